@@ -1,0 +1,240 @@
+//! The typed commands that change a zone, and what applying one answers.
+//!
+//! Everything that a command needs travels in it: time, inode numbers, the caller's ids.
+//! Its encoding is a version byte and postcard; variants and fields are only ever added at
+//! the end, under a new version, and golden fixtures hold each version that ever landed.
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::ids::{BlobId, Ino, StoreId};
+use crate::model::{Inode, Piece};
+
+/// Version byte of commands written by this build.
+pub const COMMAND_VERSION: u8 = 1;
+
+/// Bytes of a name or attribute.
+pub type SmallBytes = SmallVec<[u8; 32]>;
+
+/// What to create.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum NewKind {
+    /// Regular file.
+    Regular,
+    /// Directory.
+    Directory,
+    /// Symbolic link to this target.
+    Symlink(Vec<u8>),
+    /// Named pipe.
+    Fifo,
+    /// Unix domain socket.
+    Socket,
+    /// Character device with this number.
+    CharDevice(u32),
+    /// Block device with this number.
+    BlockDevice(u32),
+}
+
+/// How a rename treats what stands at the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// Replaces it, if kinds allow.
+    Replace,
+    /// Fails if there is anything.
+    NoReplace,
+    /// Swaps the two names; both must exist.
+    Exchange,
+}
+
+/// Changes of attributes; `None` leaves as is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AttrChange {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner. Setting owner or group of anything but a directory clears setuid and setgid.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes; regular files only. Also sets mtime.
+    pub size: Option<u64>,
+    /// Last read.
+    pub atime: Option<Timestamp>,
+    /// Last change of content.
+    pub mtime: Option<Timestamp>,
+    /// Clear setuid, setgid (where group-executable) and `security.capability`, as a write
+    /// by somebody unprivileged does.
+    pub kill_privileges: bool,
+}
+
+/// A change of a file's ranges; offsets and lengths in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RangeOp {
+    /// Reserve what is a hole; grow the size to cover the range.
+    Allocate,
+    /// Reserve what is a hole; keep the size.
+    AllocateKeepSize,
+    /// Make a hole; keep the size.
+    PunchHole,
+    /// Make reserved zeros; grow the size to cover the range.
+    ZeroRange,
+    /// Make reserved zeros; keep the size.
+    ZeroRangeKeepSize,
+    /// Remove the range, move what follows down. Offset and length multiples of 4,096.
+    Collapse,
+    /// Insert a hole, move what follows up. Offset and length multiples of 4,096.
+    Insert,
+}
+
+/// Whether setting an attribute may make or replace it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// Either.
+    Set,
+    /// Only make.
+    Create,
+    /// Only replace.
+    Replace,
+}
+
+/// One extent's move by compaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Relocation {
+    /// The file.
+    pub ino: Ino,
+    /// Where in the file.
+    pub offset: u64,
+    /// Offset in the blob that is being emptied.
+    pub from_offset: u64,
+    /// The new place, of the same length.
+    pub to: Piece,
+}
+
+/// A change of a zone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "fields are named as in the model")]
+pub enum Command {
+    /// Makes an empty zone with its root directory. The first command of every zone.
+    Format { id: [u8; 16], hash_seed: u64, mode: u32, uid: u32, gid: u32, now: Timestamp },
+    /// Makes an inode and its first name. Set-group-id and default ACLs of the parent are
+    /// inherited here; `umask` counts only where there is no default ACL.
+    Create { parent: Ino, name: SmallBytes, ino: Ino, kind: NewKind, mode: u32, umask: u32, uid: u32, gid: u32, now: Timestamp },
+    /// Gives an inode one more name.
+    Link { ino: Ino, parent: Ino, name: SmallBytes, now: Timestamp },
+    /// Takes a name from anything but a directory. With `keep`, an inode without names
+    /// stays as an orphan until it is reaped; else it goes at once if it is small.
+    Unlink { parent: Ino, name: SmallBytes, keep: bool, now: Timestamp },
+    /// Removes an empty directory.
+    RemoveDir { parent: Ino, name: SmallBytes, keep: bool, now: Timestamp },
+    /// Moves a name. `whiteout` is the inode number of a character device 0:0 to leave at
+    /// the source. `keep` as in `Unlink`, for what is replaced.
+    Rename {
+        parent: Ino, name: SmallBytes, new_parent: Ino, new_name: SmallBytes,
+        mode: RenameMode, whiteout: Option<Ino>, keep: bool, now: Timestamp,
+    },
+    /// Changes attributes; ctime becomes `now`.
+    SetAttr { ino: Ino, change: AttrChange, now: Timestamp },
+    /// Notes a read, without touching ctime.
+    SetAtime { ino: Ino, atime: Timestamp },
+    /// Makes bytes that are in blobs the content from `offset` on. Blobs seen for the first
+    /// time become known, in `store`.
+    Write { ino: Ino, offset: u64, pieces: SmallVec<[Piece; 2]>, store: StoreId, kill_privileges: bool, now: Timestamp },
+    /// Changes ranges without new content.
+    Range { ino: Ino, op: RangeOp, offset: u64, len: u64, kill_privileges: bool, now: Timestamp },
+    /// Makes a range share the content of another (copy_file_range); cut at the source's end.
+    Clone { from: Ino, from_offset: u64, to: Ino, to_offset: u64, len: u64, kill_privileges: bool, now: Timestamp },
+    /// Sets an extended attribute. An ACL changes the mode bits too; `kill_setgid` then
+    /// clears set-group-id, as a caller outside the group makes it.
+    SetXattr { ino: Ino, name: SmallBytes, value: Vec<u8>, mode: XattrMode, kill_setgid: bool, now: Timestamp },
+    /// Removes an extended attribute.
+    RemoveXattr { ino: Ino, name: SmallBytes, now: Timestamp },
+    /// Frees orphans, at most `budget` extents in all.
+    Reap { inos: Vec<Ino>, budget: u32 },
+    /// An open blob has got its last byte.
+    SealBlob { blob: BlobId, len: u64 },
+    /// Forgets a sealed blob that nothing refers to; its bytes may go once this is durable.
+    DropBlob { blob: BlobId },
+    /// Moves extents out of `from`; those that changed meanwhile are left alone.
+    Relocate { from: BlobId, store: StoreId, moves: Vec<Relocation> },
+    /// Sets or removes a setting.
+    SetSys { key: String, value: Option<Vec<u8>> },
+}
+
+/// An inode that lost a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removed {
+    /// Which.
+    pub ino: Ino,
+    /// Whether it has no name left and waits to be reaped.
+    pub orphaned: bool,
+}
+
+/// What applying a command answers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// The inode that the command was about, as it is now.
+    pub inode: Option<(Ino, Inode)>,
+    /// For commands that take or replace a name.
+    pub removed: Option<Removed>,
+    /// Bytes cloned, orphans left over, or extents moved.
+    pub count: u64,
+}
+
+impl Command {
+    /// Bytes for the log.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(128);
+        out.push(COMMAND_VERSION);
+        postcard::to_extend(self, out).map_err(|error| Error::Io(format!("cannot encode a command: {error}")))
+    }
+
+    /// A command from the log or the network.
+    pub fn decode(bytes: &[u8]) -> Result<Command> {
+        match bytes.split_first() {
+            Some((&COMMAND_VERSION, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((command, [])) => Ok(command),
+                Ok((_, more)) => Err(Error::Corrupt(format!("command: {} bytes too many", more.len()))),
+                Err(error) => Err(Error::Corrupt(format!("command: {error}"))),
+            },
+            Some((version, _)) => Err(Error::UnknownVersion(format!(
+                "command version {version} is not known; this build knows {COMMAND_VERSION}"
+            ))),
+            None => Err(Error::Corrupt("command: empty".into())),
+        }
+    }
+
+    /// Whether the command gives space back, so that it must work on a full disk.
+    pub fn frees_space(&self) -> bool {
+        match self {
+            Command::Unlink { .. }
+            | Command::RemoveDir { .. }
+            | Command::Reap { .. }
+            | Command::SealBlob { .. }
+            | Command::DropBlob { .. }
+            | Command::Relocate { .. }
+            | Command::RemoveXattr { .. } => true,
+            Command::SetAttr { change, .. } => change.size.is_some(),
+            Command::Range { op, .. } => matches!(op, RangeOp::PunchHole | RangeOp::Collapse),
+            Command::Format { .. }
+            | Command::Create { .. }
+            | Command::Link { .. }
+            | Command::Rename { .. }
+            | Command::SetAtime { .. }
+            | Command::Write { .. }
+            | Command::Clone { .. }
+            | Command::SetXattr { .. }
+            | Command::SetSys { .. } => false,
+        }
+    }
+
+    /// The pieces of new content that the command makes the metadata point at.
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        let (written, moved): (&[Piece], &[Relocation]) = match self {
+            Command::Write { pieces, .. } => (pieces, &[]),
+            Command::Relocate { moves, .. } => (&[], moves),
+            _ => (&[], &[]),
+        };
+        written.iter().chain(moved.iter().map(|relocation| &relocation.to))
+    }
+}

@@ -1,0 +1,98 @@
+//! The kernel's port to file content: bytes go in as pieces of blobs, and come out by blob
+//! and offset. What maps them to files is metadata; see [`crate::model::Extent`].
+
+use smallvec::SmallVec;
+
+use crate::disk::DiskSpace;
+use crate::error::{Error, Result};
+use crate::ids::{BlobId, Ino, StoreId};
+use crate::model::Piece;
+
+/// Where a write goes, so that a store can lay files out well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WriteHint {
+    /// The file.
+    pub ino: Ino,
+    /// Offset of the write in the file.
+    pub offset: u64,
+    /// Size of the file before it.
+    pub size: u64,
+}
+
+/// Content that is written but that no metadata points at yet. Until it is dropped, the
+/// blobs of its pieces stay open for it; drop it once the command is proposed, or failed.
+pub struct Staged {
+    /// The bytes' places, in order, covering all that was written.
+    pub pieces: SmallVec<[Piece; 2]>,
+    /// The store for the command.
+    pub store: StoreId,
+    /// Keeps the blobs from being sealed or dropped.
+    pub pin: Box<dyn Send>,
+}
+
+/// What the zone log needs of content, to make both durable together and to recover.
+pub trait ContentSync: Send + Sync {
+    /// Makes all content written so far durable.
+    fn sync(&self) -> Result<()>;
+
+    /// Whether the bytes of `piece` are there and unharmed. A missing blob is `Ok(false)`.
+    fn verify(&self, piece: &Piece) -> Result<bool>;
+}
+
+/// Keeps content.
+///
+/// Implementors guarantee: bytes that were written survive SIGKILL of this process when
+/// `write` returns, power loss once [`ContentSync::sync`] returned; they never change;
+/// memory use is bounded whatever the load.
+pub trait ContentStore: ContentSync {
+    /// Stores `data`. [`Error::NoSpace`] or [`Error::QuotaExceeded`] if the disk is full.
+    fn write(&self, hint: WriteHint, data: &[u8]) -> Result<Staged>;
+
+    /// Fills `buf` from a blob. [`Error::NotFound`] if the blob is gone, which means that
+    /// the caller's extent is out of date: resolve again.
+    fn read(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Tells that the file has no open handle any more, so that what was kept for its
+    /// writer may be closed.
+    fn closed(&self, ino: Ino);
+
+    /// Refuses with [`Error::NoSpace`] if `len` more bytes would not fit.
+    fn check_space(&self, len: u64) -> Result<()>;
+
+    /// Space where content goes.
+    fn space(&self) -> Result<DiskSpace>;
+}
+
+/// The content port of a kernel that has no store mounted: metadata works, content does not.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NoContent;
+
+impl ContentSync for NoContent {
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn verify(&self, _piece: &Piece) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+impl ContentStore for NoContent {
+    fn write(&self, _hint: WriteHint, _data: &[u8]) -> Result<Staged> {
+        Err(Error::NoStore)
+    }
+
+    fn read(&self, _blob: BlobId, _offset: u64, _buf: &mut [u8]) -> Result<()> {
+        Err(Error::NoStore)
+    }
+
+    fn closed(&self, _ino: Ino) {}
+
+    fn check_space(&self, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn space(&self) -> Result<DiskSpace> {
+        Ok(DiskSpace::default())
+    }
+}

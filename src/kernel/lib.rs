@@ -1,0 +1,36 @@
+//! The kernel tier: traits of the storage pillars, the file metadata model and its state
+//! machine, the VFS router and the syscalls. It imports no other nexus crate and names no
+//! driver; what it needs to start is one [`Metastore`].
+
+pub mod cache_store;
+pub mod clock;
+pub mod command;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod content;
+pub mod direct_zone;
+pub mod disk;
+pub mod error;
+pub mod fs;
+pub mod ids;
+pub mod machine;
+pub mod metastore;
+pub mod model;
+pub mod name;
+pub mod object_store;
+pub mod protocol;
+pub mod record_store;
+pub mod router;
+pub mod zone;
+
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use command::{Command, Outcome};
+pub use content::ContentStore;
+pub use error::{Error, Result};
+pub use fs::NexusFs;
+pub use ids::{BlobId, Ino, Lsn, NodeId, StoreId, ZoneIndex};
+pub use metastore::{Metastore, MetaRead, Table, WriteBatch};
+pub use name::Name;
+pub use object_store::ObjectStore;
+pub use router::VfsRouter;
+pub use zone::Zone;

@@ -1,0 +1,53 @@
+//! The VFS router: from node ids to zones. A zone's place in the table is the high part of
+//! the ids of its nodes.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::error::{Error, Result};
+use crate::ids::{Ino, NodeId, ZoneIndex};
+use crate::zone::Zone;
+
+/// The mount table. Index 0 is the root zone, there from the start.
+pub struct VfsRouter {
+    zones: RwLock<Vec<Option<Arc<dyn Zone>>>>,
+}
+
+impl VfsRouter {
+    /// A table with `root` as its only zone.
+    pub fn new(root: Arc<dyn Zone>) -> VfsRouter {
+        VfsRouter { zones: RwLock::new(vec![Some(root)]) }
+    }
+
+    /// Adds a zone. Places are never used twice, so that an old node id can't name a new zone's file.
+    pub fn attach(&self, zone: Arc<dyn Zone>) -> Result<ZoneIndex> {
+        let mut zones = self.zones.write();
+        let index = u16::try_from(zones.len()).map_err(|_| Error::NoSpace)?;
+        zones.push(Some(zone));
+        Ok(ZoneIndex(index))
+    }
+
+    /// Takes a zone out; its nodes are stale from now on. The root zone stays.
+    pub fn detach(&self, index: ZoneIndex) -> Result<Arc<dyn Zone>> {
+        if index == ZoneIndex(0) {
+            return Err(Error::Invalid);
+        }
+        self.zones.write().get_mut(usize::from(index.0)).and_then(Option::take).ok_or(Error::Stale)
+    }
+
+    /// The zone and inode number that a node id means.
+    pub fn resolve(&self, node: NodeId) -> Result<(Arc<dyn Zone>, Ino)> {
+        Ok((self.zone(node.zone())?, node.ino()))
+    }
+
+    /// The zone at a place.
+    pub fn zone(&self, index: ZoneIndex) -> Result<Arc<dyn Zone>> {
+        self.zones.read().get(usize::from(index.0)).cloned().flatten().ok_or(Error::Stale)
+    }
+
+    /// All zones with their places.
+    pub fn zones(&self) -> Vec<(ZoneIndex, Arc<dyn Zone>)> {
+        (0u16..).zip(self.zones.read().iter()).filter_map(|(i, z)| z.clone().map(|z| (ZoneIndex(i), z))).collect()
+    }
+}

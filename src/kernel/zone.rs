@@ -1,0 +1,70 @@
+//! A zone: the unit of isolation and of order. Every change of its metadata is a command
+//! proposed here; every read sees a prefix of the commands.
+
+use crate::clock::Timestamp;
+use crate::command::{Command, Outcome};
+use crate::error::Result;
+use crate::ids::{Ino, Lsn};
+use crate::metastore::MetaRead;
+use crate::model::{Dentry, Inode, Usage, ZoneInfo};
+use crate::name::Name;
+
+/// Facts for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ZoneStats {
+    /// Last command in the log.
+    pub last: Lsn,
+    /// Last command known to be durable.
+    pub durable: Lsn,
+    /// Last command that the metastore's checkpoint holds.
+    pub checkpoint: Lsn,
+    /// Bytes of changes in memory that the metastore does not have yet.
+    pub pending_bytes: u64,
+    /// Bytes of log files on disk.
+    pub log_bytes: u64,
+    /// Bytes of the metastore on disk.
+    pub metastore_bytes: u64,
+}
+
+/// A subtree with a log of its own.
+///
+/// Implementors guarantee:
+/// - commands are applied one after the other, by [`crate::machine::apply`] and nothing else;
+/// - when `propose` answers `Ok`, the command survives SIGKILL of this process and every
+///   later read sees it; when it answers `Err`, nothing changed;
+/// - when `sync` answers `Ok`, everything proposed before it, with the content that it
+///   points at, survives power loss. After a failed sync further changes are refused.
+pub trait Zone: Send + Sync {
+    /// Orders and applies a command.
+    fn propose(&self, command: &Command) -> Result<Outcome>;
+
+    /// Runs `read` on one consistent state. `read` must not propose, and should be short.
+    fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()>;
+
+    /// An inode.
+    fn inode(&self, ino: Ino) -> Result<Option<Inode>>;
+
+    /// An entry of a directory, with its position.
+    fn lookup(&self, parent: Ino, name: Name<'_>) -> Result<Option<(u64, Dentry)>>;
+
+    /// Makes everything proposed so far durable, with its content.
+    fn sync(&self) -> Result<()>;
+
+    /// Writes the newest state into the metastore and gives log space back.
+    fn checkpoint(&self) -> Result<()>;
+
+    /// A number for a new inode; never handed out twice.
+    fn allocate_ino(&self) -> Result<Ino>;
+
+    /// Time for the next command.
+    fn now(&self) -> Timestamp;
+
+    /// What never changes.
+    fn info(&self) -> ZoneInfo;
+
+    /// Counters of what the zone holds.
+    fn usage(&self) -> Result<Usage>;
+
+    /// Facts for `status`.
+    fn stats(&self) -> Result<ZoneStats>;
+}
