@@ -31,6 +31,8 @@ pub enum Error {
     CrossZone,
     /// The extended attribute is not there.
     NoAttribute,
+    /// A path led through more symbolic links than are followed.
+    LinkLoop,
     /// The caller's buffer is too small for the answer.
     Range,
     /// The caller may not do this, whatever the mode bits say.
@@ -90,6 +92,7 @@ pub enum Errno {
     ERANGE = 34,
     ENAMETOOLONG = 36,
     ENOTEMPTY = 39,
+    ELOOP = 40,
     ENODATA = 61,
     EOPNOTSUPP = 95,
     ESTALE = 116,
@@ -112,6 +115,7 @@ impl Error {
             Error::TooManyLinks => Errno::EMLINK,
             Error::CrossZone => Errno::EXDEV,
             Error::NoAttribute => Errno::ENODATA,
+            Error::LinkLoop => Errno::ELOOP,
             Error::Range => Errno::ERANGE,
             Error::NotPermitted => Errno::EPERM,
             Error::AccessDenied => Errno::EACCES,
@@ -152,6 +156,7 @@ impl fmt::Display for Error {
             Error::TooManyLinks => "too many links",
             Error::CrossZone => "source and target are in different zones",
             Error::NoAttribute => "no such attribute",
+            Error::LinkLoop => "too many levels of symbolic links",
             Error::Range => "the buffer is too small",
             Error::NotPermitted => "operation not permitted",
             Error::AccessDenied => "permission denied",

@@ -1,0 +1,1 @@
+//! A zone without a log: commands are applied straight to a metastore.
