@@ -1,0 +1,3 @@
+//! The floor: a minimal in-memory FUSE file system.
+
+fn main() {}
