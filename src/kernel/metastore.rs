@@ -8,6 +8,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::error::Result;
+use crate::ids::Ino;
+use crate::model::{self, Inode, Usage, ZoneInfo, keys};
 
 /// Tables of a metastore, a key space each. The numbers are part of the format.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -79,6 +81,30 @@ pub trait MetaRead {
 
     /// Visits the pairs with `start <= key < end` in descending order until the visitor breaks.
     fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()>;
+
+    /// An inode. A reader that holds inodes decoded answers from there.
+    fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        match self.get(Table::Inode, &keys::ino(ino))? {
+            Some(bytes) => model::decode("inode", &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The zone's constants; `None` before it is formatted. A reader that knows them answers at once.
+    fn zone_info(&self) -> Result<Option<ZoneInfo>> {
+        match self.get(Table::Sys, &keys::sys(ZoneInfo::KEY))? {
+            Some(bytes) => model::decode("zone", &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The zone's counters. A reader that knows them answers at once.
+    fn usage(&self) -> Result<Usage> {
+        match self.get(Table::Sys, &keys::sys(Usage::KEY))? {
+            Some(bytes) => model::decode("usage", &bytes),
+            None => Ok(Usage::default()),
+        }
+    }
 }
 
 /// A set of changes that becomes visible at once.

@@ -9,6 +9,10 @@ use crate::metastore::MetaRead;
 use crate::model::{Dentry, Inode, Usage, ZoneInfo};
 use crate::name::Name;
 
+/// Name in the `sys` table of a node's own note of how far its metastore has come. Not part
+/// of the zone's state: digests leave it out.
+pub const APPLIED_KEY: &str = "applied";
+
 /// Facts for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneStats {

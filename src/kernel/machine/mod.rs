@@ -16,7 +16,9 @@ use crate::ids::Ino;
 use crate::metastore::{Key, MetaRead, Table};
 use crate::model::Inode;
 
-pub use txn::{find_dentry, find_dentry_in, read_info, read_inode, read_usage};
+pub use attributes::{MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES};
+pub use content::extents;
+pub use txn::{find_dentry, find_dentry_in};
 use txn::Txn;
 
 /// What a command changes.

@@ -107,7 +107,7 @@ impl<'a> Txn<'a> {
         if let Some((_, slot)) = self.inodes.iter().find(|(i, _)| *i == ino) {
             return Ok(slot.value);
         }
-        let value = read_inode(self.base, ino)?;
+        let value = self.base.inode(ino)?;
         self.inodes.push((ino, Slot { value, dirty: false }));
         Ok(value)
     }
@@ -124,6 +124,11 @@ impl<'a> Txn<'a> {
             return Err(Error::NotDirectory);
         }
         if inode.nlink == 0 { Err(Error::NotFound) } else { Ok(inode) }
+    }
+
+    /// An inode that this command has read or changed already.
+    pub(super) fn inodes_at_hand(&self, ino: Ino) -> Option<Inode> {
+        self.inodes.iter().find(|(i, _)| *i == ino).and_then(|(_, slot)| slot.value)
     }
 
     pub(super) fn put_inode(&mut self, ino: Ino, inode: Option<Inode>) {
@@ -158,13 +163,13 @@ impl<'a> Txn<'a> {
     pub(super) fn usage_mut(&mut self) -> Result<&mut Usage> {
         let usage = match self.usage {
             Some(usage) => usage,
-            None => read_usage(self.base)?,
+            None => self.base.usage()?,
         };
         Ok(self.usage.insert(usage))
     }
 
     pub(super) fn hash_seed(&self) -> Result<u64> {
-        Ok(read_info(self.base)?.ok_or(Error::NotFound)?.hash_seed)
+        Ok(self.base.zone_info()?.ok_or(Error::NotFound)?.hash_seed)
     }
 }
 
@@ -256,30 +261,6 @@ impl Txn<'_> {
     fn own(&self, table: Table, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = OwnWrite<'_>> {
         let range = (start < end).then(|| (table, Key::from_slice(start))..(table, Key::from_slice(end)));
         range.into_iter().flat_map(|range| self.writes.range(range))
-    }
-}
-
-/// Reads an inode.
-pub fn read_inode(state: &dyn MetaRead, ino: Ino) -> Result<Option<Inode>> {
-    match state.get(Table::Inode, &keys::ino(ino))? {
-        Some(bytes) => model::decode("inode", &bytes).map(Some),
-        None => Ok(None),
-    }
-}
-
-/// Reads the zone's counters.
-pub fn read_usage(state: &dyn MetaRead) -> Result<Usage> {
-    match state.get(Table::Sys, &keys::sys(Usage::KEY))? {
-        Some(bytes) => model::decode("usage", &bytes),
-        None => Ok(Usage::default()),
-    }
-}
-
-/// Reads the zone's constants; `None` before it is formatted.
-pub fn read_info(state: &dyn MetaRead) -> Result<Option<ZoneInfo>> {
-    match state.get(Table::Sys, &keys::sys(ZoneInfo::KEY))? {
-        Some(bytes) => model::decode("zone", &bytes).map(Some),
-        None => Ok(None),
     }
 }
 
