@@ -5,6 +5,8 @@
 mod content;
 mod namespace;
 mod attributes;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 use bytes::Bytes;
