@@ -11,6 +11,8 @@ pub mod content;
 pub mod direct_zone;
 pub mod disk;
 pub mod error;
+#[cfg(test)]
+mod fixtures;
 pub mod fs;
 pub mod ids;
 pub mod machine;
