@@ -1,0 +1,13 @@
+//! How the command line talks to the daemon: a Unix socket in the data folder, for the
+//! folder's owner only, and a line of JSON each way. What the daemon does is not here.
+
+mod client;
+mod protocol;
+mod server;
+mod socket;
+
+pub use client::{Client, ControlError};
+pub use protocol::{
+    ContentStatus, Health, MountStatus, Reply, Request, SpaceStatus, Status, VERSION, ZoneStatus,
+};
+pub use server::{Handler, Server};

@@ -1,0 +1,196 @@
+//! The messages: one line of JSON each, with the protocol's version in front.
+//!
+//! ```text
+//! > {"version":1,"request":{"do":"status"}}
+//! < {"version":1,"reply":{"is":"status", ...}}
+//! < {"version":1,"error":"what went wrong"}
+//! ```
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol; both sides refuse another.
+pub const VERSION: u32 = 1;
+/// Longest request in bytes, its line end included.
+pub const MAX_REQUEST_BYTES: u64 = 64 << 10;
+/// Longest reply in bytes, its line end included.
+pub const MAX_REPLY_BYTES: u64 = 16 << 20;
+
+/// What the daemon can be asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How it is.
+    Status,
+    /// Make everything durable.
+    Sync,
+    /// Write the newest state into the metastore and give log space back.
+    Checkpoint,
+    /// Give the space of dead content back, now.
+    Gc,
+    /// Look for damage; `deep` reads all content too.
+    Check {
+        /// Read content.
+        deep: bool,
+    },
+    /// Take these mount options from now on, comma-separated.
+    Remount {
+        /// As after `-o remount,`.
+        options: String,
+    },
+    /// Unmount, and end once the volume is closed.
+    Unmount,
+}
+
+/// What the daemon answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// Answer to [`Request::Status`].
+    Status(Box<Status>),
+    /// Answer to [`Request::Gc`].
+    Reclaimed {
+        /// Bytes given back.
+        bytes: u64,
+    },
+    /// Answer to [`Request::Check`]: one line for each damage, at most [`MAX_FINDINGS`].
+    Findings {
+        /// The damage; empty is well.
+        findings: Vec<String>,
+        /// What was looked at, in a few words.
+        checked: String,
+    },
+}
+
+/// Findings in one answer at the most.
+pub const MAX_FINDINGS: usize = 10_000;
+
+/// How a daemon is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_sec: u64,
+    /// The data folder.
+    pub data: PathBuf,
+    /// The volume's id.
+    pub volume: String,
+    /// Driver of the metadata.
+    pub metastore: String,
+    /// Driver of sealed content.
+    pub object_store: String,
+    /// Whether all is well.
+    pub health: Health,
+    /// Where the volume is mounted.
+    pub mounts: Vec<MountStatus>,
+    /// Its zones.
+    pub zones: Vec<ZoneStatus>,
+    /// Content.
+    pub content: ContentStatus,
+    /// The disk below.
+    pub space: SpaceStatus,
+    /// Memory limit in bytes.
+    pub memory_limit_bytes: u64,
+    /// Memory that the daemon has in use, in bytes.
+    pub memory_used_bytes: u64,
+    /// Services that are loaded.
+    pub services: Vec<String>,
+}
+
+/// Whether all is well.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// What is wrong, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// A mount.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Where.
+    pub target: PathBuf,
+    /// What /proc/mounts shows as the source.
+    pub source: String,
+    /// Options, as given.
+    pub options: String,
+    /// Whether changes are refused.
+    pub read_only: bool,
+}
+
+/// A zone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ZoneStatus {
+    /// Its place in the mount table; 0 is the root zone.
+    pub index: u16,
+    /// Its id.
+    pub id: String,
+    /// Inodes.
+    pub inodes: u64,
+    /// Bytes of content that files have.
+    pub content_bytes: u64,
+    /// Last command in the log.
+    pub log_last: u64,
+    /// Last command that is durable.
+    pub log_durable: u64,
+    /// Last command that the metastore has.
+    pub log_checkpoint: u64,
+    /// Bytes of log files.
+    pub log_bytes: u64,
+    /// Bytes of changes that the metastore does not have yet.
+    pub pending_bytes: u64,
+    /// Bytes of the metastore.
+    pub metastore_bytes: u64,
+}
+
+/// Content on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ContentStatus {
+    /// Segments that are open for writing.
+    pub segments: u64,
+    /// Bytes in them.
+    pub segment_bytes: u64,
+    /// Sealed blobs.
+    pub blobs: u64,
+    /// Bytes in them.
+    pub blob_bytes: u64,
+}
+
+/// Space of the disk below, in bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SpaceStatus {
+    /// In all.
+    pub total_bytes: u64,
+    /// Free for the daemon's user.
+    pub available_bytes: u64,
+}
+
+/// A request as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RequestLine {
+    pub version: u32,
+    pub request: Request,
+}
+
+/// Only the version, to tell a foreign one from a broken line.
+#[derive(Debug, Deserialize)]
+pub(super) struct VersionOnly {
+    pub version: u32,
+}
+
+/// A reply as it travels; exactly one of the two is there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ReplyLine {
+    pub version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Reply>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

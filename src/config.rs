@@ -1,0 +1,408 @@
+//! Settings: where they come from, and which of several wins. In rising order: the
+//! environment, the configuration file, the flags of the command line.
+//!
+//! ```toml
+//! # /etc/nexus/config.toml for root, else $XDG_CONFIG_HOME/nexus/config.toml
+//! data = "/srv/nexus"        # NEXUS_DATA          --data
+//! metastore = "redb"         # NEXUS_METASTORE     --metastore      redb, memory
+//! object_store = "local"     # NEXUS_OBJECT_STORE  --object-store   local, memory
+//! memory = "512M"            # NEXUS_MEMORY        --memory
+//! log = "info"               # NEXUS_LOG           --log
+//! options = "noatime"        # NEXUS_OPTIONS       -o
+//! ```
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::error::{Error, Result};
+use crate::memory;
+
+/// Longest configuration file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// The volume that is meant when nobody names one.
+pub const DEFAULT_VOLUME: &str = "default";
+
+/// Which metastore keeps the metadata.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MetastoreKind {
+    /// redb, in the data folder.
+    #[default]
+    Redb,
+    /// Memory: gone when the daemon ends.
+    Memory,
+}
+
+/// Which object store keeps sealed content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ObjectStoreKind {
+    /// Files in the data folder.
+    #[default]
+    Local,
+    /// Memory: gone when the daemon ends.
+    Memory,
+}
+
+/// A number of bytes, as people write it: `64M`, `1GiB`, `1048576`. Units are binary.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ByteSize(pub u64);
+
+/// What to open, with every setting decided.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Driver of the metadata.
+    pub metastore: MetastoreKind,
+    /// Driver of sealed content.
+    pub object_store: ObjectStoreKind,
+    /// Memory limit in bytes.
+    pub memory: u64,
+    /// How much is logged.
+    pub log: log::LevelFilter,
+    /// Mount options that are always on, comma-separated.
+    pub options: String,
+}
+
+/// Settings from one source; `None` leaves the decision to another.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// See [`Config::data`].
+    #[serde(default)]
+    pub data: Option<PathBuf>,
+    /// See [`Config::metastore`].
+    #[serde(default, deserialize_with = "parsed")]
+    pub metastore: Option<MetastoreKind>,
+    /// See [`Config::object_store`].
+    #[serde(default, deserialize_with = "parsed")]
+    pub object_store: Option<ObjectStoreKind>,
+    /// See [`Config::memory`].
+    #[serde(default, deserialize_with = "byte_size")]
+    pub memory: Option<ByteSize>,
+    /// See [`Config::log`].
+    #[serde(default, deserialize_with = "level")]
+    pub log: Option<log::LevelFilter>,
+    /// See [`Config::options`].
+    #[serde(default)]
+    pub options: Option<String>,
+}
+
+/// What decides where files are looked for: who runs this, and the XDG folders.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Surroundings {
+    /// Whether this is the superuser.
+    pub root: bool,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`, if absolute.
+    pub config_home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`, if absolute.
+    pub state_home: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_process() -> Surroundings {
+        let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Surroundings {
+            root: rustix::process::geteuid().is_root(),
+            home: folder("HOME"),
+            config_home: folder("XDG_CONFIG_HOME"),
+            state_home: folder("XDG_STATE_HOME"),
+        }
+    }
+
+    /// The configuration file that is read if it is there.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        if self.root {
+            return Some(PathBuf::from("/etc/nexus/config.toml"));
+        }
+        let folder = self.config_home.clone().or_else(|| self.home.as_ref().map(|home| home.join(".config")))?;
+        Some(folder.join("nexus/config.toml"))
+    }
+
+    /// The folder that volumes lie in by name.
+    pub fn volumes(&self) -> Result<PathBuf> {
+        if self.root {
+            return Ok(PathBuf::from("/var/lib/nexus"));
+        }
+        self.state_home
+            .clone()
+            .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
+            .map(|folder| folder.join("nexus"))
+            .ok_or_else(|| Error::Setting {
+                place: "HOME".to_owned(),
+                problem: "is not set, so there is no default data folder: name one with --data".to_owned(),
+            })
+    }
+
+    /// The data folder of a volume that is given by name or by path: whatever has a slash is a path.
+    pub fn volume(&self, name: &Path) -> Result<PathBuf> {
+        let bytes = name.as_os_str().as_encoded_bytes();
+        if bytes.contains(&b'/') {
+            return std::path::absolute(name).map_err(|error| Error::io(format!("reach {}", name.display()), error));
+        }
+        if bytes.is_empty() || bytes.starts_with(b".") {
+            return Err(Error::Setting {
+                place: format!("volume {:?}", name.display().to_string()),
+                problem: "a volume's name has at least one letter and does not begin with a dot (a path has a slash)"
+                    .to_owned(),
+            });
+        }
+        Ok(self.volumes()?.join(name))
+    }
+}
+
+impl Settings {
+    /// Settings from environment variables, through `get`. Empty ones count as unset.
+    pub fn from_environment(get: impl Fn(&str) -> Option<OsString>) -> Result<Settings> {
+        let text = |name: &str| -> Result<Option<String>> {
+            match get(name).filter(|value| !value.is_empty()).map(OsString::into_string) {
+                None => Ok(None),
+                Some(Ok(value)) => Ok(Some(value)),
+                Some(Err(value)) => Err(setting(name, format!("{} is not UTF-8", value.to_string_lossy()))),
+            }
+        };
+        Ok(Settings {
+            data: get("NEXUS_DATA").filter(|value| !value.is_empty()).map(PathBuf::from),
+            metastore: parse_variable("NEXUS_METASTORE", text("NEXUS_METASTORE")?)?,
+            object_store: parse_variable("NEXUS_OBJECT_STORE", text("NEXUS_OBJECT_STORE")?)?,
+            memory: parse_variable("NEXUS_MEMORY", text("NEXUS_MEMORY")?)?,
+            log: text("NEXUS_LOG")?
+                .map(|level| parse_level(&level).map_err(|problem| setting("NEXUS_LOG", problem)))
+                .transpose()?,
+            options: text("NEXUS_OPTIONS")?,
+        })
+    }
+
+    /// Settings from a configuration file, which must be there.
+    pub fn from_file(path: &Path) -> Result<Settings> {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(|error| Error::io(format!("read the configuration file {}", path.display()), error))?;
+        let place = |line: usize| format!("{}, line {line}", path.display());
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(setting(path.display(), "a configuration file is never longer than 1 MiB".to_owned()));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let before = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+            setting(place(line_at(before, before.len())), "this is not UTF-8 text".to_owned())
+        })?;
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_at(text.as_bytes(), span.start));
+            setting(place(line), error.message().replace('\n', ", "))
+        })
+    }
+
+    /// The configuration file where it is looked for; no settings if there is none.
+    pub fn from_default_file(surroundings: &Surroundings) -> Result<Settings> {
+        match surroundings.config_file().map(|path| Settings::from_file(&path)) {
+            None => Ok(Settings::default()),
+            Some(Err(Error::Io { error, .. }))
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                Ok(Settings::default())
+            }
+            Some(other) => other,
+        }
+    }
+
+    /// These settings, where `stronger` leaves them open. Mount options add up.
+    pub fn under(self, stronger: Settings) -> Settings {
+        Settings {
+            data: stronger.data.or(self.data),
+            metastore: stronger.metastore.or(self.metastore),
+            object_store: stronger.object_store.or(self.object_store),
+            memory: stronger.memory.or(self.memory),
+            log: stronger.log.or(self.log),
+            options: match (self.options, stronger.options) {
+                (Some(weak), Some(strong)) => Some(format!("{weak},{strong}")),
+                (weak, strong) => strong.or(weak),
+            },
+        }
+    }
+
+    /// Decides what is still open, and checks the whole.
+    pub fn decide(self, surroundings: &Surroundings) -> Result<Config> {
+        let data = match self.data {
+            Some(data) if data.as_os_str().is_empty() => {
+                return Err(setting("data", "the data folder has no name".to_owned()));
+            }
+            Some(data) => std::path::absolute(&data)
+                .map_err(|error| Error::io(format!("reach {}", data.display()), error))?,
+            None => surroundings.volume(Path::new(DEFAULT_VOLUME))?,
+        };
+        let memory = self.memory.map_or(memory::DEFAULT_BYTES, |size| size.0);
+        if memory < memory::MIN_BYTES {
+            return Err(setting("memory", format!("{} is too little: give at least {}", ByteSize(memory), ByteSize(memory::MIN_BYTES))));
+        }
+        Ok(Config {
+            data,
+            metastore: self.metastore.unwrap_or_default(),
+            object_store: self.object_store.unwrap_or_default(),
+            memory,
+            log: self.log.unwrap_or(log::LevelFilter::Info),
+            options: self.options.unwrap_or_default(),
+        })
+    }
+}
+
+impl Config {
+    /// Decides all settings: `flags` over the file (`file`, or the one where it is looked
+    /// for) over the environment of this process.
+    pub fn load(file: Option<&Path>, flags: Settings) -> Result<Config> {
+        let surroundings = Surroundings::of_process();
+        let environment = Settings::from_environment(|name| std::env::var_os(name))?;
+        let from_file = match file {
+            Some(path) => Settings::from_file(path)?,
+            None => Settings::from_default_file(&surroundings)?,
+        };
+        environment.under(from_file).under(flags).decide(&surroundings)
+    }
+
+    /// Whether nothing of the volume outlives the daemon.
+    pub fn is_throwaway(&self) -> bool {
+        self.metastore == MetastoreKind::Memory || self.object_store == ObjectStoreKind::Memory
+    }
+}
+
+fn setting(place: impl fmt::Display, problem: String) -> Error {
+    Error::Setting { place: place.to_string(), problem }
+}
+
+/// Number of the line that the byte at `offset` stands in, from 1.
+fn line_at(text: &[u8], offset: usize) -> usize {
+    1 + text.iter().take(offset).filter(|byte| **byte == b'\n').count()
+}
+
+fn parse_variable<T: FromStr<Err = String>>(name: &str, value: Option<String>) -> Result<Option<T>> {
+    value.map(|value| value.parse().map_err(|problem| setting(name, problem))).transpose()
+}
+
+/// A level by its name: off, error, warn, info, debug, trace.
+pub fn parse_level(text: &str) -> std::result::Result<log::LevelFilter, String> {
+    text.parse().map_err(|_| format!("{text:?} is no log level: use off, error, warn, info, debug or trace"))
+}
+
+fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> std::result::Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn level<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<log::LevelFilter>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_level(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn byte_size<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<ByteSize>, D::Error> {
+    struct Visitor;
+    impl serde::de::Visitor<'_> for Visitor {
+        type Value = ByteSize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a size like \"256M\"")
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> std::result::Result<ByteSize, E> {
+            u64::try_from(bytes).map(ByteSize).map_err(|_| E::custom("a size is never negative"))
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> std::result::Result<ByteSize, E> {
+            Ok(ByteSize(bytes))
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<ByteSize, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_any(Visitor).map(Some)
+}
+
+impl FromStr for MetastoreKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "redb" => Ok(MetastoreKind::Redb),
+            "memory" => Ok(MetastoreKind::Memory),
+            _ => Err(format!("{text:?} is no metastore: use redb or memory")),
+        }
+    }
+}
+
+impl fmt::Display for MetastoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MetastoreKind::Redb => "redb",
+            MetastoreKind::Memory => "memory",
+        })
+    }
+}
+
+impl FromStr for ObjectStoreKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "local" => Ok(ObjectStoreKind::Local),
+            "memory" => Ok(ObjectStoreKind::Memory),
+            _ => Err(format!("{text:?} is no object store: use local or memory")),
+        }
+    }
+}
+
+impl fmt::Display for ObjectStoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ObjectStoreKind::Local => "local",
+            ObjectStoreKind::Memory => "memory",
+        })
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let bad = || format!("{text:?} is no size: write it like 64M, 1G or 1048576");
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase().as_str() {
+            "" | "B" => 0,
+            "K" | "KB" | "KIB" => 10,
+            "M" | "MB" | "MIB" => 20,
+            "G" | "GB" | "GIB" => 30,
+            "T" | "TB" | "TIB" => 40,
+            _ => return Err(bad()),
+        };
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(bad());
+        }
+        let number: u64 = digits.parse().map_err(|_| bad())?;
+        number.checked_mul(1 << shift).map(ByteSize).ok_or_else(bad)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let mut value = self.0 as f64;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < units.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let name = units.get(unit).unwrap_or(&"B");
+        if unit == 0 || value.fract() == 0.0 { write!(f, "{value:.0} {name}") } else { write!(f, "{value:.1} {name}") }
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

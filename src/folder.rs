@@ -1,0 +1,501 @@
+//! The data folder: what lies where in it, whose it is, and that only one process has it.
+//!
+//! ```text
+//! FORMAT        "nexus volume format 1", the volume's id and its writer id
+//! LOCK          flock(2)ed by the process that has the volume open; its pid and mounts
+//! log/          the zone log
+//! meta/         a redb file for each zone
+//! segments/     content that is being written
+//! blobs/        sealed content
+//! control.sock  where the command line talks to the daemon
+//! daemon.log    what the daemon has to say, and daemon.log.1 before it
+//! ```
+//!
+//! `FORMAT.new` stands in for `FORMAT` from the first moment of a volume's making until all
+//! of it is durable: a making that was cut short is taken up again, and a volume that has
+//! lost its log is never taken for a new one.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// The volume format that this build reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+const FORMAT: &str = "FORMAT";
+const FORMAT_NEW: &str = "FORMAT.new";
+const FORMAT_TITLE: &str = "nexus volume format ";
+const LOCK: &str = "LOCK";
+/// Longest FORMAT or LOCK that is read.
+const MAX_TEXT_BYTES: u64 = 64 << 10;
+/// How often, and how long apart, a lock is tried that nobody living claims.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
+/// Names that a folder may have and still count as empty.
+const NOT_CONTENT: [&str; 6] = [LOCK, "control.sock", "daemon.log", "daemon.log.1", "lost+found", "FORMAT.tmp"];
+
+/// What FORMAT says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Random name of the volume.
+    pub id: [u8; 16],
+    /// This writer's part of blob ids: 24 bits, never zero.
+    pub writer: u32,
+}
+
+/// What stands at a path, found out without changing anything.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Nothing, or an empty folder.
+    Nothing,
+    /// A volume whose making was cut short.
+    Unfinished(Identity),
+    /// A volume.
+    Volume(Identity),
+}
+
+/// Who has a volume open.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Holder {
+    /// The process, if it got as far as saying so.
+    pub pid: Option<u32>,
+    /// Where the volume is mounted.
+    pub mounts: Vec<PathBuf>,
+}
+
+/// A data folder that this process has locked. Dropping it lets go of the lock.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    lock: File,
+    identity: Identity,
+    finished: bool,
+}
+
+impl DataFolder {
+    /// Looks at what stands at `path`, and changes nothing.
+    pub fn inspect(path: &Path) -> Result<Found> {
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Err(Error::io(format!("read the data folder {}", path.display()), error)),
+        };
+        if let Some(text) = read_text(&path.join(FORMAT))? {
+            return Ok(Found::Volume(parse_format(path, &text)?));
+        }
+        if let Some(text) = read_text(&path.join(FORMAT_NEW))? {
+            return Ok(Found::Unfinished(parse_format(path, &text)?));
+        }
+        for entry in entries {
+            let name = entry.map_err(|error| Error::io(format!("read {}", path.display()), error))?.file_name();
+            if !NOT_CONTENT.iter().any(|known| name == *known) {
+                return Err(Error::NotAVolume { path: path.to_owned(), found: name.to_string_lossy().into_owned() });
+            }
+        }
+        Ok(Found::Nothing)
+    }
+
+    /// Locks the volume at `path`, which must be there.
+    pub fn open(path: &Path) -> Result<DataFolder> {
+        match Self::inspect(path)? {
+            Found::Nothing => Err(Error::NoVolume(path.to_owned())),
+            Found::Unfinished(_) | Found::Volume(_) => Self::lock(path),
+        }
+    }
+
+    /// Locks the volume at `path`, and begins to make one if there is none.
+    pub fn open_or_make(path: &Path) -> Result<DataFolder> {
+        Self::inspect(path)?;
+        make_folders(path)?;
+        Self::lock(path)
+    }
+
+    fn lock(path: &Path) -> Result<DataFolder> {
+        let path = fs::canonicalize(path).map_err(|error| Error::io(format!("reach {}", path.display()), error))?;
+        let lock_path = path.join(LOCK);
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(|error| Error::io(format!("open {}", lock_path.display()), error))?;
+        take(&lock, &lock_path, &path)?;
+        // Again, now that nobody else can be making it.
+        let (identity, finished) = match Self::inspect(&path)? {
+            Found::Volume(identity) => (identity, true),
+            Found::Unfinished(identity) => (identity, false),
+            Found::Nothing => (begin(&path)?, false),
+        };
+        let folder = DataFolder { path, lock, identity, finished };
+        folder.note_mounts(&[])?;
+        Ok(folder)
+    }
+
+    /// Whether everything in the volume has been there before: what is missing is damage.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Makes a volume of what was begun; everything in it must be durable.
+    pub fn finish(&mut self) -> Result<()> {
+        if !self.finished {
+            let what = || format!("finish the volume in {}", self.path.display());
+            fs::rename(self.path.join(FORMAT_NEW), self.path.join(FORMAT)).map_err(|error| Error::io(what(), error))?;
+            sync_dir(&self.path).map_err(|error| Error::io(what(), error))?;
+            self.finished = true;
+        }
+        Ok(())
+    }
+
+    /// Tells others who has the volume, and where it is mounted.
+    pub fn note_mounts(&self, mounts: &[PathBuf]) -> Result<()> {
+        let mut text = format!("pid {}\n", std::process::id()).into_bytes();
+        for mount in mounts {
+            text.extend_from_slice(b"mount ");
+            text.extend(mount.as_os_str().as_bytes().iter().flat_map(|byte| byte.escape_ascii()));
+            text.push(b'\n');
+        }
+        self.lock
+            .write_all_at(&text, 0)
+            .and_then(|()| self.lock.set_len(text.len() as u64))
+            .map_err(|error| Error::io(format!("write {}", self.path.join(LOCK).display()), error))
+    }
+
+    /// The process that has the volume at `path` open, if there is one.
+    pub fn holder(path: &Path) -> Result<Option<Holder>> {
+        let lock_path = path.join(LOCK);
+        let lock = match File::open(&lock_path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(format!("open {}", lock_path.display()), error)),
+        };
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                Ok(Some(read_text(&lock_path)?.map(|text| parse_holder(&text)).unwrap_or_default()))
+            }
+            Err(TryLockError::Error(error)) => Err(Error::io(format!("lock {}", lock_path.display()), error)),
+        }
+    }
+
+    /// The folder, as an absolute path without symlinks.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Who this volume is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+/// Places in a data folder at `path`.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The zone log.
+    pub log: PathBuf,
+    /// The metastore files.
+    pub meta: PathBuf,
+    /// The root zone's metastore.
+    pub root_meta: PathBuf,
+    /// Open segments.
+    pub segments: PathBuf,
+    /// Sealed blobs.
+    pub blobs: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The daemon's log.
+    pub daemon_log: PathBuf,
+}
+
+impl Layout {
+    /// The places of the volume at `path`.
+    pub fn of(path: &Path) -> Layout {
+        let meta = path.join("meta");
+        Layout {
+            log: path.join("log"),
+            root_meta: meta.join("root.redb"),
+            meta,
+            segments: path.join("segments"),
+            blobs: path.join("blobs"),
+            socket: path.join("control.sock"),
+            daemon_log: path.join("daemon.log"),
+        }
+    }
+}
+
+impl Drop for DataFolder {
+    fn drop(&mut self) {
+        // What LOCK says is only a hint to others; the lock itself goes with the descriptor.
+        let _ = self.lock.set_len(0);
+    }
+}
+
+/// Locks, or tells who has the lock. Somebody who only asks for the holder has it for a
+/// moment too, so a lock whose holder is not known to live is tried again for a while.
+fn take(lock: &File, lock_path: &Path, path: &Path) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                let holder = read_text(lock_path)?.map(|text| parse_holder(&text)).unwrap_or_default();
+                let alive = holder.pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+                tries += 1;
+                if alive || tries > LOCK_TRIES {
+                    return Err(Error::InUse { path: path.to_owned(), pid: holder.pid, mounts: holder.mounts });
+                }
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(format!("lock {}", lock_path.display()), error)),
+        }
+    }
+}
+
+/// Makes the folder, for its owner only, and those above it.
+fn make_folders(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        fs::create_dir_all(above).map_err(|error| Error::io(format!("make the folder {}", above.display()), error))?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(Error::io(format!("make the data folder {}", path.display()), error)),
+    }
+}
+
+/// Writes FORMAT.new for a new volume, durably.
+fn begin(path: &Path) -> Result<Identity> {
+    let what = || format!("begin a volume in {}", path.display());
+    let mut random = [0u8; 20];
+    let write = |random: &mut [u8; 20]| -> io::Result<Identity> {
+        File::open("/dev/urandom")?.read_exact(random)?;
+        let (id, writer) = random.split_at(16);
+        let identity = Identity {
+            id: id.try_into().map_err(io::Error::other)?,
+            writer: (u32::from_be_bytes(writer.try_into().map_err(io::Error::other)?) & 0x00ff_ffff).max(1),
+        };
+        let temporary = path.join("FORMAT.tmp");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(format_text(&identity).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path.join(FORMAT_NEW))?;
+        sync_dir(path)?;
+        // The folder's own name must not be lost either.
+        if let Some(above) = path.parent() {
+            sync_dir(above)?;
+        }
+        Ok(identity)
+    };
+    write(&mut random).map_err(|error| Error::io(what(), error))
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A small file's bytes; `None` if it is not there.
+fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_TEXT_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+    }
+}
+
+fn format_text(identity: &Identity) -> String {
+    format!("{FORMAT_TITLE}{FORMAT_VERSION}\nid {}\nwriter {}\n", id_text(&identity.id), identity.writer)
+}
+
+/// An id as the 36 characters of a UUID.
+pub fn id_text(id: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (place, byte) in id.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+fn parse_format(path: &Path, text: &[u8]) -> Result<Identity> {
+    let damaged = |problem: &str| Error::Damaged { path: path.to_owned(), problem: format!("FORMAT {problem}") };
+    let text = std::str::from_utf8(text).map_err(|_| damaged("is not text"))?;
+    let mut lines = text.lines();
+    let version = lines
+        .next()
+        .and_then(|line| line.strip_prefix(FORMAT_TITLE))
+        .ok_or_else(|| damaged("does not begin with \"nexus volume format\""))?;
+    if version != FORMAT_VERSION.to_string() {
+        return Err(Error::OtherVersion { path: path.to_owned(), found: version.to_owned(), known: FORMAT_VERSION });
+    }
+    let id = lines
+        .next()
+        .and_then(|line| line.strip_prefix("id "))
+        .and_then(parse_id)
+        .ok_or_else(|| damaged("has no valid id line"))?;
+    let writer = lines
+        .next()
+        .and_then(|line| line.strip_prefix("writer "))
+        .and_then(|number| number.parse::<u32>().ok())
+        .filter(|writer| (1..1 << 24).contains(writer))
+        .ok_or_else(|| damaged("has no valid writer line"))?;
+    if lines.next().is_some() || !text.ends_with('\n') {
+        return Err(damaged("does not end after the writer line"));
+    }
+    Ok(Identity { id, writer })
+}
+
+fn parse_id(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'-').collect();
+    let mut id = [0u8; 16];
+    if digits.len() != 32 || text.len() != 36 {
+        return None;
+    }
+    for (byte, pair) in id.iter_mut().zip(digits.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(id)
+}
+
+fn parse_holder(text: &[u8]) -> Holder {
+    let mut holder = Holder::default();
+    for line in text.split(|byte| *byte == b'\n') {
+        if let Some(pid) = line.strip_prefix(b"pid ") {
+            holder.pid = std::str::from_utf8(pid).ok().and_then(|pid| pid.parse().ok());
+        } else if let Some(mount) = line.strip_prefix(b"mount ") {
+            holder.mounts.push(PathBuf::from(OsString::from_vec(unescape(mount))));
+        }
+    }
+    holder
+}
+
+/// Undoes `escape_ascii`, for the escapes that a path can hold.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after) {
+            (b'\\', [b'x', high, low, after @ ..]) => {
+                let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0) as u8;
+                (digit(*high) * 16 + digit(*low), after)
+            }
+            (b'\\', [b'n', after @ ..]) => (b'\n', after),
+            (b'\\', [b'r', after @ ..]) => (b'\r', after),
+            (b'\\', [b't', after @ ..]) => (b'\t', after),
+            (b'\\', [other, after @ ..]) => (*other, after),
+            _ => (first, after),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_made_finished_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Nothing);
+        let mut folder = DataFolder::open_or_make(&path).unwrap();
+        let identity = folder.identity().clone();
+        assert!(!folder.is_finished());
+        assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Unfinished(identity.clone()));
+        folder.finish().unwrap();
+        drop(folder);
+        assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Volume(identity.clone()));
+        let again = DataFolder::open(&path).unwrap();
+        assert!(again.is_finished());
+        assert_eq!(again.identity(), &identity);
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_making_that_was_cut_short_keeps_its_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataFolder::open_or_make(dir.path()).unwrap().identity().clone();
+        let again = DataFolder::open_or_make(dir.path()).unwrap();
+        assert_eq!(again.identity(), &first);
+        assert!(!again.is_finished());
+    }
+
+    #[test]
+    fn a_second_opener_is_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open_or_make(dir.path()).unwrap();
+        let mount = PathBuf::from(OsString::from_vec(b"/mnt/a\nb\\ \xff".to_vec()));
+        folder.note_mounts(std::slice::from_ref(&mount)).unwrap();
+        match DataFolder::open_or_make(dir.path()) {
+            Err(Error::InUse { pid, mounts, .. }) => {
+                assert_eq!(pid, Some(std::process::id()));
+                assert_eq!(mounts, vec![mount.clone()]);
+            }
+            other => panic!("{other:?}"),
+        }
+        let holder = DataFolder::holder(dir.path()).unwrap().unwrap();
+        assert_eq!(holder.mounts, vec![mount]);
+        drop(folder);
+        assert_eq!(DataFolder::holder(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_of_other_things_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("letter.txt"), "dear").unwrap();
+        let error = DataFolder::open_or_make(dir.path()).unwrap_err();
+        assert!(matches!(&error, Error::NotAVolume { found, .. } if found == "letter.txt"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn other_versions_and_damage_are_refused_and_left_alone() {
+        let good = format_text(&Identity { id: [7; 16], writer: 9 });
+        let cases: [(&str, String, &str); 7] = [
+            ("newer", good.replace("format 1", "format 2"), "volume format \"2\""),
+            ("no number", good.replace("format 1", "format one"), "volume format \"one\""),
+            ("empty", String::new(), "does not begin"),
+            ("cut in the id", good.get(..40).unwrap().to_owned(), "no valid id"),
+            ("cut at the end", good.trim_end().to_owned(), "does not end"),
+            ("writer too large", good.replace("writer 9", "writer 16777216"), "no valid writer"),
+            ("more", format!("{good}more\n"), "does not end"),
+        ];
+        for (case, text, expected) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(FORMAT), &text).unwrap();
+            let error = DataFolder::open_or_make(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{case}: {error}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{case}: nothing may be added");
+            assert_eq!(fs::read_to_string(dir.path().join(FORMAT)).unwrap(), text, "{case}");
+        }
+    }
+
+    #[test]
+    fn opening_needs_a_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(DataFolder::open(dir.path()), Err(Error::NoVolume(_))));
+        assert!(matches!(DataFolder::open(&dir.path().join("none")), Err(Error::NoVolume(_))));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

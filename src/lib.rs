@@ -1,0 +1,12 @@
+//! Composition root: settings, the data folder, and the only place that names concrete
+//! drivers. Everything above it sees [`Volume`] and the kernel tier's traits.
+
+pub mod boot;
+pub mod config;
+pub mod error;
+pub mod folder;
+pub mod memory;
+
+pub use boot::Volume;
+pub use config::{Config, Settings};
+pub use error::{Error, Result};
