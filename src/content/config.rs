@@ -1,0 +1,93 @@
+//! What a content store and its collector are told when they start. Sizes in bytes, times in
+//! milliseconds. Values that do not fit a small medium are scaled down when a store opens.
+
+use nexus_kernel::StoreId;
+
+/// Settings of a [`crate::SegmentStore`].
+#[derive(Clone, Debug)]
+pub struct ContentConfig {
+    /// High bits of the ids of blobs made here; 24 bits, random for each data folder.
+    pub writer: u32,
+    /// The store's number in commands; 0 is the data folder's own.
+    pub store: StoreId,
+    /// Size at which a segment that many files share is closed.
+    pub segment_bytes: u64,
+    /// Size at which a segment of streamed files is closed.
+    pub stream_segment_bytes: u64,
+    /// A file that wrote this much sequentially gets a segment of its own.
+    pub stream_after_bytes: u64,
+    /// Files that can have one at the same time.
+    pub stream_lanes: usize,
+    /// Space reserved ahead of writes at a time.
+    pub allocate_step_bytes: u64,
+    /// Writing to the medium is started each time this much was written to a segment.
+    pub writeback_step_bytes: u64,
+    /// Writes are refused when the medium has less space available than this; `None` for 1%
+    /// of the medium, at least 64 MiB and at most 512 MiB, but never more than 5% of it.
+    pub reserve_bytes: Option<u64>,
+    /// Sealed blobs whose files are kept open.
+    pub sealed_files: usize,
+    /// Closed segments, waiting to be sealed, whose files are kept open.
+    pub closed_files: usize,
+    /// Longest that a write on a full medium waits for the collector to make room.
+    pub full_wait_ms: u64,
+}
+
+impl Default for ContentConfig {
+    fn default() -> ContentConfig {
+        ContentConfig {
+            writer: 1,
+            store: StoreId(0),
+            segment_bytes: 64 << 20,
+            stream_segment_bytes: 256 << 20,
+            stream_after_bytes: 1 << 20,
+            stream_lanes: 8,
+            allocate_step_bytes: 8 << 20,
+            writeback_step_bytes: 8 << 20,
+            reserve_bytes: None,
+            sealed_files: 256,
+            closed_files: 32,
+            full_wait_ms: 3_000,
+        }
+    }
+}
+
+/// Settings of a [`crate::Reclaimer`].
+#[derive(Clone, Debug)]
+pub struct ReclaimConfig {
+    /// Time between two passes when nothing is asked for.
+    pub interval_ms: u64,
+    /// An open segment that nothing was written to for this long is closed and sealed...
+    pub idle_seal_ms: u64,
+    /// ...if it holds this much.
+    pub idle_seal_bytes: u64,
+    /// A dead blob is dropped this long after it was first seen dead; at once when space is short.
+    pub drop_grace_ms: u64,
+    /// A sealed blob with less than this percentage of live bytes is compacted.
+    pub compact_below_percent: u64,
+    /// Most bytes that one pass copies, or reads to seal.
+    pub pass_bytes: u64,
+    /// Most extents that one `Relocate` command moves.
+    pub moves_per_command: usize,
+    /// A deleted blob's file waits for the metastore's checkpoint to pass its `DropBlob`;
+    /// after this long the checkpoint is asked for.
+    pub checkpoint_after_ms: u64,
+    /// How long the thread rests after a pass that copied, in percent of that pass's time.
+    pub rest_percent: u64,
+}
+
+impl Default for ReclaimConfig {
+    fn default() -> ReclaimConfig {
+        ReclaimConfig {
+            interval_ms: 2_000,
+            idle_seal_ms: 300_000,
+            idle_seal_bytes: 8 << 20,
+            drop_grace_ms: 10_000,
+            compact_below_percent: 50,
+            pass_bytes: 32 << 20,
+            moves_per_command: 256,
+            checkpoint_after_ms: 30_000,
+            rest_percent: 300,
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! File content on local disk: segments that take writes, sealed blobs in an object store,
+//! the read path over both, garbage collection and the checker. It knows nothing of FUSE or
+//! of names; what maps content to files is metadata, reached through [`nexus_kernel::Zone`].
+//!
+//! A write goes `SegmentStore::write` → a lane (`lanes`) reserves a range of an open segment
+//! → pwrite. Later the segment is closed, sealed into the object store, and, when too little
+//! of it is live, emptied and dropped by the [`Reclaimer`].
+
+mod check;
+mod config;
+mod reclaim;
+mod store;
+
+pub use check::{CheckSummary, Finding, Severity, check};
+pub use config::{ContentConfig, ReclaimConfig};
+pub use reclaim::{Progress, ReclaimHandle, Reclaimer};
+pub use store::SegmentStore;
