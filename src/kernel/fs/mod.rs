@@ -1,221 +1,235 @@
 //! `NexusFs`: the syscalls. Each finds its zone, turns the call into reads and commands,
 //! and answers; rules of what a command does live in [`crate::machine`], bytes in
-//! [`crate::content`].
+//! [`crate::content`]. The syscalls themselves are in the files of this folder, by theme.
 
+mod attributes;
+mod builder;
+mod data;
+mod directory;
+mod extents;
+mod handles;
+mod namespace;
+mod open;
 mod options;
+mod ranges;
+mod reaper;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod types;
+mod xattr;
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 
-use crate::command::{AttrChange, NewKind, RangeOp, RenameMode};
+use crate::command::Outcome;
 use crate::content::ContentStore;
 use crate::error::{Error, Result};
-use crate::ids::NodeId;
+use crate::ids::{Ino, NodeId, ZoneIndex};
 use crate::metastore::Metastore;
+use crate::model::Inode;
 use crate::router::VfsRouter;
 use crate::zone::Zone;
 
+use handles::OpenCounts;
+use reaper::{Holder, Reaper};
+
+pub use builder::FsBuilder;
 pub use options::{AtimePolicy, FsOptions};
 pub use types::{Attr, Caller, DirEntry, FsStats, OpenOptions, Seek, XattrFlags};
 
+/// Orphans from an earlier run that are queued at once.
+const LEFT_OVER_PAGE: usize = 65_536;
+/// Orphans from an earlier run that are remembered when a read-only start becomes writable;
+/// the others wait for the next start.
+const LEFT_OVER_LIMIT: usize = 1 << 20;
+
 /// The file system: every syscall, over the zones of a router and one content store.
+///
+/// Any number of threads may call at once. No lock is held while content is read or
+/// written. What a call acknowledges survives as the zone and the content store promise.
+/// Rights by mode bits and ACLs are the caller's business (FUSE's `default_permissions`).
 pub struct NexusFs {
+    // Before the rest: its thread ends first when the file system is dropped.
+    reaper: Reaper,
     router: Arc<VfsRouter>,
     content: Arc<dyn ContentStore>,
+    handles: Arc<OpenCounts>,
+    next_handle: AtomicU64,
+    read_only: Arc<AtomicBool>,
+    /// Zones whose orphans from an earlier run were not queued yet.
+    unswept: Mutex<Vec<ZoneIndex>>,
+    atime: AtomicU8,
+    caching_client: bool,
+    /// Without a caching client: opening (read) and taking names (write) exclude each other,
+    /// so that an inode is either seen open and kept, or gone before it is opened.
+    open_gate: RwLock<()>,
 }
 
-/// Puts a [`NexusFs`] together.
-pub struct FsBuilder {
-    metastore: Arc<dyn Metastore>,
-}
-
-impl FsBuilder {
-    /// Where content goes; without it, only metadata works.
-    pub fn content(self, _content: Arc<dyn ContentStore>) -> FsBuilder {
-        self
-    }
-
-    /// Options; the default ones fit an embedded kernel.
-    pub fn options(self, _options: FsOptions) -> FsBuilder {
-        self
-    }
-
-    /// Owner of the root directory, where the metastore is empty and is formatted now.
-    pub fn root_owner(self, _uid: u32, _gid: u32) -> FsBuilder {
-        self
-    }
-
-    /// Opens the metastore, formatting it if it is empty, and starts.
-    pub fn build(self) -> Result<NexusFs> {
-        let _ = self.metastore;
-        Err(Error::NotSupported)
-    }
-}
-
-#[allow(unused_variables, reason = "signatures that the adapter builds on")]
 impl NexusFs {
-    /// Starts with a metastore alone.
+    /// Starts with a metastore alone; everything else can be left out.
     pub fn builder(metastore: Arc<dyn Metastore>) -> FsBuilder {
-        FsBuilder { metastore }
+        FsBuilder::new(metastore)
     }
+
     /// Starts over a zone that is open already.
     pub fn with_zone(root: Arc<dyn Zone>, content: Arc<dyn ContentStore>, options: FsOptions) -> Result<NexusFs> {
-        Ok(NexusFs { router: Arc::new(VfsRouter::new(root)), content })
+        let router = Arc::new(VfsRouter::new(root));
+        let handles = Arc::new(OpenCounts::new());
+        let read_only = Arc::new(AtomicBool::new(options.read_only));
+        let fs = NexusFs {
+            reaper: Reaper::start(router.clone(), handles.clone(), read_only.clone())?,
+            router,
+            content,
+            handles,
+            next_handle: AtomicU64::new(1),
+            read_only,
+            unswept: Mutex::default(),
+            atime: AtomicU8::new(options.atime as u8),
+            caching_client: options.caching_client,
+            open_gate: RwLock::new(()),
+        };
+        fs.sweep(ZoneIndex(0))?;
+        Ok(fs)
     }
+
+    /// Adds a zone, and frees what it left over from an earlier run.
+    pub fn attach(&self, zone: Arc<dyn Zone>) -> Result<ZoneIndex> {
+        let index = self.router.attach(zone)?;
+        self.sweep(index)?;
+        Ok(index)
+    }
+
     /// The mount table.
     pub fn router(&self) -> &Arc<VfsRouter> {
         &self.router
     }
+
     /// Where content goes.
     pub fn content(&self) -> &Arc<dyn ContentStore> {
         &self.content
     }
+
     /// Whether changes are refused.
     pub fn is_read_only(&self) -> bool {
-        false
+        self.read_only.load(Ordering::Acquire)
     }
-    /// Refuses changes from now on, or takes them again.
+
+    /// Refuses changes from now on, or takes them again. Calls that are under way finish.
     pub fn set_read_only(&self, read_only: bool) -> Result<()> {
-        Err(Error::NotSupported)
+        let mut left_over = Vec::new();
+        if !read_only {
+            let mut unswept = self.unswept.lock();
+            for &index in unswept.iter() {
+                let zone = self.router.zone(index)?;
+                let room = LEFT_OVER_LIMIT.saturating_sub(left_over.len());
+                left_over.extend(self.reaper.left_over(index, &*zone, Ino(0), room)?);
+            }
+            unswept.clear();
+        }
+        self.read_only.store(read_only, Ordering::Release);
+        self.reaper.enqueue_all(left_over);
+        self.reaper.switched();
+        Ok(())
     }
+
     /// When reads are noted, from now on.
-    pub fn set_atime_policy(&self, policy: AtimePolicy) {}
-    /// Frees the orphans that nobody uses any more, now.
+    pub fn set_atime_policy(&self, policy: AtimePolicy) {
+        self.atime.store(policy as u8, Ordering::Relaxed);
+    }
+
+    /// Frees the orphans that nobody uses any more, before it returns; else that happens
+    /// behind the caller's back, soon.
     pub fn reap_now(&self) -> Result<()> {
-        Err(Error::NotSupported)
+        self.reaper.reap_now()
     }
 
-    /// Finds a name. "." and ".." are understood.
-    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Attr> {
-        Err(Error::NotSupported)
-    }
-    /// The client let go of these nodes (all its references). Never fails, never blocks long.
-    pub fn forget(&self, nodes: &[NodeId]) {}
-    /// Attributes.
-    pub fn getattr(&self, node: NodeId) -> Result<Attr> {
-        Err(Error::NotSupported)
-    }
-    /// Changes attributes; rights have been checked by the caller's side.
-    pub fn setattr(&self, caller: &Caller, node: NodeId, change: &AttrChange) -> Result<Attr> {
-        Err(Error::NotSupported)
-    }
-    /// The directory that a directory stands in; the root's is itself.
-    pub fn parent_of(&self, node: NodeId) -> Result<NodeId> {
-        Err(Error::NotSupported)
-    }
-    /// Target of a symbolic link.
-    pub fn readlink(&self, node: NodeId) -> Result<Bytes> {
-        Err(Error::NotSupported)
-    }
-    /// Makes a file of any kind: mknod, mkdir and symlink in one.
-    pub fn make(&self, caller: &Caller, parent: NodeId, name: &[u8], kind: NewKind, mode: u32) -> Result<Attr> {
-        Err(Error::NotSupported)
-    }
-    /// Takes a name from anything but a directory.
-    pub fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Removes an empty directory.
-    pub fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Moves a name. `whiteout` leaves a character device 0:0 at the source.
-    pub fn rename(
-        &self, parent: NodeId, name: &[u8], new_parent: NodeId, new_name: &[u8], mode: RenameMode, whiteout: bool,
-    ) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Gives a file one more name.
-    pub fn link(&self, node: NodeId, new_parent: NodeId, new_name: &[u8]) -> Result<Attr> {
-        Err(Error::NotSupported)
+    /// The client let go of all its references to these nodes.
+    pub fn forget(&self, nodes: &[NodeId]) {
+        self.reaper.forgotten(nodes);
     }
 
-    /// Opens a regular file; answers the handle.
-    pub fn open(&self, node: NodeId, options: OpenOptions) -> Result<u64> {
-        Err(Error::NotSupported)
-    }
-    /// Makes and opens a regular file, or opens the one that is there unless `exclusive`.
-    pub fn create(
-        &self, caller: &Caller, parent: NodeId, name: &[u8], mode: u32, options: OpenOptions,
-    ) -> Result<(Attr, u64)> {
-        Err(Error::NotSupported)
-    }
-    /// Appends at most `len` bytes to `buf`; fewer only at the end of the file. Holes are zeros.
-    pub fn read(&self, node: NodeId, handle: u64, offset: u64, buf: &mut Vec<u8>, len: usize) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Writes; answers how many bytes.
-    pub fn write(&self, node: NodeId, handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
-        Err(Error::NotSupported)
-    }
-    /// A descriptor of the handle is being closed.
-    pub fn flush(&self, node: NodeId, handle: u64) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// The handle is gone.
-    pub fn release(&self, node: NodeId, handle: u64) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Makes the file durable, and with it all that came before.
-    pub fn fsync(&self, node: NodeId, datasync: bool) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Allocates, punches, zeroes, collapses or inserts a range.
-    pub fn fallocate(&self, node: NodeId, op: RangeOp, offset: u64, len: u64) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Next data or hole; reserved zeros count as a hole.
-    pub fn seek(&self, node: NodeId, offset: u64, what: Seek) -> Result<u64> {
-        Err(Error::NotSupported)
-    }
-    /// Shares a range of one file with another; answers how many bytes, fewer at the source's end.
-    pub fn copy_file_range(&self, from: NodeId, from_offset: u64, to: NodeId, to_offset: u64, len: u64) -> Result<u64> {
-        Err(Error::NotSupported)
+    /// Queues what a zone left over from an earlier run, or notes that it is to be done once
+    /// changes are allowed.
+    fn sweep(&self, index: ZoneIndex) -> Result<()> {
+        if self.is_read_only() {
+            self.unswept.lock().push(index);
+            return Ok(());
+        }
+        let zone = self.router.zone(index)?;
+        let mut after = Ino(0);
+        loop {
+            let page = self.reaper.left_over(index, &*zone, after, LEFT_OVER_PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.ino();
+            self.reaper.enqueue_all(page);
+        }
     }
 
-    /// Opens a directory; answers the handle.
-    pub fn opendir(&self, node: NodeId) -> Result<u64> {
-        Err(Error::NotSupported)
-    }
-    /// The directory handle is gone.
-    pub fn releasedir(&self, node: NodeId, handle: u64) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Hands out entries after `cookie` (0 for the start) until the sink breaks, or a bounded
-    /// number was handed out. A call that hands out none means the end. An entry at which the
-    /// sink breaks was not taken: it comes again. "." has cookie 1, ".." 2, neither has `attr`.
-    pub fn readdir(
-        &self, node: NodeId, cookie: u64, with_attr: bool, sink: &mut dyn FnMut(DirEntry) -> ControlFlow<()>,
-    ) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Makes the directory durable, and with it all that came before.
-    pub fn fsyncdir(&self, node: NodeId, datasync: bool) -> Result<()> {
-        Err(Error::NotSupported)
-    }
-    /// Numbers of the volume that holds `node`.
-    pub fn statfs(&self, node: NodeId) -> Result<FsStats> {
-        Err(Error::NotSupported)
+    /// Refuses changes of a read-only file system.
+    fn writable(&self) -> Result<()> {
+        if self.is_read_only() { Err(Error::ReadOnly) } else { Ok(()) }
     }
 
-    /// Sets an extended attribute.
-    pub fn setxattr(&self, node: NodeId, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
-        Err(Error::NotSupported)
+    /// Takes note of an inode that lost its last name by a command proposed with `keep`.
+    fn after_removal(&self, index: ZoneIndex, outcome: &Outcome) {
+        if let Some(removed) = outcome.removed
+            && removed.orphaned
+        {
+            let holder = if self.caching_client { Holder::Client } else { Holder::Handles };
+            self.reaper.orphaned(NodeId::new(index, removed.ino), holder);
+        }
     }
-    /// Value of an extended attribute.
-    pub fn getxattr(&self, node: NodeId, name: &[u8]) -> Result<Bytes> {
-        Err(Error::NotSupported)
+
+    /// Notes a read, if the policy asks for it. A read never fails for that.
+    fn touch(&self, zone: &dyn Zone, ino: Ino, inode: &Inode) {
+        let policy = AtimePolicy::from_byte(self.atime.load(Ordering::Relaxed));
+        if policy == AtimePolicy::Never || self.is_read_only() {
+            return;
+        }
+        let now = zone.now();
+        if policy.is_due(inode, now)
+            && let Err(error) = zone.propose(&crate::Command::SetAtime { ino, atime: now })
+        {
+            log::debug!("access time of inode {ino} not noted: {error}");
+        }
     }
-    /// Names of all extended attributes, each followed by NUL, as listxattr(2) answers them;
-    /// `trusted.` ones only for the superuser.
-    pub fn listxattr(&self, caller: &Caller, node: NodeId) -> Result<Vec<u8>> {
-        Err(Error::NotSupported)
+}
+
+/// The inode that a node id names.
+fn live(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
+    zone.inode(ino)?.ok_or(Error::Stale)
+}
+
+/// The inode of a directory.
+fn directory_inode(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
+    let inode = live(zone, ino)?;
+    if inode.is_dir() { Ok(inode) } else { Err(Error::NotDirectory) }
+}
+
+/// The inode of a regular file.
+fn regular_inode(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
+    let inode = live(zone, ino)?;
+    regular(&inode)?;
+    Ok(inode)
+}
+
+/// Refuses anything but a regular file.
+fn regular(inode: &Inode) -> Result<()> {
+    use crate::model::FileKind;
+    match inode.kind {
+        FileKind::Regular => Ok(()),
+        FileKind::Directory | FileKind::Mount => Err(Error::IsDirectory),
+        FileKind::Symlink => Err(Error::LinkLoop),
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => Err(Error::NoDevice),
     }
-    /// Removes an extended attribute.
-    pub fn removexattr(&self, node: NodeId, name: &[u8]) -> Result<()> {
-        Err(Error::NotSupported)
-    }
+}
+
+/// The inode that a command answered with.
+fn answered(index: ZoneIndex, outcome: &Outcome) -> Result<Attr> {
+    let (ino, inode) = outcome.inode.ok_or_else(|| Error::Corrupt("a command answered without its inode".into()))?;
+    Ok(Attr { node: NodeId::new(index, ino), inode })
 }

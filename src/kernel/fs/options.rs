@@ -1,15 +1,44 @@
 //! What a `NexusFs` is told when it starts.
 
+use crate::clock::Timestamp;
+use crate::model::Inode;
+
+const DAY_SEC: i64 = 24 * 60 * 60;
+
 /// When a read is noted in the file's access time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
 pub enum AtimePolicy {
     /// If the noted time is not younger than the last change, or is a day old.
     #[default]
-    Relatime,
+    Relatime = 0,
     /// At every read.
-    Strict,
+    Strict = 1,
     /// Never.
-    Never,
+    Never = 2,
+}
+
+impl AtimePolicy {
+    /// Whether a read at `now` is to be noted.
+    pub fn is_due(self, inode: &Inode, now: Timestamp) -> bool {
+        match self {
+            AtimePolicy::Never => false,
+            AtimePolicy::Strict => inode.atime != now,
+            AtimePolicy::Relatime => {
+                inode.atime <= inode.mtime
+                    || inode.atime <= inode.ctime
+                    || now.sec.saturating_sub(inode.atime.sec) >= DAY_SEC
+            }
+        }
+    }
+
+    pub(super) fn from_byte(byte: u8) -> AtimePolicy {
+        match byte {
+            1 => AtimePolicy::Strict,
+            2 => AtimePolicy::Never,
+            _ => AtimePolicy::Relatime,
+        }
+    }
 }
 
 /// Options of a `NexusFs`.

@@ -1,0 +1,134 @@
+//! Syscalls on content: read and write.
+
+use super::{NexusFs, regular, regular_inode};
+use super::extents::plan;
+use crate::command::Command;
+use crate::content::WriteHint;
+use crate::error::{Error, Result};
+use crate::ids::{Ino, NodeId};
+use crate::model::{Inode, MAX_FILE_BYTES};
+use crate::zone::Zone;
+
+/// Extents that are resolved at once.
+const PLAN_EXTENTS: usize = 128;
+/// How often a read resolves again because a blob was gone by the time it got there.
+const READ_RETRIES: usize = 8;
+/// Bytes that one command makes content; longer writes take several.
+const WRITE_CHUNK: usize = 8 << 20;
+
+impl NexusFs {
+    /// Appends at most `len` bytes to `buf`; fewer only at the end of the file. Holes are zeros.
+    pub fn read(&self, node: NodeId, _handle: u64, offset: u64, buf: &mut Vec<u8>, len: usize) -> Result<()> {
+        let (zone, ino) = self.router.resolve(node)?;
+        let base = buf.len();
+        match self.read_into(&*zone, ino, offset, buf, len) {
+            Ok(inode) => {
+                if len > 0 {
+                    self.touch(&*zone, ino, &inode);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                buf.truncate(base);
+                Err(error)
+            }
+        }
+    }
+
+    fn read_into(&self, zone: &dyn Zone, ino: Ino, offset: u64, buf: &mut Vec<u8>, len: usize) -> Result<Inode> {
+        let base = buf.len();
+        let asked_end = offset.saturating_add(len as u64);
+        let mut at = offset;
+        let mut retries = 0;
+        'resolve: loop {
+            let mut seen = None;
+            zone.read(&mut |state| {
+                let inode = state.inode(ino)?.ok_or(Error::Stale)?;
+                regular(&inode)?;
+                let end = asked_end.min(inode.size);
+                seen = Some((inode, end, plan(state, ino, at, end, PLAN_EXTENTS)?));
+                Ok(())
+            })?;
+            let (inode, end, plan) = seen.ok_or(Error::Stale)?;
+            // The file may have been cut or have grown since the last pass.
+            buf.resize(base + end.saturating_sub(offset) as usize, 0);
+            for (run_offset, extent) in &plan.runs {
+                if !extent.blob.is_some() {
+                    continue;
+                }
+                let from = base + (run_offset - offset) as usize;
+                let slice = buf.get_mut(from..from + extent.len as usize).ok_or(Error::Invalid)?;
+                match self.content.read(extent.blob, extent.blob_offset, slice) {
+                    Ok(()) => {}
+                    Err(Error::NotFound) if retries < READ_RETRIES => {
+                        // The extent was moved, or freed, after it was resolved.
+                        retries += 1;
+                        at = *run_offset;
+                        if let Some(rest) = buf.get_mut(from..) {
+                            rest.fill(0);
+                        }
+                        continue 'resolve;
+                    }
+                    Err(Error::NotFound) => {
+                        return Err(Error::Corrupt(format!(
+                            "inode {ino} has content at {run_offset} in blob {}, which is not there",
+                            extent.blob
+                        )));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            at = plan.until;
+            if at >= end {
+                return Ok(inode);
+            }
+        }
+    }
+
+    /// Writes; answers how many bytes, fewer than given only where the largest file ends or
+    /// where an error stopped a very long write half-way.
+    pub fn write(&self, node: NodeId, _handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
+        self.writable()?;
+        let (zone, ino) = self.router.resolve(node)?;
+        let mut inode = regular_inode(&*zone, ino)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let room = MAX_FILE_BYTES.saturating_sub(offset);
+        if room == 0 {
+            return Err(Error::FileTooLarge);
+        }
+        let data = data.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or(data);
+        let mut written = 0;
+        for chunk in data.chunks(WRITE_CHUNK) {
+            let at = offset + written as u64;
+            match self.write_chunk(&*zone, ino, at, inode.size, chunk, kill_privileges) {
+                Ok(size) => inode.size = size,
+                Err(_) if written > 0 => return Ok(written),
+                Err(error) => return Err(error),
+            }
+            written += chunk.len();
+        }
+        Ok(written)
+    }
+
+    /// Writes one chunk; answers the file's size after it.
+    fn write_chunk(
+        &self,
+        zone: &dyn Zone,
+        ino: Ino,
+        offset: u64,
+        size: u64,
+        data: &[u8],
+        kill_privileges: bool,
+    ) -> Result<u64> {
+        let staged = self.content.write(WriteHint { ino, offset, size }, data)?;
+        let command =
+            Command::Write { ino, offset, pieces: staged.pieces, store: staged.store, kill_privileges, now: zone.now() };
+        let proposed = zone.propose(&command);
+        // Only now may the pieces' blobs be sealed or dropped.
+        drop(staged.pin);
+        let outcome = proposed?;
+        Ok(outcome.inode.map_or(size, |(_, inode)| inode.size))
+    }
+}

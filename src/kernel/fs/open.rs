@@ -1,0 +1,116 @@
+//! Syscalls on handles: open, create, flush, release, fsync.
+
+use super::{Attr, Caller, NexusFs, directory_inode, regular_inode};
+use crate::command::{AttrChange, NewKind};
+use crate::error::{Error, Result};
+use crate::ids::NodeId;
+use super::OpenOptions;
+use std::sync::atomic::Ordering;
+
+/// How often `create` starts again when the name comes and goes under its hands.
+const CREATE_TRIES: usize = 16;
+
+impl NexusFs {
+    /// Opens a regular file; answers the handle.
+    pub fn open(&self, node: NodeId, options: OpenOptions) -> Result<u64> {
+        let _gate = (!self.caching_client).then(|| self.open_gate.read());
+        self.open_node(node, options)
+    }
+
+    fn open_node(&self, node: NodeId, options: OpenOptions) -> Result<u64> {
+        let (zone, ino) = self.router.resolve(node)?;
+        // Counted first: from here on, the inode stays.
+        self.handles.open(node);
+        let opened = regular_inode(&*zone, ino).and_then(|_| self.truncate_on_open(node, options));
+        match opened {
+            Ok(()) => Ok(self.next_handle.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => {
+                self.close(node);
+                Err(error)
+            }
+        }
+    }
+
+    fn truncate_on_open(&self, node: NodeId, options: OpenOptions) -> Result<()> {
+        if !options.truncate {
+            return Ok(());
+        }
+        let change =
+            AttrChange { size: Some(0), kill_privileges: options.kill_privileges, ..AttrChange::default() };
+        self.setattr(&Caller::ROOT, node, &change).map(|_| ())
+    }
+
+    /// Makes and opens a regular file, or opens the one that is there unless `exclusive`.
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: &[u8],
+        mode: u32,
+        options: OpenOptions,
+    ) -> Result<(Attr, u64)> {
+        let _gate = (!self.caching_client).then(|| self.open_gate.read());
+        for _ in 0..CREATE_TRIES {
+            match self.make(caller, parent, name, NewKind::Regular, mode) {
+                Ok(attr) => {
+                    self.handles.open(attr.node);
+                    return Ok((attr, self.next_handle.fetch_add(1, Ordering::Relaxed)));
+                }
+                Err(refused @ (Error::Exists | Error::ReadOnly)) => match self.lookup(parent, name) {
+                    Ok(_) if options.exclusive => return Err(Error::Exists),
+                    Ok(found) => {
+                        let handle = self.open_node(found.node, options)?;
+                        let attr = if options.truncate { self.getattr(found.node)? } else { found };
+                        return Ok((attr, handle));
+                    }
+                    Err(Error::NotFound) if refused == Error::Exists => {}
+                    Err(Error::NotFound) => return Err(refused),
+                    Err(error) => return Err(error),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Conflict)
+    }
+
+    /// A descriptor of the handle is being closed. Nothing is held back in this process, so
+    /// there is nothing to report.
+    pub fn flush(&self, _node: NodeId, _handle: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// The handle is gone.
+    pub fn release(&self, node: NodeId, _handle: u64) -> Result<()> {
+        self.close(node);
+        Ok(())
+    }
+
+    fn close(&self, node: NodeId) {
+        if self.handles.close(node) {
+            self.content.closed(node.ino());
+            self.reaper.closed(node);
+        }
+    }
+
+    /// Makes the file durable, and with it all that its zone acknowledged before.
+    pub fn fsync(&self, node: NodeId, _datasync: bool) -> Result<()> {
+        self.router.zone(node.zone())?.sync()
+    }
+
+    /// Opens a directory; answers the handle.
+    pub fn opendir(&self, node: NodeId) -> Result<u64> {
+        let (zone, ino) = self.router.resolve(node)?;
+        directory_inode(&*zone, ino)?;
+        Ok(self.next_handle.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The directory handle is gone.
+    pub fn releasedir(&self, _node: NodeId, _handle: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes the directory durable, and with it all that its zone acknowledged before.
+    pub fn fsyncdir(&self, node: NodeId, datasync: bool) -> Result<()> {
+        self.fsync(node, datasync)
+    }
+}
