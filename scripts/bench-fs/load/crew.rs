@@ -1,0 +1,118 @@
+//! Starting, timing and ending the programs that do the work, one or several at once.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use nexus_bench::{Context, Failure};
+
+use crate::interrupt::{Interrupt, Watched};
+use crate::work::Task;
+
+struct Member {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    _watched: Watched,
+}
+
+impl Member {
+    fn hear(&mut self, word: &str, interrupt: &Interrupt) -> Result<(), Failure> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).during(|| "listening to a worker".to_owned())?;
+        if line.trim_end() == word {
+            return Ok(());
+        }
+        interrupt.check()?;
+        Err(Failure::new("a worker failed: its message is above"))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // After `done` it is ending by itself; before, there is nothing to save.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Worker processes that are ready to start together.
+pub struct Crew {
+    members: Vec<Member>,
+    interrupt: Interrupt,
+}
+
+impl Crew {
+    /// Starts a worker in each of `dirs`, each doing `count` of `task`, and waits until all are
+    /// ready.
+    pub fn assemble(
+        interrupt: &Interrupt,
+        dirs: &[impl AsRef<Path>],
+        task: Task,
+        count: u64,
+        seed: u64,
+    ) -> Result<Self, Failure> {
+        let program = std::env::current_exe().during(|| "finding bench-load".to_owned())?;
+        let task = task.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+        let mut crew = Crew { members: Vec::new(), interrupt: interrupt.clone() };
+        for (i, dir) in dirs.iter().enumerate() {
+            let mut child = Command::new(&program)
+                .args(["work", &task, &count.to_string(), &(seed + i as u64).to_string()])
+                .current_dir(dir)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .during(|| "starting a worker".to_owned())?;
+            let (stdin, stdout) = match (child.stdin.take(), child.stdout.take()) {
+                (Some(stdin), Some(stdout)) => (stdin, BufReader::new(stdout)),
+                _ => return Err(Failure::new("a worker has no pipes")),
+            };
+            let watched = interrupt.watch(&child)?;
+            crew.members.push(Member { child, stdin, stdout, _watched: watched });
+        }
+        for member in &mut crew.members {
+            member.hear("ready", interrupt)?;
+        }
+        Ok(crew)
+    }
+
+    /// Lets all go at once; the time until the last is done.
+    pub fn time(mut self) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        for member in &mut self.members {
+            member.stdin.write_all(b"!").during(|| "starting a worker".to_owned())?;
+        }
+        for member in &mut self.members {
+            member.hear("done", &self.interrupt)?;
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// Runs a program to its end; its time and what it printed. Fails if the program does.
+pub fn time_program(
+    interrupt: &Interrupt,
+    command: &mut Command,
+) -> Result<(Duration, Output), Failure> {
+    interrupt.check()?;
+    let start = Instant::now();
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .during(|| format!("starting {:?}", command.get_program()))?;
+    let watched = interrupt.watch(&child)?;
+    let output = child
+        .wait_with_output()
+        .during(|| format!("waiting for {:?}", command.get_program()))?;
+    let time = start.elapsed();
+    drop(watched);
+    interrupt.check()?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(Failure::new(format!("{command:?}: {}: {words}", output.status)));
+    }
+    Ok((time, output))
+}

@@ -1,0 +1,182 @@
+//! What is measured: a folder, and the daemon that serves it if there is one.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nexus_bench::{Context, Failure};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::interrupt::Interrupt;
+
+/// How long a daemon may take to answer first, or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often something is looked at that cannot be waited for.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// One column of the table.
+pub struct Subject {
+    /// Its name in the table.
+    pub name: String,
+    /// Where its files are made.
+    pub root: PathBuf,
+    mount: Option<Mount>,
+}
+
+/// What a daemon used.
+pub struct Usage {
+    /// Most memory it had at once, in KiB.
+    pub peak_rss_kib: u64,
+    /// Processor time it took, its own and the kernel's for it.
+    pub cpu: Duration,
+}
+
+impl Subject {
+    /// A folder of the machine's own file system.
+    pub fn folder(name: &str, root: PathBuf) -> Result<Self, Failure> {
+        fs::create_dir_all(&root).during(|| format!("making {}", root.display()))?;
+        Ok(Subject { name: name.to_owned(), root, mount: None })
+    }
+
+    /// A file system that `command` serves at `target`, staying in front.
+    pub fn mounted(
+        name: &str,
+        target: PathBuf,
+        log: &Path,
+        command: &mut Command,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Failure> {
+        fs::create_dir_all(&target).during(|| format!("making {}", target.display()))?;
+        let mount = Mount::start(target.clone(), log, command, interrupt)
+            .during(|| format!("mounting {name}"))?;
+        Ok(Subject { name: name.to_owned(), root: target, mount: Some(mount) })
+    }
+
+    /// What its daemon used so far.
+    pub fn usage(&self) -> Option<Usage> {
+        let pid = self.mount.as_ref()?.daemon.id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let peak_rss_kib = peak.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(Usage { peak_rss_kib, cpu: cpu_time(pid)? })
+    }
+
+    fn cpu(&self) -> Duration {
+        self.mount.as_ref().and_then(|mount| cpu_time(mount.daemon.id())).unwrap_or_default()
+    }
+}
+
+/// Waits until no daemon works on what it was left with, so that it does not slow the next one
+/// down; half a minute at most.
+pub fn settle(subjects: &[Subject]) {
+    const QUIET: Duration = Duration::from_millis(200);
+    rustix::fs::sync();
+    let started = Instant::now();
+    let mut before: Vec<_> = subjects.iter().map(Subject::cpu).collect();
+    while started.elapsed() < PATIENCE / 2 {
+        sleep(QUIET);
+        let now: Vec<_> = subjects.iter().map(Subject::cpu).collect();
+        let busy = now.iter().zip(&before).any(|(now, before)| {
+            now.saturating_sub(*before) > Duration::from_millis(10)
+        });
+        if !busy {
+            break;
+        }
+        before = now;
+    }
+}
+
+/// Processor time of a process, from `/proc/PID/stat`, whose unit is 10 ms on Linux.
+fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before the last parenthesis may hold spaces.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11).map(str::parse::<u64>);
+    let ticks = fields.next()?.ok()? + fields.next()?.ok()?;
+    Some(Duration::from_millis(ticks * 10))
+}
+
+struct Mount {
+    target: PathBuf,
+    daemon: Child,
+}
+
+impl Mount {
+    fn start(
+        target: PathBuf,
+        log: &Path,
+        command: &mut Command,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Failure> {
+        let output = File::create(log).during(|| format!("making {}", log.display()))?;
+        let errors = output.try_clone().during(|| "sharing the log".to_owned())?;
+        // A group of its own: Ctrl-C is for us, who then unmount in order.
+        let daemon = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .during(|| format!("starting {:?}", command.get_program()))?;
+        let mut mount = Mount { target, daemon };
+        let started = Instant::now();
+        while !mount.answers() {
+            interrupt.check()?;
+            let ended = mount.daemon.try_wait().during(|| "looking at the daemon".to_owned())?;
+            if ended.is_some() || started.elapsed() > PATIENCE {
+                let words = fs::read_to_string(log).unwrap_or_default();
+                let fate = ended.map_or("no answer in time".to_owned(), |s| s.to_string());
+                return Err(Failure::new(format!("{command:?}: {fate}\n{words}")));
+            }
+            sleep(GLANCE);
+        }
+        Ok(mount)
+    }
+
+    /// The target lies on another device than the folder that holds it.
+    fn answers(&self) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).ok();
+        let inside = device(&self.target);
+        inside.is_some() && inside != self.target.parent().and_then(device)
+    }
+
+    fn ended_within(&mut self, time: Duration) -> bool {
+        let started = Instant::now();
+        loop {
+            if !matches!(self.daemon.try_wait(), Ok(None)) {
+                return true;
+            }
+            if started.elapsed() > time {
+                return false;
+            }
+            sleep(GLANCE);
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let unmounted = unmount(&self.target, UnmountFlags::empty())
+            .or_else(|_| unmount(&self.target, UnmountFlags::DETACH));
+        if unmounted.is_ok() && self.ended_within(PATIENCE) {
+            return;
+        }
+        let pid = Pid::from_child(&self.daemon);
+        for signal in [Signal::TERM, Signal::KILL] {
+            if self.ended_within(Duration::ZERO) {
+                break;
+            }
+            let _ = kill_process(pid, signal);
+            if self.ended_within(PATIENCE / 6) {
+                break;
+            }
+        }
+        // A daemon that died by force leaves its mount behind.
+        let _ = unmount(&self.target, UnmountFlags::DETACH);
+    }
+}

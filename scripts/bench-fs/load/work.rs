@@ -1,0 +1,189 @@
+//! What one worker process does: plain system calls in a loop, in the folder that it was started
+//! in. It says `ready`, waits for a byte, works, says `done`: the crew's clock runs in between.
+
+use std::io::{Read, Write};
+
+use clap::{Args, ValueEnum};
+use nexus_bench::{Context, Failure, Rng};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, fsync, openat, renameat, statat, unlinkat,
+};
+use rustix::io::{pread, pwrite, read, write};
+
+/// One kind of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Task {
+    /// Make `count` empty files.
+    Create,
+    /// `stat` each, in random order.
+    Stat,
+    /// List the folder and `stat` each entry, as `ls -l` does.
+    List,
+    /// Give each another name in the same folder.
+    Rename,
+    /// Unlink each, under its second name.
+    Unlink,
+    /// Make `count` files of 4 KiB, each synced before it is closed.
+    SyncFiles,
+    /// Write one file of `count` MiB, then sync it.
+    WriteBig,
+    /// Read it from start to end.
+    ReadBig,
+    /// Read `count` random blocks of 4 KiB of it.
+    ReadRandom,
+    /// Write `count` random blocks of 4 KiB of it, then sync it.
+    WriteRandom,
+}
+
+/// The work of one process.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Work {
+    /// What to do.
+    #[arg(value_enum)]
+    pub task: Task,
+    /// How often, or how much.
+    pub count: u64,
+    /// Seed of orders and offsets.
+    pub seed: u64,
+}
+
+const BLOCK: usize = 4096;
+const MIB: usize = 1 << 20;
+const BIG: &str = "big";
+
+impl Work {
+    /// Does the work when told to.
+    pub fn run(self) -> Result<(), Failure> {
+        let mut order: Vec<u64> = (0..self.count).collect();
+        if self.task == Task::Stat {
+            Rng::new(self.seed).shuffle(&mut order);
+        }
+        say("ready")?;
+        let mut go = [0];
+        std::io::stdin().read_exact(&mut go).during(|| "waiting for the start".to_owned())?;
+        self.perform(&order)?;
+        say("done")
+    }
+
+    fn perform(self, order: &[u64]) -> Result<(), Failure> {
+        match self.task {
+            Task::Create => each(order, |i| {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                openat(CWD, name('f', i), flags, Mode::from_raw_mode(0o644)).map(drop)
+            }),
+            Task::Stat => {
+                each(order, |i| statat(CWD, name('f', i), AtFlags::SYMLINK_NOFOLLOW).map(drop))
+            }
+            Task::List => list(self.count),
+            Task::Rename => each(order, |i| renameat(CWD, name('f', i), CWD, name('g', i))),
+            Task::Unlink => each(order, |i| unlinkat(CWD, name('g', i), AtFlags::empty())),
+            Task::SyncFiles => {
+                let mut data = [0; BLOCK];
+                Rng::new(self.seed).fill(&mut data);
+                each(order, |i| {
+                    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+                    let file = openat(CWD, name('s', i), flags, Mode::from_raw_mode(0o644))?;
+                    write(&file, &data)?;
+                    fsync(&file)
+                })
+            }
+            Task::WriteBig => {
+                let mut data = vec![0; MIB];
+                Rng::new(self.seed).fill(&mut data);
+                let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = openat(CWD, BIG, flags, Mode::from_raw_mode(0o644))
+                    .during(|| "making the big file".to_owned())?;
+                each(order, |_| {
+                    let mut left = data.as_slice();
+                    while !left.is_empty() {
+                        let wrote = write(&file, left)?;
+                        left = left.get(wrote..).unwrap_or_default();
+                    }
+                    Ok(())
+                })?;
+                fsync(&file).during(|| "fsync".to_owned())
+            }
+            Task::ReadBig => {
+                let file = open_big(OFlags::RDONLY)?;
+                let mut buf = vec![0; MIB];
+                let mut total = 0_u64;
+                loop {
+                    match read(&file, buf.as_mut_slice()).during(|| "read".to_owned())? {
+                        0 => break,
+                        n => total += n as u64,
+                    }
+                }
+                expect("bytes read", total, self.count * MIB as u64)
+            }
+            Task::ReadRandom => {
+                let file = open_big(OFlags::RDONLY)?;
+                let blocks = blocks(&file)?;
+                let mut rng = Rng::new(self.seed);
+                let mut buf = [0; BLOCK];
+                each(order, |_| {
+                    pread(&file, &mut buf, rng.below(blocks) * BLOCK as u64).map(drop)
+                })
+            }
+            Task::WriteRandom => {
+                let file = open_big(OFlags::WRONLY)?;
+                let blocks = blocks(&file)?;
+                let mut rng = Rng::new(self.seed);
+                let mut data = [0; BLOCK];
+                rng.fill(&mut data);
+                each(order, |_| {
+                    pwrite(&file, &data, rng.below(blocks) * BLOCK as u64).map(drop)
+                })?;
+                fsync(&file).during(|| "fsync".to_owned())
+            }
+        }
+    }
+}
+
+fn say(word: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{word}").and_then(|()| out.flush()).during(|| "answering".to_owned())
+}
+
+fn name(kind: char, i: u64) -> String {
+    format!("{kind}{i:06}")
+}
+
+fn each(order: &[u64], mut act: impl FnMut(u64) -> rustix::io::Result<()>) -> Result<(), Failure> {
+    for &i in order {
+        act(i).during(|| format!("step {i}"))?;
+    }
+    Ok(())
+}
+
+fn expect(what: &str, got: u64, wanted: u64) -> Result<(), Failure> {
+    if got == wanted {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{what}: {got}, expected {wanted}")))
+}
+
+fn open_big(flags: OFlags) -> Result<rustix::fd::OwnedFd, Failure> {
+    openat(CWD, BIG, flags | OFlags::CLOEXEC, Mode::empty())
+        .during(|| "opening the big file".to_owned())
+}
+
+fn blocks(file: &rustix::fd::OwnedFd) -> Result<u64, Failure> {
+    let stat = rustix::fs::fstat(file).during(|| "fstat".to_owned())?;
+    Ok(stat.st_size as u64 / BLOCK as u64)
+}
+
+fn list(count: u64) -> Result<(), Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = openat(CWD, ".", flags, Mode::empty()).during(|| "opening the folder".to_owned())?;
+    let mut seen = 0;
+    for entry in Dir::read_from(&folder).during(|| "reading the folder".to_owned())? {
+        let entry = entry.during(|| "reading the folder".to_owned())?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        statat(&folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+            .during(|| format!("stat of {:?}", entry.file_name()))?;
+        seen += 1;
+    }
+    expect("entries listed", seen, count)
+}
