@@ -1,0 +1,23 @@
+//! The FUSE device.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::error::MountError;
+
+const PATH: &str = "/dev/fuse";
+
+/// Opens it for a new connection.
+pub fn open() -> Result<OwnedFd, MountError> {
+    rustix::fs::open(PATH, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
+        rustix::io::Errno::NOENT | rustix::io::Errno::NODEV | rustix::io::Errno::NXIO => MountError::NoDevice,
+        errno => MountError::DeviceRefused(io::Error::from(errno)),
+    })
+}
+
+/// Whether it is there, for callers that let somebody else open it.
+pub fn check_present() -> Result<(), MountError> {
+    rustix::fs::stat(PATH).map(drop).map_err(|_| MountError::NoDevice)
+}

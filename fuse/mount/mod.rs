@@ -1,0 +1,35 @@
+//! Mounting: options, mount-point rules, the two ways to get a FUSE device mounted, the
+//! session that serves it, unmounting and remounting.
+//!
+//! [`serve`] is what the daemon calls; [`unmount`] and [`remount`] work on any Nexus mount
+//! of this machine, from any process.
+
+mod change;
+mod device;
+mod direct;
+mod error;
+mod fusermount;
+mod mountinfo;
+mod options;
+mod point;
+mod serve;
+mod size;
+
+pub use change::{Detach, remount, unmount};
+pub use error::MountError;
+pub use mountinfo::{MountEntry, mount_at, mounts};
+pub use options::{MountOptions, OptionError};
+pub use point::{MountPoint, prepare};
+pub use serve::{MountSpec, Mounted, resolve_subdir, serve};
+pub use size::{SizeError, parse_size};
+
+/// File system type of every mount, as /proc/mounts shows it.
+pub const FS_TYPE: &str = "fuse.nexus";
+
+/// The part of [`FS_TYPE`] after "fuse.".
+const SUBTYPE: &str = "nexus";
+
+/// Whether this process may mount and unmount by itself.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,238 @@
+//! Mounting a file system and serving it.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, Session, SessionACL};
+use nexus_kernel::{NexusFs, NodeId};
+use parking_lot::{Condvar, Mutex};
+
+use super::change::{Detach, unmount};
+use super::error::MountError;
+use super::mountinfo::mount_at;
+use super::options::MountOptions;
+use super::point::prepare;
+use super::{device, direct, fusermount, is_root};
+use crate::adapter::{Adapter, AdapterOptions, Coherence, FuserTransport, Ownership, View};
+
+/// Read-ahead of the mount, in KiB: one request of the largest size.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// What to mount where.
+#[derive(Clone, Debug)]
+pub struct MountSpec {
+    /// The volume's name, shown as the source in /proc/mounts.
+    pub source: String,
+    /// The mount point.
+    pub target: PathBuf,
+    /// Parsed options.
+    pub options: MountOptions,
+    /// Whether this is the only mount of the file system.
+    pub coherence: Coherence,
+    /// Session threads; `None` for as many as suit the machine.
+    pub threads: Option<usize>,
+}
+
+impl MountSpec {
+    /// A sole mount of `source` on `target` with default options.
+    pub fn new(source: impl Into<String>, target: impl Into<PathBuf>) -> MountSpec {
+        MountSpec {
+            source: source.into(),
+            target: target.into(),
+            options: MountOptions::default(),
+            coherence: Coherence::Sole,
+            threads: None,
+        }
+    }
+}
+
+/// A mount that is being served. Dropping it takes the mount away, lazily if need be.
+#[derive(Debug)]
+pub struct Mounted {
+    source: String,
+    target: PathBuf,
+    device: (u32, u32),
+    created: bool,
+    cleared: usize,
+    ended: Arc<Ended>,
+}
+
+/// How the session ended, once it has.
+#[derive(Debug, Default)]
+struct Ended {
+    outcome: Mutex<Option<Result<(), String>>>,
+    changed: Condvar,
+}
+
+impl Mounted {
+    /// The volume's name.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The mount point, absolute and without links.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Whether the mount point was not there and has been made.
+    pub fn created_target(&self) -> bool {
+        self.created
+    }
+
+    /// Dead mounts of earlier daemons that were detached from the mount point.
+    pub fn cleared_stale(&self) -> usize {
+        self.cleared
+    }
+
+    /// Whether it is still mounted and served.
+    pub fn is_served(&self) -> bool {
+        self.ended.outcome.lock().is_none()
+    }
+
+    /// Waits until the mount is gone, by whomever.
+    pub fn wait(&self) -> Result<(), MountError> {
+        let mut outcome = self.ended.outcome.lock();
+        loop {
+            match outcome.as_ref() {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(text)) => {
+                    return Err(MountError::Session {
+                        target: self.target.clone(),
+                        error: io::Error::other(text.clone()),
+                    });
+                }
+                None => self.ended.changed.wait(&mut outcome),
+            }
+        }
+    }
+
+    /// Takes the mount away. Done already is fine.
+    pub fn unmount(&self, how: Detach) -> Result<(), MountError> {
+        if !self.is_here() {
+            return Ok(());
+        }
+        unmount(&self.target, how)
+    }
+
+    /// Whether what stands at the mount point is this mount, and not a later one.
+    fn is_here(&self) -> bool {
+        matches!(mount_at(&self.target), Ok(Some(entry)) if entry.device == self.device && entry.is_nexus())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount(Detach::Lazily) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// Mounts the directory `root` of `fs` as `spec` tells; returns once the mount answers.
+/// With a sole mount, its atime policy becomes the file system's.
+pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted, MountError> {
+    let point = prepare(&spec.target, spec.options.nonempty)?;
+    let target = point.target;
+    if spec.coherence == Coherence::Sole {
+        fs.set_atime_policy(spec.options.atime_policy());
+    }
+    let transport = FuserTransport::new(adapter(&spec, fs, root));
+    let device = if is_root() {
+        direct::mount(&spec.source, &target, &spec.options)?
+    } else {
+        fusermount::mount(&spec.source, &target, &spec.options)?
+    };
+    // From here on the mount stands, and goes again if anything fails.
+    let standing = mount_at(&target).ok().flatten().filter(super::mountinfo::MountEntry::is_nexus);
+    let mounted = Mounted {
+        source: spec.source,
+        target,
+        device: standing.map(|entry| entry.device).unwrap_or_default(),
+        created: point.created,
+        cleared: point.cleared,
+        ended: Arc::default(),
+    };
+    run(&mounted, transport, device, spec.threads.unwrap_or_else(default_threads))?;
+    // The session threads answer this; a refusal is an answer too, but a dead mount's is not.
+    if let Err(errno @ (rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)) =
+        rustix::fs::statfs(&mounted.target)
+    {
+        return Err(MountError::Session { target: mounted.target.clone(), error: errno.into() });
+    }
+    widen_read_ahead(mounted.device);
+    Ok(mounted)
+}
+
+fn adapter(spec: &MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Adapter {
+    let options = &spec.options;
+    let sync = options.sync == Some(true);
+    let view = View { root, owner: Ownership { uid: options.uid, gid: options.gid }, coherence: spec.coherence };
+    let adapter = AdapterOptions {
+        sync_names: sync || options.dirsync == Some(true),
+        sync_attributes: sync,
+        note_every_read: options.atime_policy() == nexus_kernel::fs::AtimePolicy::Strict,
+    };
+    Adapter::new(fs, view, adapter)
+}
+
+/// Shakes hands with the kernel and starts the session threads.
+fn run(mounted: &Mounted, transport: FuserTransport, device: OwnedFd, threads: usize) -> Result<(), MountError> {
+    let failed = |error| MountError::Session { target: mounted.target.clone(), error };
+    let mut config = Config::default();
+    config.n_threads = Some(threads.max(1));
+    // A descriptor a thread spares them a shared queue lock; an ordinary user may be
+    // unable to open the device again.
+    config.clone_fd = device::open().is_ok();
+    let session = Session::from_fd(transport, device, SessionACL::All, config).map_err(failed)?;
+    let ended = Arc::clone(&mounted.ended);
+    let serving = move || {
+        let outcome = session.run().map_err(|error| error.to_string());
+        if let Err(error) = &outcome {
+            log::error!("the FUSE session ended: {error}");
+        }
+        *ended.outcome.lock() = Some(outcome);
+        ended.changed.notify_all();
+    };
+    thread::Builder::new().name("fuse-session".into()).spawn(serving).map_err(failed)?;
+    Ok(())
+}
+
+/// Enough to answer while one thread waits for a disk, few enough to share two cores.
+fn default_threads() -> usize {
+    thread::available_parallelism().map_or(2, usize::from).clamp(2, 4)
+}
+
+/// Reads ahead further than the kernel's 128 KiB, whatever INIT says. Root only, and only
+/// for speed, so a failure is no matter.
+fn widen_read_ahead((major, minor): (u32, u32)) {
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = fs::write(&path, READ_AHEAD_KIB.to_string()) {
+        log::debug!("{path}: {error}");
+    }
+}
+
+/// The directory of `fs` that `subdir=PATH` names. Links are not followed.
+pub fn resolve_subdir(fs: &NexusFs, path: &Path) -> Result<NodeId, MountError> {
+    use std::os::unix::ffi::OsStrExt;
+    let refused = |error| MountError::Subdir { path: path.to_owned(), error };
+    let mut node = NodeId::ROOT;
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => {
+                let attr = fs.lookup(node, name.as_bytes()).map_err(refused)?;
+                if !attr.inode.is_dir() {
+                    return Err(refused(nexus_kernel::Error::NotDirectory));
+                }
+                node = attr.node;
+            }
+            Component::ParentDir | Component::Prefix(_) => return Err(refused(nexus_kernel::Error::Invalid)),
+        }
+    }
+    Ok(node)
+}
