@@ -20,11 +20,7 @@ impl Unit {
         match self {
             Unit::Operations(count) => {
                 let rate = count as f64 / median_s;
-                if rate >= 10_000.0 {
-                    format!("{:.1}k/s", rate / 1000.0)
-                } else {
-                    format!("{rate:.0}/s")
-                }
+                if rate >= 10_000.0 { format!("{:.1}k/s", rate / 1000.0) } else { format!("{rate:.0}/s") }
             }
             Unit::Bytes(bytes) => format!("{:.0} MiB/s", bytes as f64 / 1_048_576.0 / median_s),
             Unit::Seconds if median_s < 1.0 => format!("{:.0} ms", median_s * 1000.0),
@@ -88,9 +84,7 @@ impl Report {
         let cells = self.cells();
         let columns = cells.first().map_or(0, Vec::len);
         let widths: Vec<usize> = (0..columns)
-            .map(|c| {
-                cells.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0)
-            })
+            .map(|c| cells.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0))
             .collect();
         let mut out = String::new();
         for row in &cells {
@@ -176,10 +170,7 @@ mod tests {
         let text = sample().text();
         let mut lines = text.lines();
         let head: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-        assert_eq!(
-            head,
-            ["workload", "nexus/ext4", "nexus/floor", "floor/ext4", "nexus", "floor", "ext4"]
-        );
+        assert_eq!(head, ["workload", "nexus/ext4", "nexus/floor", "floor/ext4", "nexus", "floor", "ext4"]);
         let create: Vec<_> = lines.next().unwrap().split_whitespace().collect();
         assert_eq!(create[1..4], ["2.82", "1.48", "1.91"]);
         assert_eq!(create[4..6], ["64.5k/s", "±3%"]);

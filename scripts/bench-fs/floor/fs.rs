@@ -8,13 +8,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::RwLock;
 
@@ -25,10 +25,12 @@ use crate::node::{Body, Content, Entries, Meta, Node};
 pub struct Settings {
     /// Let the kernel gather writes.
     pub writeback: bool,
-    /// How long the kernel may keep entries and attributes.
+    /// How long the kernel may keep entries and attributes, and the absence of a name.
     pub ttl: Duration,
-    /// Ask for no FLUSH on close.
-    pub noflush: bool,
+    /// Be asked at each close.
+    pub flush: bool,
+    /// Be asked at each opening of a directory; without it the kernel keeps listings.
+    pub opendir: bool,
     /// Requests that the kernel may have under way in the background.
     pub max_background: u16,
 }
@@ -37,6 +39,24 @@ pub struct Settings {
 const MAX_WRITE: u32 = 1 << 20;
 const SHARDS: usize = 64;
 const GENERATION: Generation = Generation(0);
+/// What a name that is not there is answered with, so that the kernel keeps its absence.
+const ABSENT: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
 
 /// The floor.
 #[derive(Debug)]
@@ -51,11 +71,8 @@ type Answer<T> = Result<T, Errno>;
 impl FloorFs {
     pub fn new(settings: Settings) -> Self {
         let root = INodeNo::ROOT.0;
-        let fs = FloorFs {
-            settings,
-            nodes: std::array::from_fn(|_| RwLock::default()),
-            next_ino: AtomicU64::new(root + 1),
-        };
+        let fs =
+            FloorFs { settings, nodes: std::array::from_fn(|_| RwLock::default()), next_ino: AtomicU64::new(root + 1) };
         let body = Body::Dir(RwLock::new(Entries::new(root)));
         let node = Arc::new(Node::new(root, FileType::Directory, 0o755, 0, 0, body));
         fs.shard(root).write().insert(root, node);
@@ -102,8 +119,7 @@ impl FloorFs {
     /// Takes a link away from a node that has just lost a name.
     fn unlinked(&self, node: &Node) {
         let mut meta = node.meta.lock();
-        meta.nlink =
-            if node.kind == FileType::Directory { 0 } else { meta.nlink.saturating_sub(1) };
+        meta.nlink = if node.kind == FileType::Directory { 0 } else { meta.nlink.saturating_sub(1) };
         meta.ctime = SystemTime::now();
         let gone = meta.nlink == 0;
         drop(meta);
@@ -135,12 +151,7 @@ impl FloorFs {
         Ok(())
     }
 
-    fn move_entry(
-        &self,
-        from: (INodeNo, &OsStr),
-        to: (INodeNo, &OsStr),
-        flags: RenameFlags,
-    ) -> Answer<()> {
+    fn move_entry(&self, from: (INodeNo, &OsStr), to: (INodeNo, &OsStr), flags: RenameFlags) -> Answer<()> {
         if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
             return Err(Errno::EINVAL);
         }
@@ -181,14 +192,6 @@ impl FloorFs {
             Err(errno) => reply.error(errno),
         }
     }
-
-    fn open_flags(&self) -> FopenFlags {
-        if self.settings.noflush {
-            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-        } else {
-            FopenFlags::FOPEN_KEEP_CACHE
-        }
-    }
 }
 
 fn touch(meta: &mut Meta) {
@@ -213,11 +216,16 @@ fn time(value: TimeOrNow) -> SystemTime {
 
 impl Filesystem for FloorFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // The same as the adapter of Nexus asks for, so that only what is behind it differs.
         let mut wanted = vec![
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_BIG_WRITES,
             InitFlags::FUSE_MAX_PAGES,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_EXPORT_SUPPORT,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
@@ -245,7 +253,12 @@ impl Filesystem for FloorFs {
             node.looked_up();
             Ok(node)
         });
-        self.entry(answer, reply);
+        match answer {
+            Err(errno) if errno.code() == Errno::ENOENT.code() => {
+                reply.entry(&self.settings.ttl, &ABSENT, GENERATION);
+            }
+            answer => self.entry(answer, reply),
+        }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -309,16 +322,7 @@ impl Filesystem for FloorFs {
         }
     }
 
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let (kind, body) = match mode & 0o170_000 {
             0o010_000 => (FileType::NamedPipe, Body::Special),
             0o020_000 => (FileType::CharDevice, Body::Special),
@@ -326,24 +330,16 @@ impl Filesystem for FloorFs {
             0o140_000 => (FileType::Socket, Body::Special),
             _ => (FileType::RegularFile, Body::File(RwLock::default())),
         };
-        let answer = self.add(req, parent, name, kind, mode, body);
+        let answer = self.add(req, parent, name, kind, mode & !umask, body);
         if let Ok(node) = &answer {
             node.meta.lock().rdev = rdev;
         }
         self.entry(answer, reply);
     }
 
-    fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let body = Body::Dir(RwLock::new(Entries::new(parent.0)));
-        self.entry(self.add(req, parent, name, FileType::Directory, mode, body), reply);
+        self.entry(self.add(req, parent, name, FileType::Directory, mode & !umask, body), reply);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -354,14 +350,7 @@ impl Filesystem for FloorFs {
         empty(self.remove(parent, name, true), reply);
     }
 
-    fn symlink(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        link_name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let body = Body::Link(target.to_owned());
         self.entry(self.add(req, parent, link_name, FileType::Symlink, 0o777, body), reply);
     }
@@ -379,14 +368,7 @@ impl Filesystem for FloorFs {
         empty(self.move_entry((parent, name), (newparent, newname), flags), reply);
     }
 
-    fn link(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        newparent: INodeNo,
-        newname: &OsStr,
-        reply: ReplyEntry,
-    ) {
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let answer = self.node(ino).and_then(|node| {
             let dir = self.node(newparent)?;
             dir.dir().ok_or(Errno::ENOTDIR)?.write().insert(newname, node.clone());
@@ -409,7 +391,7 @@ impl Filesystem for FloorFs {
                     meta.size = 0;
                     touch(&mut meta);
                 }
-                reply.opened(FileHandle(0), self.open_flags());
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
             }
             Err(errno) => reply.error(errno),
         }
@@ -421,19 +403,15 @@ impl Filesystem for FloorFs {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
         let body = Body::File(RwLock::new(Content::default()));
-        match self.add(req, parent, name, FileType::RegularFile, mode, body) {
-            Ok(node) => reply.created(
-                &self.settings.ttl,
-                &node.attr(),
-                GENERATION,
-                FileHandle(0),
-                self.open_flags(),
-            ),
+        match self.add(req, parent, name, FileType::RegularFile, mode & !umask, body) {
+            Ok(node) => {
+                reply.created(&self.settings.ttl, &node.attr(), GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE)
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -490,51 +468,31 @@ impl Filesystem for FloorFs {
         reply.written(data.len() as u32);
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        if self.settings.flush {
+            reply.ok();
+        } else {
+            reply.error(Errno::ENOSYS);
+        }
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         reply.ok();
     }
 
-    fn fsync(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-    }
-
-    fn fsyncdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         reply.ok();
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::empty());
+        if self.settings.opendir {
+            reply.opened(FileHandle(0), FopenFlags::empty());
+        } else {
+            reply.error(Errno::ENOSYS);
+        }
     }
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let node = match self.node(ino) {
             Ok(node) => node,
             Err(errno) => return reply.error(errno),
@@ -555,14 +513,7 @@ impl Filesystem for FloorFs {
         reply.ok();
     }
 
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let node = match self.node(ino) {
             Ok(node) => node,
             Err(errno) => return reply.error(errno),
@@ -590,14 +541,7 @@ impl Filesystem for FloorFs {
         reply.statfs(1 << 28, 1 << 27, 1 << 27, 1 << 30, 1 << 29, 4096, 255, 4096);
     }
 
-    fn getxattr(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
-        reply: ReplyXattr,
-    ) {
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
         // None is set, but they are supported: the kernel asks as it would ask any file system.
         reply.error(Errno::ENODATA);
     }
@@ -610,15 +554,7 @@ impl Filesystem for FloorFs {
         }
     }
 
-    fn lseek(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         const SEEK_DATA: i32 = 3;
         let size = match self.node(ino) {
             Ok(node) => node.meta.lock().size as i64,

@@ -4,7 +4,8 @@
 mod fs;
 mod node;
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,18 +22,24 @@ use crate::fs::{FloorFs, Settings};
 struct Options {
     /// Where to mount.
     target: PathBuf,
-    /// Session threads.
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
-    /// A /dev/fuse descriptor of its own for each thread.
+    /// Session threads [default: one a processor, 2 to 4].
     #[arg(long)]
-    clone_fd: bool,
-    /// Send each write(2) at once instead of letting the kernel gather them.
+    threads: Option<usize>,
+    /// One /dev/fuse descriptor for all threads instead of one each.
     #[arg(long)]
-    no_writeback: bool,
-    /// Ask the kernel for no FLUSH on close.
+    shared_fd: bool,
+    /// Let the kernel gather writes instead of sending each at once.
     #[arg(long)]
-    noflush: bool,
+    writeback: bool,
+    /// Answer FLUSH at each close instead of refusing it once.
+    #[arg(long)]
+    flush: bool,
+    /// Answer OPENDIR each time instead of refusing it once.
+    #[arg(long)]
+    opendir: bool,
+    /// How far the kernel reads ahead, in KiB.
+    #[arg(long, default_value_t = 1024)]
+    read_ahead_kib: u32,
     /// How long the kernel may cache entries and attributes, in seconds.
     #[arg(long, default_value_t = 3600)]
     ttl_s: u64,
@@ -55,9 +62,10 @@ fn run(options: &Options) -> std::io::Result<()> {
     // A benchmark that was killed leaves no mount behind.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let settings = Settings {
-        writeback: !options.no_writeback,
+        writeback: options.writeback,
         ttl: Duration::from_secs(options.ttl_s),
-        noflush: options.noflush,
+        flush: options.flush,
+        opendir: options.opendir,
         max_background: options.max_background,
     };
     let mut config = Config::default();
@@ -67,8 +75,9 @@ fn run(options: &Options) -> std::io::Result<()> {
         MountOption::DefaultPermissions,
     ];
     config.acl = SessionACL::All;
-    config.n_threads = Some(options.threads);
-    config.clone_fd = options.clone_fd;
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    config.n_threads = Some(options.threads.unwrap_or(processors.clamp(2, 4)));
+    config.clone_fd = !options.shared_fd;
     let mut session = Session::new(FloorFs::new(settings), &options.target, &config)?;
 
     let mut unmounter = session.unmount_callable();
@@ -80,5 +89,18 @@ fn run(options: &Options) -> std::io::Result<()> {
             }
         }
     });
+    let (target, read_ahead_kib) = (options.target.clone(), options.read_ahead_kib);
+    std::thread::spawn(move || {
+        // Answered by the session, so not from its own thread.
+        if let Err(error) = widen_read_ahead(&target, read_ahead_kib) {
+            eprintln!("floor-fs: read-ahead stays as it is: {error}");
+        }
+    });
     session.run()
+}
+
+fn widen_read_ahead(target: &Path, kib: u32) -> std::io::Result<()> {
+    let device = std::fs::metadata(target)?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
 }

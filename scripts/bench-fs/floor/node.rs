@@ -52,8 +52,7 @@ impl Node {
             Body::Link(target) => target.as_os_str().len() as u64,
             _ => 0,
         };
-        let meta =
-            Meta { perm, uid, gid, nlink, rdev: 0, size, atime: now, mtime: now, ctime: now };
+        let meta = Meta { perm, uid, gid, nlink, rdev: 0, size, atime: now, mtime: now, ctime: now };
         Node { ino, kind, meta: Mutex::new(meta), body, lookups: AtomicI64::new(0) }
     }
 
@@ -112,12 +111,7 @@ impl Entries {
     const FIRST_COOKIE: u64 = 3;
 
     pub fn new(parent: u64) -> Self {
-        Entries {
-            parent,
-            by_name: HashMap::new(),
-            by_cookie: BTreeMap::new(),
-            next_cookie: Self::FIRST_COOKIE,
-        }
+        Entries { parent, by_name: HashMap::new(), by_cookie: BTreeMap::new(), next_cookie: Self::FIRST_COOKIE }
     }
 
     pub fn get(&self, name: &OsStr) -> Option<&Arc<Node>> {
@@ -143,9 +137,7 @@ impl Entries {
 
     /// Entries after a cookie, in order.
     pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &OsStr, &Arc<Node>)> {
-        self.by_cookie
-            .range(cookie.saturating_add(1)..)
-            .map(|(cookie, (name, node))| (*cookie, name.as_os_str(), node))
+        self.by_cookie.range(cookie.saturating_add(1)..).map(|(cookie, (name, node))| (*cookie, name.as_os_str(), node))
     }
 }
 
@@ -226,9 +218,7 @@ mod tests {
 
     #[test]
     fn cookies_stay_while_entries_come_and_go() {
-        let node = |ino| {
-            Arc::new(Node::new(ino, FileType::RegularFile, 0o644, 0, 0, Body::Special))
-        };
+        let node = |ino| Arc::new(Node::new(ino, FileType::RegularFile, 0o644, 0, 0, Body::Special));
         let mut entries = Entries::new(1);
         for (name, ino) in [("a", 10), ("b", 11), ("c", 12)] {
             entries.insert(OsStr::new(name), node(ino));

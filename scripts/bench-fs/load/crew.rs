@@ -92,10 +92,7 @@ impl Crew {
 }
 
 /// Runs a program to its end; its time and what it printed. Fails if the program does.
-pub fn time_program(
-    interrupt: &Interrupt,
-    command: &mut Command,
-) -> Result<(Duration, Output), Failure> {
+pub fn time_program(interrupt: &Interrupt, command: &mut Command) -> Result<(Duration, Output), Failure> {
     interrupt.check()?;
     let start = Instant::now();
     let child = command
@@ -104,9 +101,7 @@ pub fn time_program(
         .spawn()
         .during(|| format!("starting {:?}", command.get_program()))?;
     let watched = interrupt.watch(&child)?;
-    let output = child
-        .wait_with_output()
-        .during(|| format!("waiting for {:?}", command.get_program()))?;
+    let output = child.wait_with_output().during(|| format!("waiting for {:?}", command.get_program()))?;
     let time = start.elapsed();
     drop(watched);
     interrupt.check()?;

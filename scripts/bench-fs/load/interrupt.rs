@@ -31,8 +31,7 @@ impl Interrupt {
     /// Starts listening.
     pub fn listen() -> Result<Self, Failure> {
         let interrupt = Interrupt::default();
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-            .during(|| "listening for signals".to_owned())?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).during(|| "listening for signals".to_owned())?;
         let state = interrupt.0.clone();
         std::thread::spawn(move || {
             for _ in signals.forever() {
@@ -57,8 +56,7 @@ impl Interrupt {
     /// Ends `child` on interruption, until the answer is dropped.
     pub fn watch(&self, child: &Child) -> Result<Watched, Failure> {
         let pid = Pid::from_child(child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())
-            .during(|| format!("holding on to process {}", child.id()))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).during(|| format!("holding on to process {}", child.id()))?;
         let key = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.under_way.lock().insert(key, pidfd);
         Ok(Watched(key, self.clone()))

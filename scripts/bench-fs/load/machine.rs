@@ -29,6 +29,11 @@ pub fn facts(data: &Path, nexus: Option<&Path>) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// How busy the machine was in the last minute, in runnable processes.
+pub fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
 fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -99,6 +99,7 @@ impl Run {
             .prefix("nexus-bench-")
             .tempdir_in(&self.dir)
             .during(|| format!("making a folder in {}", self.dir.display()))?;
+        let load = machine::load_average();
         let sizes = if self.quick { Sizes::QUICK } else { Sizes::FULL };
         let runs = if self.quick { 1 } else { self.runs.max(1) };
         eprintln!("working in {}, seed {}", folder.path().display(), self.seed);
@@ -118,15 +119,13 @@ impl Run {
                     settle(&subjects);
                     let start = Instant::now();
                     let mut record = |name: &str, unit, time| report.record(name, unit, i, time);
-                    bench
-                        .run(group, &subject.root, &mut record)
-                        .during(|| format!("{group:?} on {}", subject.name))?;
+                    bench.run(group, &subject.root, &mut record).during(|| format!("{group:?} on {}", subject.name))?;
                     let took = start.elapsed().as_secs_f64();
                     eprintln!("run {}/{runs}: {group:?} on {}: {took:.1} s", run + 1, subject.name);
                 }
             }
         }
-        self.publish(&report, &subjects, folder.path(), runs)
+        self.publish(&report, &subjects, folder.path(), runs, load)
     }
 
     fn local_name(&self) -> String {
@@ -167,9 +166,8 @@ impl Run {
             subjects.push(subject);
         }
         for peer in &self.peer {
-            let (name, line) = peer
-                .split_once('=')
-                .ok_or_else(|| Failure::new(format!("--peer {peer}: want NAME=COMMAND")))?;
+            let (name, line) =
+                peer.split_once('=').ok_or_else(|| Failure::new(format!("--peer {peer}: want NAME=COMMAND")))?;
             let (target, data) = (folder.join(format!("{name}-mount")), folder.join(name));
             fs::create_dir_all(&data).during(|| format!("making {}", data.display()))?;
             let mut command = Command::new("sh");
@@ -187,6 +185,7 @@ impl Run {
         subjects: &[Subject],
         folder: &Path,
         runs: usize,
+        load: Option<f64>,
     ) -> Result<(), Failure> {
         let program = self.nexus_program().ok().filter(|_| self.only.iter().any(|n| n == "nexus"));
         let mut facts: Vec<(String, String)> = machine::facts(folder, program.as_deref())
@@ -195,6 +194,10 @@ impl Run {
             .collect();
         let seed = self.seed;
         facts.push(("runs".to_owned(), format!("{runs}, medians ± half the range, seed {seed}")));
+        if let Some(load) = load {
+            // Other people's programs are the first thing to suspect.
+            facts.push(("load before".to_owned(), format!("{load:.2}")));
+        }
         for subject in subjects {
             if let Some(usage) = subject.usage() {
                 let peak = usage.peak_rss_kib as f64 / 1024.0;
@@ -226,12 +229,7 @@ fn beside(name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// The tree, packed, so that each subject unpacks the same.
-fn make_archive(
-    folder: &Path,
-    files: usize,
-    seed: u64,
-    interrupt: &Interrupt,
-) -> Result<PathBuf, Failure> {
+fn make_archive(folder: &Path, files: usize, seed: u64, interrupt: &Interrupt) -> Result<PathBuf, Failure> {
     let source = folder.join("source");
     Tree::plan(seed, files)
         .write(&source.join("tree"))

@@ -52,8 +52,7 @@ impl Subject {
         interrupt: &Interrupt,
     ) -> Result<Self, Failure> {
         fs::create_dir_all(&target).during(|| format!("making {}", target.display()))?;
-        let mount = Mount::start(target.clone(), log, command, interrupt)
-            .during(|| format!("mounting {name}"))?;
+        let mount = Mount::start(target.clone(), log, command, interrupt).during(|| format!("mounting {name}"))?;
         Ok(Subject { name: name.to_owned(), root: target, mount: Some(mount) })
     }
 
@@ -81,9 +80,7 @@ pub fn settle(subjects: &[Subject]) {
     while started.elapsed() < PATIENCE / 2 {
         sleep(QUIET);
         let now: Vec<_> = subjects.iter().map(Subject::cpu).collect();
-        let busy = now.iter().zip(&before).any(|(now, before)| {
-            now.saturating_sub(*before) > Duration::from_millis(10)
-        });
+        let busy = now.iter().zip(&before).any(|(now, before)| now.saturating_sub(*before) > Duration::from_millis(10));
         if !busy {
             break;
         }
@@ -107,12 +104,7 @@ struct Mount {
 }
 
 impl Mount {
-    fn start(
-        target: PathBuf,
-        log: &Path,
-        command: &mut Command,
-        interrupt: &Interrupt,
-    ) -> Result<Self, Failure> {
+    fn start(target: PathBuf, log: &Path, command: &mut Command, interrupt: &Interrupt) -> Result<Self, Failure> {
         let output = File::create(log).during(|| format!("making {}", log.display()))?;
         let errors = output.try_clone().during(|| "sharing the log".to_owned())?;
         // A group of its own: Ctrl-C is for us, who then unmount in order.
@@ -161,8 +153,8 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let unmounted = unmount(&self.target, UnmountFlags::empty())
-            .or_else(|_| unmount(&self.target, UnmountFlags::DETACH));
+        let unmounted =
+            unmount(&self.target, UnmountFlags::empty()).or_else(|_| unmount(&self.target, UnmountFlags::DETACH));
         if unmounted.is_ok() && self.ended_within(PATIENCE) {
             return;
         }

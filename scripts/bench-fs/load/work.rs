@@ -5,9 +5,7 @@ use std::io::{Read, Write};
 
 use clap::{Args, ValueEnum};
 use nexus_bench::{Context, Failure, Rng};
-use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, fsync, openat, renameat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, fsync, openat, renameat, statat, unlinkat};
 use rustix::io::{pread, pwrite, read, write};
 
 /// One kind of work.
@@ -71,9 +69,7 @@ impl Work {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                 openat(CWD, name('f', i), flags, Mode::from_raw_mode(0o644)).map(drop)
             }),
-            Task::Stat => {
-                each(order, |i| statat(CWD, name('f', i), AtFlags::SYMLINK_NOFOLLOW).map(drop))
-            }
+            Task::Stat => each(order, |i| statat(CWD, name('f', i), AtFlags::SYMLINK_NOFOLLOW).map(drop)),
             Task::List => list(self.count),
             Task::Rename => each(order, |i| renameat(CWD, name('f', i), CWD, name('g', i))),
             Task::Unlink => each(order, |i| unlinkat(CWD, name('g', i), AtFlags::empty())),
@@ -91,8 +87,8 @@ impl Work {
                 let mut data = vec![0; MIB];
                 Rng::new(self.seed).fill(&mut data);
                 let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
-                let file = openat(CWD, BIG, flags, Mode::from_raw_mode(0o644))
-                    .during(|| "making the big file".to_owned())?;
+                let file =
+                    openat(CWD, BIG, flags, Mode::from_raw_mode(0o644)).during(|| "making the big file".to_owned())?;
                 each(order, |_| {
                     let mut left = data.as_slice();
                     while !left.is_empty() {
@@ -120,9 +116,7 @@ impl Work {
                 let blocks = blocks(&file)?;
                 let mut rng = Rng::new(self.seed);
                 let mut buf = [0; BLOCK];
-                each(order, |_| {
-                    pread(&file, &mut buf, rng.below(blocks) * BLOCK as u64).map(drop)
-                })
+                each(order, |_| pread(&file, &mut buf, rng.below(blocks) * BLOCK as u64).map(drop))
             }
             Task::WriteRandom => {
                 let file = open_big(OFlags::WRONLY)?;
@@ -130,9 +124,7 @@ impl Work {
                 let mut rng = Rng::new(self.seed);
                 let mut data = [0; BLOCK];
                 rng.fill(&mut data);
-                each(order, |_| {
-                    pwrite(&file, &data, rng.below(blocks) * BLOCK as u64).map(drop)
-                })?;
+                each(order, |_| pwrite(&file, &data, rng.below(blocks) * BLOCK as u64).map(drop))?;
                 fsync(&file).during(|| "fsync".to_owned())
             }
         }
@@ -163,8 +155,7 @@ fn expect(what: &str, got: u64, wanted: u64) -> Result<(), Failure> {
 }
 
 fn open_big(flags: OFlags) -> Result<rustix::fd::OwnedFd, Failure> {
-    openat(CWD, BIG, flags | OFlags::CLOEXEC, Mode::empty())
-        .during(|| "opening the big file".to_owned())
+    openat(CWD, BIG, flags | OFlags::CLOEXEC, Mode::empty()).during(|| "opening the big file".to_owned())
 }
 
 fn blocks(file: &rustix::fd::OwnedFd) -> Result<u64, Failure> {

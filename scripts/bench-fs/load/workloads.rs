@@ -98,9 +98,7 @@ impl Bench {
             Group::Tree => self.tree(&dir, record),
             Group::Big => self.big(&dir, record),
             Group::Sync => [1, 16].iter().try_for_each(|&n| self.sync(&dir, n, record)),
-            Group::Sqlite => {
-                ["wal", "delete"].iter().try_for_each(|m| self.sqlite(&dir, m, record))
-            }
+            Group::Sqlite => ["wal", "delete"].iter().try_for_each(|m| self.sqlite(&dir, m, record)),
         };
         let removed = fs::remove_dir_all(&dir).during(|| format!("removing {}", dir.display()));
         result.and(removed)
@@ -178,13 +176,7 @@ impl Bench {
         Ok(())
     }
 
-    fn crew(
-        &self,
-        dirs: &[PathBuf],
-        task: Task,
-        count: u64,
-        cache: Cache,
-    ) -> Result<Duration, Failure> {
+    fn crew(&self, dirs: &[PathBuf], task: Task, count: u64, cache: Cache) -> Result<Duration, Failure> {
         self.interrupt.check()?;
         let crew = Crew::assemble(&self.interrupt, dirs, task, count, self.seed)?;
         cache.prepare()?;
@@ -196,8 +188,7 @@ impl Bench {
         let needles = self.sizes.tree_files.div_ceil(100);
         // A cold cache is cold for the program's own file too: `--version` loads it again.
         let mut step = |name: &str, cache: Cache, words: &[&str]| -> Result<Vec<u8>, Failure> {
-            let (program, arguments) =
-                words.split_first().ok_or_else(|| Failure::new("no program"))?;
+            let (program, arguments) = words.split_first().ok_or_else(|| Failure::new("no program"))?;
             cache.prepare()?;
             time_program(&self.interrupt, Command::new(program).arg("--version"))?;
             let mut command = Command::new(program);
@@ -225,8 +216,7 @@ impl Bench {
 
     fn sqlite(&self, dir: &Path, mode: &str, record: &mut Record<'_>) -> Result<(), Failure> {
         let script = self.archive.with_file_name(format!("{mode}.sql"));
-        fs::write(&script, sql(mode, self.sizes.transactions))
-            .during(|| format!("writing {}", script.display()))?;
+        fs::write(&script, sql(mode, self.sizes.transactions)).during(|| format!("writing {}", script.display()))?;
         let database = dir.join(mode);
         let input = fs::File::open(&script).during(|| format!("opening {}", script.display()))?;
         let mut command = sqlite_command();
@@ -287,9 +277,7 @@ fn sql(mode: &str, transactions: u64) -> String {
         script.push_str("BEGIN;\n");
         for j in 0..10 {
             let row = i * 10 + j;
-            script.push_str(&format!(
-                "INSERT INTO t(name, data) VALUES ('row {row}', zeroblob(200));\n"
-            ));
+            script.push_str(&format!("INSERT INTO t(name, data) VALUES ('row {row}', zeroblob(200));\n"));
         }
         script.push_str("COMMIT;\n");
     }
