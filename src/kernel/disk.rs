@@ -35,7 +35,7 @@ pub trait Disk: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Removes a file; [`crate::Error::NotFound`] if it is not there.
     fn remove(&self, path: &Path) -> Result<()>;
-    /// Makes a folder and its parents; existing ones are fine.
+    /// Makes a folder and its parents, durably; existing ones are fine.
     fn create_dir_all(&self, path: &Path) -> Result<()>;
     /// Names in a folder, sorted, with each file's length in bytes. Folders are left out.
     fn list(&self, path: &Path) -> Result<Vec<(String, u64)>>;

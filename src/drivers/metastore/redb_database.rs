@@ -1,0 +1,311 @@
+//! One opening of a redb file: a database, its format and its transactions. A failed write
+//! makes redb refuse everything after it, so an opening lives until the first failure;
+//! [`super::RedbMetastore`] opens the next.
+//!
+//! Format 1: a table for each [`Table`], named by [`Table::name`], of raw keys and values;
+//! and the table `nexus` with `format` (the number 1) and `commit` (how many commits the file
+//! holds), each a big-endian u64.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nexus_kernel::disk::Disk;
+use nexus_kernel::error::{Error, Result};
+use nexus_kernel::metastore::{Durability, Table, Visitor, WriteBatch};
+use redb::{
+    CommitError, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+    TableError, TransactionError,
+};
+
+use super::redb_backend::{Failure, FileFacts, RedbBackend, damaged, kernel_error};
+use super::redb_metastore::RedbOptions;
+
+/// The format that this build writes, and the only one that it reads.
+const FORMAT: u64 = 1;
+
+type RawTable = TableDefinition<'static, &'static [u8], &'static [u8]>;
+const OWN: TableDefinition<'static, &str, u64> = TableDefinition::new("nexus");
+
+fn raw(table: Table) -> RawTable {
+    TableDefinition::new(table.name())
+}
+
+/// An open database. Closing it, which dropping does too, makes its buffered commits durable
+/// if nothing has failed.
+pub struct RedbDatabase {
+    database: Option<Database>,
+    path: PathBuf,
+    facts: Arc<FileFacts>,
+}
+
+/// Whether to read a file whole before trusting it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    No,
+    UpTo(u64),
+    Always,
+}
+
+/// The tables of one moment.
+pub struct Tables {
+    tables: [ReadOnlyTable<&'static [u8], &'static [u8]>; Table::ALL.len()],
+    path: PathBuf,
+}
+
+impl RedbDatabase {
+    /// Makes a database with empty tables in the empty file at `path`.
+    pub fn format(disk: &dyn Disk, path: &Path, options: &RedbOptions) -> Result<()> {
+        let file = disk.create(path)?;
+        let this = RedbDatabase::start(file, path, options, false)?;
+        this.guard(|database| {
+            let mut txn = database.begin_write().map_err(|e| this.transaction_error(e))?;
+            txn.set_quick_repair(true);
+            for table in Table::ALL {
+                txn.open_table(raw(table)).map_err(|e| this.table_error(e))?;
+            }
+            {
+                let mut own = txn.open_table(OWN).map_err(|e| this.table_error(e))?;
+                own.insert("format", FORMAT).map_err(|e| this.error(e))?;
+                own.insert("commit", 0).map_err(|e| this.error(e))?;
+            }
+            txn.commit().map_err(|e| this.commit_error(e))
+        })?;
+        this.close()
+    }
+
+    /// Opens the file at `path`; answers the database and how many commits it holds.
+    pub fn open(disk: &dyn Disk, path: &Path, options: &RedbOptions, verify: Verify) -> Result<(RedbDatabase, u64)> {
+        let file = disk.open(path)?;
+        let len = file.len()?;
+        if len == 0 {
+            // redb would make a new database of it.
+            return Err(damaged(path, &"the file is empty"));
+        }
+        let verify = match verify {
+            Verify::No => false,
+            Verify::UpTo(limit) => len <= limit,
+            Verify::Always => true,
+        };
+        let this = RedbDatabase::start(file, path, options, verify)?;
+        let commits = this.check_format()?;
+        Ok((this, commits))
+    }
+
+    fn start(file: Arc<dyn nexus_kernel::disk::DiskFile>, path: &Path, options: &RedbOptions, verify: bool) -> Result<RedbDatabase> {
+        let facts = Arc::new(FileFacts::default());
+        let backend = RedbBackend::new(file, path, facts.clone());
+        let mut builder = Database::builder();
+        builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(verify);
+        // redb trusts a file that was closed well, and may panic where that trust is betrayed.
+        let opened = catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend)));
+        let database = match opened {
+            Ok(Ok(database)) => database,
+            Ok(Err(error)) => return Err(database_error(path, error)),
+            Err(_) => return Err(damaged(path, &"it can't be read")),
+        };
+        Ok(RedbDatabase { database: Some(database), path: path.to_owned(), facts })
+    }
+
+    fn check_format(&self) -> Result<u64> {
+        self.guard(|database| {
+            let txn = database.begin_read().map_err(|e| self.transaction_error(e))?;
+            let own = match txn.open_table(OWN) {
+                Ok(own) => own,
+                Err(TableError::TableDoesNotExist(_)) => return Err(damaged(&self.path, &"no metastore format is noted in it")),
+                Err(error) => return Err(self.table_error(error)),
+            };
+            let number = |key: &str| match own.get(key) {
+                Ok(Some(value)) => Ok(value.value()),
+                Ok(None) => Err(damaged(&self.path, &format_args!("{key} is not noted in it"))),
+                Err(error) => Err(self.error(error)),
+            };
+            match number("format")? {
+                FORMAT => number("commit"),
+                other => Err(Error::UnknownVersion(format!(
+                    "the metastore {} has format {other}, and this build knows format {FORMAT} only; use the build that made it",
+                    self.path.display()
+                ))),
+            }
+        })
+    }
+
+    /// The newest state.
+    pub fn tables(&self) -> Result<Tables> {
+        self.guard(|database| {
+            let txn = database.begin_read().map_err(|e| self.transaction_error(e))?;
+            let open = |table: Table| txn.open_table(raw(table)).map_err(|e| self.table_error(e));
+            let [a, b, c, d, e, f, g, h, i] = Table::ALL;
+            let tables = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?, open(f)?, open(g)?, open(h)?, open(i)?];
+            Ok(Tables { tables, path: self.path.clone() })
+        })
+    }
+
+    /// Writes `batches` in one transaction, after which the file holds `commits` commits.
+    pub fn commit<'a>(&self, batches: impl IntoIterator<Item = &'a WriteBatch> + Clone, commits: u64, durability: Durability) -> Result<()> {
+        self.guard(|database| {
+            let mut txn = database.begin_write().map_err(|e| self.transaction_error(e))?;
+            match durability {
+                Durability::Durable => txn.set_quick_repair(true),
+                Durability::Buffered => txn
+                    .set_durability(redb::Durability::None)
+                    .map_err(|error| Error::Io(format!("metastore {}: {error}", self.path.display())))?,
+            }
+            for table in Table::ALL {
+                let writes = batches.clone().into_iter().flat_map(|batch| batch.writes.iter());
+                let mut writes = writes.filter(|(other, _, _)| *other == table).peekable();
+                if writes.peek().is_none() {
+                    continue;
+                }
+                let mut open = txn.open_table(raw(table)).map_err(|e| self.table_error(e))?;
+                for (_, key, value) in writes {
+                    match value {
+                        Some(value) => open.insert(key.as_slice(), value.as_ref()).map_err(|e| self.error(e))?,
+                        None => open.remove(key.as_slice()).map_err(|e| self.error(e))?,
+                    };
+                }
+            }
+            {
+                let mut own = txn.open_table(OWN).map_err(|e| self.table_error(e))?;
+                own.insert("commit", commits).map_err(|e| self.error(e))?;
+            }
+            txn.commit().map_err(|e| self.commit_error(e))
+        })
+    }
+
+    /// What failed first since the file was opened.
+    pub fn failure(&self) -> Option<Failure> {
+        self.facts.failure()
+    }
+
+    /// Bytes that the cache holds at the most.
+    pub fn cache_bytes_at_most(&self, limit: usize) -> u64 {
+        self.facts.moved_bytes().min(limit as u64)
+    }
+
+    /// Closes the database. Snapshots of it can't read on.
+    pub fn close(mut self) -> Result<()> {
+        let Some(database) = self.database.take() else { return Ok(()) };
+        match catch_unwind(AssertUnwindSafe(|| database.close())) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.first_failure(database_error(&self.path, error))),
+            Err(_) => Err(damaged(&self.path, &"closing it failed")),
+        }
+    }
+
+    /// Runs `work`, taking a panic in redb for what it is: a file that is not what redb wrote.
+    fn guard<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let Some(database) = &self.database else {
+            return Err(Error::Unavailable(format!("the metastore {} is closed", self.path.display())));
+        };
+        match catch_unwind(AssertUnwindSafe(|| work(database))) {
+            Ok(result) => result,
+            Err(_) => Err(damaged(&self.path, &"a page has the wrong shape")),
+        }
+    }
+
+    /// redb calls all but the first failure "previous"; the cause is worth more.
+    fn first_failure(&self, error: Error) -> Error {
+        self.facts.failure().map_or(error, |failure| failure.error)
+    }
+
+    fn error(&self, error: StorageError) -> Error {
+        self.first_failure(kernel_error(&self.path, error))
+    }
+
+    fn transaction_error(&self, error: TransactionError) -> Error {
+        match error {
+            TransactionError::Storage(error) => self.error(error),
+            error => Error::Io(format!("metastore {}: {error}", self.path.display())),
+        }
+    }
+
+    fn commit_error(&self, error: CommitError) -> Error {
+        match error {
+            CommitError::Storage(error) => self.error(error),
+            error => self.first_failure(Error::Io(format!("metastore {}: {error}", self.path.display()))),
+        }
+    }
+
+    fn table_error(&self, error: TableError) -> Error {
+        match error {
+            TableError::Storage(error) => self.error(error),
+            error => damaged(&self.path, &error),
+        }
+    }
+}
+
+impl Drop for RedbDatabase {
+    fn drop(&mut self) {
+        let Some(database) = self.database.take() else { return };
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            log::error!("{}", damaged(&self.path, &"closing it failed"));
+        }
+    }
+}
+
+fn database_error(path: &Path, error: DatabaseError) -> Error {
+    let file = path.display();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            Error::Unavailable(format!("the metastore {file} is in use by another process; stop it first"))
+        }
+        DatabaseError::UpgradeRequired(version) => Error::UnknownVersion(format!(
+            "the metastore {file} is a redb file of version {version}, which this build can't read; use the build that made it"
+        )),
+        DatabaseError::Storage(error) => kernel_error(path, error),
+        error => Error::Io(format!("metastore {file}: {error}")),
+    }
+}
+
+impl Tables {
+    fn table(&self, table: Table) -> Result<&ReadOnlyTable<&'static [u8], &'static [u8]>> {
+        self.tables.get(table as usize - 1).ok_or(Error::Invalid)
+    }
+
+    /// The value at `key`.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        let table = self.table(table)?;
+        match catch_unwind(AssertUnwindSafe(|| ReadableTable::get(table, key))) {
+            Ok(Ok(value)) => Ok(value.map(|value| Bytes::copy_from_slice(value.value()))),
+            Ok(Err(error)) => Err(kernel_error(&self.path, error)),
+            Err(_) => Err(damaged(&self.path, &"a page has the wrong shape")),
+        }
+    }
+
+    /// Visits a range forwards or backwards. `start` is below `end`.
+    pub fn scan(&self, table: Table, start: &[u8], end: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<()> {
+        let table = self.table(table)?;
+        let mut visiting = false;
+        let done = catch_unwind(AssertUnwindSafe(|| -> std::result::Result<(), StorageError> {
+            let mut range = ReadableTable::range::<&[u8]>(table, start..end)?;
+            loop {
+                let pair = match order {
+                    Order::Ascending => range.next(),
+                    Order::Descending => range.next_back(),
+                };
+                let Some((key, value)) = pair.transpose()? else { return Ok(()) };
+                visiting = true;
+                let flow = visit(key.value(), value.value());
+                visiting = false;
+                if let ControlFlow::Break(()) = flow {
+                    return Ok(());
+                }
+            }
+        }));
+        match done {
+            Ok(result) => result.map_err(|error| kernel_error(&self.path, error)),
+            Err(panic) if visiting => resume_unwind(panic),
+            Err(_) => Err(damaged(&self.path, &"a page has the wrong shape")),
+        }
+    }
+}
+
+/// Which way a scan goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Ascending,
+    Descending,
+}

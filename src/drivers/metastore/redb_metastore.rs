@@ -1,0 +1,340 @@
+//! The metastore on redb: one file, one writer, snapshots that are opened once a commit.
+//!
+//! redb refuses everything after a failed file operation, and forgets the commits that it
+//! held in memory only. So this driver keeps the batches since the last durable commit, and
+//! after a failure opens the file again and applies them anew: readers and the next writer
+//! find the state that was last acknowledged. Only a write that failed for another reason
+//! than space ends that: what the disk then holds is not known, and commits are refused.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use nexus_kernel::disk::Disk;
+use nexus_kernel::error::{Error, Result};
+use nexus_kernel::metastore::{Durability, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch};
+use parking_lot::{Mutex, RwLock};
+
+use super::redb_backend::Failure;
+use super::redb_database::{Order, RedbDatabase, Tables, Verify};
+
+/// Bytes of batches kept at the most; a buffered commit beyond that is made durable.
+const RETAINED_BYTES: usize = 32 << 20;
+
+/// How to open a redb metastore.
+#[derive(Clone, Debug)]
+pub struct RedbOptions {
+    /// Memory for redb's page cache, in bytes.
+    pub cache_bytes: usize,
+    /// A file of up to this many bytes is read and verified whole when it is opened, about
+    /// 0.25 s for 100 MB. Of a larger one, damage is found when it is met.
+    pub verify_up_to_bytes: u64,
+}
+
+impl Default for RedbOptions {
+    fn default() -> Self {
+        RedbOptions { cache_bytes: 64 << 20, verify_up_to_bytes: 16 << 20 }
+    }
+}
+
+/// A metastore in a redb file.
+pub struct RedbMetastore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    options: RedbOptions,
+    writer: Mutex<Writer>,
+    current: RwLock<Arc<RedbSnapshot>>,
+}
+
+/// What the one writer knows.
+struct Writer {
+    /// `None` while the file could not be opened again after a failure.
+    database: Option<RedbDatabase>,
+    /// Number of the newest commit.
+    newest: u64,
+    /// Commits that the file may not hold yet, with their numbers, ascending.
+    retained: Vec<(u64, WriteBatch)>,
+    retained_bytes: usize,
+    /// Why no commit is taken any more.
+    refused: Option<Error>,
+}
+
+/// The state after one commit.
+struct RedbSnapshot {
+    tables: Tables,
+    commit: u64,
+    inner: Weak<Inner>,
+}
+
+impl RedbMetastore {
+    /// Opens the metastore at `path`; [`Error::NotFound`] if there is none. A damaged file
+    /// answers [`Error::Corrupt`], one of another format [`Error::UnknownVersion`], and one
+    /// that another process uses [`Error::Unavailable`].
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, options: RedbOptions) -> Result<RedbMetastore> {
+        let verify = Verify::UpTo(options.verify_up_to_bytes);
+        let (database, newest) = RedbDatabase::open(&*disk, path, &options, verify)?;
+        let tables = database.tables()?;
+        let writer = Writer { database: Some(database), newest, retained: Vec::new(), retained_bytes: 0, refused: None };
+        let inner = Arc::new_cyclic(|inner| Inner {
+            disk,
+            path: path.to_owned(),
+            options,
+            writer: Mutex::new(writer),
+            current: RwLock::new(Arc::new(RedbSnapshot { tables, commit: newest, inner: inner.clone() })),
+        });
+        Ok(RedbMetastore { inner })
+    }
+
+    /// Makes an empty metastore at `path`, whose folder exists, and opens it;
+    /// [`Error::Exists`] if there is something. After a crash it is there whole or not at all.
+    pub fn create(disk: Arc<dyn Disk>, path: &Path, options: RedbOptions) -> Result<RedbMetastore> {
+        match disk.open(path) {
+            Err(Error::NotFound) => {}
+            Ok(_) => return Err(Error::Exists),
+            Err(error) => return Err(error),
+        }
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        let draft = PathBuf::from(draft);
+        match disk.remove(&draft) {
+            Ok(()) | Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        RedbDatabase::format(&*disk, &draft, &options)?;
+        disk.rename(&draft, path)?;
+        disk.sync_dir(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        RedbMetastore::open(disk, path, options)
+    }
+
+    /// Opens the metastore at `path`, or makes it if there is none.
+    pub fn open_or_create(disk: Arc<dyn Disk>, path: &Path, options: RedbOptions) -> Result<RedbMetastore> {
+        match RedbMetastore::open(disk.clone(), path, options.clone()) {
+            Err(Error::NotFound) => RedbMetastore::create(disk, path, options),
+            other => other,
+        }
+    }
+
+    /// Reads the whole file at `path` and verifies every page's checksum, for fsck. The
+    /// metastore must not be open. A file that a crash left unclean is brought in order.
+    pub fn check_integrity(disk: &dyn Disk, path: &Path) -> Result<()> {
+        let options = RedbOptions::default();
+        let (database, _) = RedbDatabase::open(disk, path, &options, Verify::Always)?;
+        let tables = database.tables()?;
+        for table in Table::ALL {
+            let mut visit = |_: &[u8], _: &[u8]| std::ops::ControlFlow::Continue(());
+            tables.scan(table, &[], &[0xff; 300], Order::Ascending, &mut visit)?;
+        }
+        drop(tables);
+        database.close()
+    }
+}
+
+impl Metastore for RedbMetastore {
+    fn snapshot(&self) -> Result<Arc<dyn MetaSnapshot>> {
+        Ok(self.inner.current.read().clone())
+    }
+
+    fn commit(&self, batch: &WriteBatch, durability: Durability) -> Result<()> {
+        self.inner.commit(batch, durability)
+    }
+
+    fn stats(&self) -> Result<MetastoreStats> {
+        let stored_bytes = self.inner.disk.open(&self.inner.path)?.len()?;
+        let writer = self.inner.writer.lock();
+        let cache_bytes = writer.database.as_ref().map_or(0, |d| d.cache_bytes_at_most(self.inner.options.cache_bytes));
+        Ok(MetastoreStats { stored_bytes, cache_bytes })
+    }
+}
+
+impl Inner {
+    fn commit(&self, batch: &WriteBatch, durability: Durability) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if let Some(refused) = &writer.refused {
+            return Err(Error::Unavailable(format!("the metastore takes no changes after a failure: {refused}")));
+        }
+        if writer.database.as_ref().is_none_or(|database| database.failure().is_some()) {
+            self.recover(&mut writer)?;
+        }
+        let current = self.current.read().clone();
+        for (table, key, expected) in &batch.expect {
+            if current.tables.get(*table, key)? != *expected {
+                return Err(Error::Conflict);
+            }
+        }
+        drop(current);
+        let durability = if writer.retained_bytes > RETAINED_BYTES { Durability::Durable } else { durability };
+        let number = writer.newest + 1;
+        let Some(database) = &writer.database else { return Err(self.closed()) };
+        match database.commit([batch], number, durability) {
+            Ok(()) => {}
+            Err(error) => return self.after_failed_commit(&mut writer, number, error),
+        }
+        let tables = database.tables();
+        writer.newest = number;
+        match durability {
+            Durability::Durable => writer.forget_retained(),
+            Durability::Buffered => writer.retain(number, batch),
+        }
+        match tables {
+            Ok(tables) => self.publish(tables, number),
+            // The commit stands; that its state can't be read is the readers' trouble.
+            Err(error) => {
+                log::error!("metastore {}: {error}", self.path.display());
+                let _ = self.recover(&mut writer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the state before commit `number` back, or finds that the file holds it.
+    fn after_failed_commit(&self, writer: &mut Writer, number: u64, error: Error) -> Result<()> {
+        let failure = writer.database.as_ref().and_then(RedbDatabase::failure);
+        let space = matches!(error, Error::NoSpace | Error::QuotaExceeded);
+        let lost = match failure {
+            Some(Failure { writing, .. }) => writing && !space,
+            // Nothing failed below redb: it met damage, or refused the batch and rolled it back.
+            None => matches!(error, Error::Corrupt(_)),
+        };
+        if lost {
+            log::error!("metastore {}: {error}; it takes no more changes", self.path.display());
+            writer.refused = Some(error.clone());
+        }
+        match self.recover(writer) {
+            Err(other) => {
+                log::error!("metastore {} could not be opened again: {other}", self.path.display());
+                Err(error)
+            }
+            // The failure came after the file had it all, so its commit only needs a sync.
+            Ok(()) if writer.newest == number && !lost => match &writer.database {
+                Some(database) => {
+                    let synced = database.commit([], number, Durability::Durable);
+                    synced.inspect_err(|error| writer.refused = Some(error.clone()))
+                }
+                None => Err(error),
+            },
+            Ok(()) => Err(error),
+        }
+    }
+
+    /// Opens the file again and applies what it lacks.
+    fn recover(&self, writer: &mut Writer) -> Result<()> {
+        if let Some(database) = writer.database.take() {
+            // Its failure is known and handled here; closing only tells of it again.
+            let _ = database.close();
+        }
+        let (database, held) = RedbDatabase::open(&*self.disk, &self.path, &self.options, Verify::No)?;
+        let missing: Vec<&WriteBatch> = writer.retained.iter().filter(|(number, _)| *number > held).map(|(_, batch)| batch).collect();
+        let newest = held.max(writer.newest);
+        if held + (missing.len() as u64) < newest {
+            let text = format!("it holds {held} commits and should hold {newest}");
+            return Err(super::redb_backend::damaged(&self.path, &text));
+        }
+        if !missing.is_empty() {
+            database.commit(missing, newest, Durability::Buffered)?;
+        }
+        let tables = database.tables()?;
+        writer.newest = newest;
+        writer.database = Some(database);
+        self.publish(tables, newest);
+        Ok(())
+    }
+
+    fn publish(&self, tables: Tables, commit: u64) {
+        let mut current = self.current.write();
+        let inner = current.inner.clone();
+        let old = std::mem::replace(&mut *current, Arc::new(RedbSnapshot { tables, commit, inner }));
+        drop(current);
+        // May end a read transaction, which has no business under the lock.
+        drop(old);
+    }
+
+    fn closed(&self) -> Error {
+        Error::Unavailable(format!("the metastore {} could not be opened again after a failure", self.path.display()))
+    }
+
+    /// For a snapshot of state `commit` whose opening of the file has failed: the same state
+    /// of a newer opening, if it is still the newest.
+    fn replacement(&self, failed: &RedbSnapshot) -> Result<Arc<RedbSnapshot>> {
+        let mut writer = self.writer.lock();
+        if std::ptr::eq(Arc::as_ptr(&*self.current.read()), failed) {
+            self.recover(&mut writer)?;
+        }
+        let current = self.current.read().clone();
+        if current.commit == failed.commit {
+            Ok(current)
+        } else {
+            Err(Error::Unavailable(format!("an old state of the metastore {} was lost with a failure", self.path.display())))
+        }
+    }
+}
+
+impl Writer {
+    fn retain(&mut self, number: u64, batch: &WriteBatch) {
+        let bytes = batch.writes.iter().map(|(_, key, value)| 64 + key.len() + value.as_ref().map_or(0, Bytes::len));
+        self.retained_bytes += bytes.sum::<usize>();
+        self.retained.push((number, WriteBatch { expect: Vec::new(), writes: batch.writes.clone() }));
+    }
+
+    fn forget_retained(&mut self) {
+        self.retained = Vec::new();
+        self.retained_bytes = 0;
+    }
+}
+
+impl RedbSnapshot {
+    /// Runs `read` here or, where the opening of the file below has failed, on the state that
+    /// takes this one's place.
+    fn read<T>(&self, mut read: impl FnMut(&Tables) -> Result<T>) -> Result<T> {
+        match read(&self.tables) {
+            Err(Error::Io(text)) => {
+                let Some(inner) = self.inner.upgrade() else { return Err(Error::Io(text)) };
+                read(&inner.replacement(self)?.tables)
+            }
+            other => other,
+        }
+    }
+
+    fn scan_in(&self, order: Order, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
+        if start >= end {
+            return Ok(());
+        }
+        // A scan that is cut short goes on behind the last pair that was visited.
+        let (mut start, mut end) = (start.to_vec(), end.to_vec());
+        self.read(|tables| {
+            let (from, to) = (start.clone(), end.clone());
+            let mut seen = |key: &[u8], value: &[u8]| {
+                match order {
+                    Order::Ascending => {
+                        start = key.to_vec();
+                        start.push(0);
+                    }
+                    Order::Descending => end = key.to_vec(),
+                }
+                visit(key, value)
+            };
+            tables.scan(table, &from, &to, order, &mut seen)
+        })
+    }
+}
+
+impl MetaRead for RedbSnapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        self.read(|tables| tables.get(table, key))
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
+        self.scan_in(Order::Ascending, table, start, end, visit)
+    }
+
+    fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
+        self.scan_in(Order::Descending, table, start, end, visit)
+    }
+}
+
+#[cfg(test)]
+#[path = "redb_metastore_tests.rs"]
+mod tests;
