@@ -4,24 +4,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::MountError;
-use super::mountinfo::{MountEntry, mount_at};
 use super::options::MountOptions;
 use super::point::through_parent;
+use super::table::{Entry, mount_at};
 use super::{direct, fusermount, is_root};
 
 /// How to unmount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Detach {
+pub enum Unmount {
     /// Only if nobody uses the mount.
-    IfIdle,
+    WhenIdle,
     /// Out of the tree at once; served until the last user closes.
-    Lazily,
+    Lazy,
 }
 
 /// Unmounts the Nexus mount on `target`.
-pub fn unmount(target: &Path, how: Detach) -> Result<(), MountError> {
+pub fn unmount(target: &Path, how: Unmount) -> Result<(), MountError> {
     let entry = nexus_mount(target)?;
-    take_away(&entry.target, how == Detach::Lazily)
+    take_away(&entry.target, how == Unmount::Lazy)
 }
 
 /// Detaches a dead mount.
@@ -45,7 +45,7 @@ fn take_away(target: &Path, lazy: bool) -> Result<(), MountError> {
 /// Changes the options of the Nexus mount on `target`: those that `options` names and that
 /// mount(2) knows (ro, rw, noexec, nosuid, nodev, the atime ones, sync, dirsync). Answers
 /// the mount as it was before. Telling the daemon is the caller's part.
-pub fn remount(target: &Path, options: &MountOptions) -> Result<MountEntry, MountError> {
+pub fn remount(target: &Path, options: &MountOptions) -> Result<Entry, MountError> {
     let entry = nexus_mount(target)?;
     if !is_root() {
         return Err(MountError::RemountNeedsRoot(entry.target));
@@ -56,7 +56,7 @@ pub fn remount(target: &Path, options: &MountOptions) -> Result<MountEntry, Moun
 }
 
 /// The Nexus mount on `target`, dead or alive.
-fn nexus_mount(target: &Path) -> Result<MountEntry, MountError> {
+fn nexus_mount(target: &Path) -> Result<Entry, MountError> {
     let resolved: PathBuf = match target.canonicalize() {
         Ok(path) => path,
         Err(_) => through_parent(target).ok_or_else(|| MountError::NotMounted(target.to_owned()))?,
@@ -74,7 +74,10 @@ mod tests {
     #[test]
     fn only_nexus_mounts_are_touched() {
         for target in ["/proc", "/", "/no/such/place"] {
-            assert!(matches!(unmount(Path::new(target), Detach::IfIdle), Err(MountError::NotMounted(_))), "{target}");
+            assert!(
+                matches!(unmount(Path::new(target), Unmount::WhenIdle), Err(MountError::NotMounted(_))),
+                "{target}"
+            );
             let options = MountOptions::parse("remount,ro").unwrap();
             assert!(matches!(remount(Path::new(target), &options), Err(MountError::NotMounted(_))), "{target}");
         }

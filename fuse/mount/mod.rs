@@ -9,19 +9,20 @@ mod device;
 mod direct;
 mod error;
 mod fusermount;
-mod mountinfo;
+
 mod options;
 mod point;
 mod serve;
 mod size;
+pub mod table;
 
-pub use change::{Detach, remount, unmount};
+pub use change::{Unmount, remount, unmount};
 pub use error::MountError;
-pub use mountinfo::{MountEntry, mount_at, mounts};
 pub use options::{MountOptions, OptionError};
 pub use point::{MountPoint, prepare};
 pub use serve::{MountSpec, Mounted, resolve_subdir, serve};
 pub use size::{SizeError, parse_size};
+pub use table::Entry;
 
 /// File system type of every mount, as /proc/mounts shows it.
 pub const FS_TYPE: &str = "fuse.nexus";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::change::detach_stale;
 use super::error::MountError;
-use super::mountinfo::{MountEntry, mount_at};
+use super::table::{Entry, mount_at};
 
 /// How long a mount that is there may take to answer before it counts as hanging.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ pub fn prepare(target: &Path, nonempty: bool) -> Result<MountPoint, MountError> 
 }
 
 /// Detaches `entry` from `target` if it is ours and dead. `false`: it may be mounted over.
-fn clear(target: &Path, entry: &MountEntry) -> Result<bool, MountError> {
+fn clear(target: &Path, entry: &Entry) -> Result<bool, MountError> {
     if !entry.fs_type.starts_with("fuse") {
         return Ok(false);
     }

@@ -11,11 +11,11 @@ use fuser::{Config, Session, SessionACL};
 use nexus_kernel::{NexusFs, NodeId};
 use parking_lot::{Condvar, Mutex};
 
-use super::change::{Detach, unmount};
+use super::change::{Unmount, unmount};
 use super::error::MountError;
-use super::mountinfo::mount_at;
 use super::options::MountOptions;
 use super::point::prepare;
+use super::table::mount_at;
 use super::{device, direct, fusermount, is_root};
 use crate::adapter::{Adapter, AdapterOptions, Coherence, FuserTransport, Ownership, View};
 
@@ -112,7 +112,7 @@ impl Mounted {
     }
 
     /// Takes the mount away. Done already is fine.
-    pub fn unmount(&self, how: Detach) -> Result<(), MountError> {
+    pub fn unmount(&self, how: Unmount) -> Result<(), MountError> {
         if !self.is_here() {
             return Ok(());
         }
@@ -127,7 +127,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Err(error) = self.unmount(Detach::Lazily) {
+        if let Err(error) = self.unmount(Unmount::Lazy) {
             log::warn!("{error}");
         }
     }
@@ -148,7 +148,7 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
         fusermount::mount(&spec.source, &target, &spec.options)?
     };
     // From here on the mount stands, and goes again if anything fails.
-    let standing = mount_at(&target).ok().flatten().filter(super::mountinfo::MountEntry::is_nexus);
+    let standing = mount_at(&target).ok().flatten().filter(super::table::Entry::is_nexus);
     let mounted = Mounted {
         source: spec.source,
         target,

@@ -1,4 +1,4 @@
-//! /proc/self/mountinfo, parsed.
+//! The table of mounts: /proc/self/mountinfo, parsed.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::mount::MountFlags;
 
 /// One mount, as mountinfo(5) tells of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MountEntry {
+pub struct Entry {
     /// Device number of the mounted file system.
     pub device: (u32, u32),
     /// Where it is mounted.
@@ -25,7 +25,7 @@ pub struct MountEntry {
     pub super_options: String,
 }
 
-impl MountEntry {
+impl Entry {
     /// Whether this is a mount of ours.
     pub fn is_nexus(&self) -> bool {
         self.fs_type == super::FS_TYPE
@@ -61,30 +61,35 @@ impl MountEntry {
 }
 
 /// All mounts that this process can see, the oldest first.
-pub fn mounts() -> io::Result<Vec<MountEntry>> {
+pub fn mounts() -> io::Result<Vec<Entry>> {
     Ok(parse(&fs::read("/proc/self/mountinfo")?))
 }
 
+/// The mounts of Nexus among them.
+pub fn nexus_mounts() -> io::Result<Vec<Entry>> {
+    Ok(mounts()?.into_iter().filter(Entry::is_nexus).collect())
+}
+
 /// The mount that `target`, an absolute path without links, shows: the last one made there.
-pub fn mount_at(target: &Path) -> io::Result<Option<MountEntry>> {
+pub fn mount_at(target: &Path) -> io::Result<Option<Entry>> {
     Ok(mounts()?.into_iter().rev().find(|entry| entry.target == target))
 }
 
 /// Parses the whole file. Lines that make no sense are left out.
-fn parse(text: &[u8]) -> Vec<MountEntry> {
+fn parse(text: &[u8]) -> Vec<Entry> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
 /// `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/sda rw,errors=continue`: six
 /// fields, any number of tags, a dash, three more.
-fn parse_line(line: &[u8]) -> Option<MountEntry> {
+fn parse_line(line: &[u8]) -> Option<Entry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = text(fields.nth(2)?);
     let (major, minor) = device.split_once(':')?;
     let target = fields.nth(1)?;
     let options = text(fields.next()?);
     fields.find(|field| *field == b"-")?;
-    Some(MountEntry {
+    Some(Entry {
         device: (major.parse().ok()?, minor.parse().ok()?),
         target: OsString::from_vec(unescape(target)).into(),
         options,
