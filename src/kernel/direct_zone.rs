@@ -121,9 +121,7 @@ impl Zone for DirectZone {
     fn lookup(&self, parent: Ino, name: Name<'_>) -> Result<Option<(u64, Dentry)>> {
         let snapshot = self.metastore.snapshot()?;
         match snapshot.inode(parent)? {
-            Some(inode) => {
-                machine::find_dentry_in(&*snapshot, self.info.hash_seed, (parent, &inode), name.as_bytes())
-            }
+            Some(inode) => machine::find_dentry_in(&*snapshot, self.info.hash_seed, (parent, &inode), name.as_bytes()),
             None => Ok(None),
         }
     }

@@ -1,7 +1,7 @@
 //! Syscalls on content: read and write.
 
-use super::{NexusFs, regular, regular_inode};
 use super::extents::plan;
+use super::{NexusFs, regular, regular_inode};
 use crate::command::Command;
 use crate::content::WriteHint;
 use crate::error::{Error, Result};
@@ -123,8 +123,14 @@ impl NexusFs {
         kill_privileges: bool,
     ) -> Result<u64> {
         let staged = self.content.write(WriteHint { ino, offset, size }, data)?;
-        let command =
-            Command::Write { ino, offset, pieces: staged.pieces, store: staged.store, kill_privileges, now: zone.now() };
+        let command = Command::Write {
+            ino,
+            offset,
+            pieces: staged.pieces,
+            store: staged.store,
+            kill_privileges,
+            now: zone.now(),
+        };
         let proposed = zone.propose(&command);
         // Only now may the pieces' blobs be sealed or dropped.
         drop(staged.pin);

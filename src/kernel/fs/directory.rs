@@ -22,7 +22,7 @@ const DOT_DOT: u64 = 2;
 const FIRST_PAGE: usize = 64;
 const LARGEST_PAGE: usize = 512;
 /// Entries handed out by one call at most.
-const CALL_ENTRIES: usize = 4096;
+const CALL_ENTRIES: usize = 2048;
 
 impl NexusFs {
     /// Hands out entries after `cookie` (0 for the start) until the sink breaks, or a bounded

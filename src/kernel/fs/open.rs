@@ -1,10 +1,10 @@
 //! Syscalls on handles: open, create, flush, release, fsync.
 
+use super::OpenOptions;
 use super::{Attr, Caller, NexusFs, directory_inode, regular_inode};
 use crate::command::{AttrChange, NewKind};
 use crate::error::{Error, Result};
 use crate::ids::NodeId;
-use super::OpenOptions;
 use std::sync::atomic::Ordering;
 
 /// How often `create` starts again when the name comes and goes under its hands.
@@ -35,8 +35,7 @@ impl NexusFs {
         if !options.truncate {
             return Ok(());
         }
-        let change =
-            AttrChange { size: Some(0), kill_privileges: options.kill_privileges, ..AttrChange::default() };
+        let change = AttrChange { size: Some(0), kill_privileges: options.kill_privileges, ..AttrChange::default() };
         self.setattr(&Caller::ROOT, node, &change).map(|_| ())
     }
 

@@ -14,7 +14,9 @@ use crate::content::{ContentStore, ContentSync, Staged, WriteHint};
 use crate::disk::DiskSpace;
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, StoreId};
-use crate::metastore::{Durability, Key, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch};
+use crate::metastore::{
+    Durability, Key, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch,
+};
 use crate::model::Piece;
 
 type Map = BTreeMap<(Table, Key), Bytes>;
@@ -86,12 +88,15 @@ pub(crate) struct TestContent {
     pub(crate) full: AtomicBool,
     pub(crate) syncs: AtomicU64,
     pub(crate) closed: Mutex<Vec<Ino>>,
+    hook: Mutex<Option<ReadHook>>,
 }
+
+/// Called before a read, outside of any lock of the store.
+pub(crate) type ReadHook = Box<dyn FnMut(BlobId) + Send>;
 
 struct Blobs {
     open: BlobId,
     next: u64,
-    /// Bytes; a forwarded blob is gone after it was asked for so many times more.
     blobs: HashMap<BlobId, Vec<u8>>,
 }
 
@@ -104,7 +109,13 @@ impl TestContent {
             full: AtomicBool::new(false),
             syncs: AtomicU64::new(0),
             closed: Mutex::default(),
+            hook: Mutex::default(),
         })
+    }
+
+    /// Sets what happens before each read.
+    pub(crate) fn on_read(&self, hook: ReadHook) {
+        *self.hook.lock() = Some(hook);
     }
 
     /// Takes a blob away, as compaction does; answers its bytes.
@@ -139,7 +150,12 @@ impl ContentStore for TestContent {
             let blob = inner.open;
             let bytes = inner.blobs.entry(blob).or_default();
             let (now, later) = data.split_at(data.len().min(Self::BLOB_BYTES - bytes.len()));
-            pieces.push(Piece { len: now.len() as u64, blob, blob_offset: bytes.len() as u64, crc: crc32c::crc32c(now) });
+            pieces.push(Piece {
+                len: now.len() as u64,
+                blob,
+                blob_offset: bytes.len() as u64,
+                crc: crc32c::crc32c(now),
+            });
             bytes.extend_from_slice(now);
             data = later;
         }
@@ -147,6 +163,9 @@ impl ContentStore for TestContent {
     }
 
     fn read(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if let Some(hook) = self.hook.lock().as_mut() {
+            hook(blob);
+        }
         let inner = self.inner.lock();
         let bytes = inner.blobs.get(&blob).ok_or(Error::NotFound)?;
         let from = offset as usize;

@@ -15,8 +15,7 @@ use crate::model::{FileKind, Inode, InodeFlags, XATTR_ACL_ACCESS, XATTR_ACL_DEFA
 /// Asked for at almost every write, and hardly ever there.
 const XATTR_CAPABILITY: &[u8] = b"security.capability";
 /// An inode without any of these has no attributes.
-const ANY: u32 =
-    InodeFlags::XATTR.0 | InodeFlags::ACL_ACCESS.0 | InodeFlags::ACL_DEFAULT.0 | InodeFlags::CAPABILITY.0;
+const ANY: u32 = InodeFlags::XATTR.0 | InodeFlags::ACL_ACCESS.0 | InodeFlags::ACL_DEFAULT.0 | InodeFlags::CAPABILITY.0;
 
 /// A checked attribute name's namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,9 +69,7 @@ impl Namespace {
         let file_or_dir = matches!(inode.kind, FileKind::Regular | FileKind::Directory);
         match self {
             Namespace::User if !file_or_dir => Err(Error::NotPermitted),
-            Namespace::AclAccess | Namespace::AclDefault if inode.kind == FileKind::Symlink => {
-                Err(Error::NotSupported)
-            }
+            Namespace::AclAccess | Namespace::AclDefault if inode.kind == FileKind::Symlink => Err(Error::NotSupported),
             Namespace::User
             | Namespace::Trusted
             | Namespace::Security
