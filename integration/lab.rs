@@ -1,0 +1,126 @@
+//! What every suite is given: the binary under test, and places to test in.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Check, Stop};
+use crate::mount::Mount;
+use crate::scratch::Scratch;
+
+/// Settings of a run.
+pub struct Lab {
+    /// The daemon's binary.
+    pub binary: PathBuf,
+    /// Folder with the binaries of pjdfstest and fsx.
+    pub tools: PathBuf,
+    /// Folder on the machine's own file system for everything temporary.
+    pub scratch: PathBuf,
+    /// Test this folder instead of a mount: shows what the machine's own file system does.
+    pub folder: Option<PathBuf>,
+    /// Run long.
+    pub soak: bool,
+    /// Where random runs begin.
+    pub seed: u64,
+    /// Seconds for suites that run as long as they are told to.
+    pub seconds: Option<u64>,
+}
+
+/// A place under test: a fresh mount, or a fresh folder in its stead.
+pub struct Place {
+    root: PathBuf,
+    mount: Option<Mount>,
+    scratch: Scratch,
+    _stand_in: Option<Scratch>,
+}
+
+impl Lab {
+    /// A fresh place.
+    pub fn place(&self, name: &str) -> Check<Place> {
+        self.place_with(name, None)
+    }
+
+    /// A fresh place, mounted with more options.
+    pub fn place_with(&self, name: &str, options: Option<&str>) -> Check<Place> {
+        let scratch = Scratch::new(&self.scratch, name)?;
+        if let Some(folder) = &self.folder {
+            let stand_in = Scratch::new(folder, name)?;
+            return Ok(Place { root: stand_in.path().to_owned(), mount: None, scratch, _stand_in: Some(stand_in) });
+        }
+        let mut mount = self.mount_on(&scratch.path().join("data"), &scratch)?;
+        if let Some(options) = options {
+            mount = mount.with_options(options);
+        }
+        mount.start()?;
+        Ok(Place { root: mount.point().to_owned(), mount: Some(mount), scratch, _stand_in: None })
+    }
+
+    /// A mount of `data`, not yet started, whose mount point and log lie in `scratch`.
+    pub fn mount_on(&self, data: &Path, scratch: &Scratch) -> Check<Mount> {
+        self.needs_mount()?;
+        Ok(Mount::new(&self.binary, data, &scratch.folder("mnt")?, &scratch.path().join("daemon.log")))
+    }
+
+    /// Skips the case where there is no daemon to test.
+    pub fn needs_mount(&self) -> Check {
+        match self.folder {
+            Some(_) => Err(Stop::Skipped("needs a mount".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// `short` in CI, `long` in a soak.
+    pub fn scale<T>(&self, short: T, long: T) -> T {
+        if self.soak { long } else { short }
+    }
+}
+
+impl Place {
+    /// The folder under test.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A folder on the machine's own file system.
+    pub fn outside(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The mount, if there is one.
+    pub fn mount(&mut self) -> Option<&mut Mount> {
+        self.mount.as_mut()
+    }
+
+    /// Unmounts, checks the data folder, and mounts again.
+    pub fn remount(&mut self) -> Check {
+        match &mut self.mount {
+            Some(mount) => {
+                mount.stop()?;
+                mount.fsck()?;
+                mount.start()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the daemon with SIGKILL, checks the data folder, and mounts again.
+    pub fn kill_and_remount(&mut self) -> Check {
+        match &mut self.mount {
+            Some(mount) => {
+                mount.kill()?;
+                mount.fsck()?;
+                mount.start()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Unmounts and checks the data folder. To be called when a case has passed.
+    pub fn finish(mut self) -> Check {
+        match &mut self.mount {
+            Some(mount) => {
+                mount.stop()?;
+                mount.fsck()
+            }
+            None => Ok(()),
+        }
+    }
+}

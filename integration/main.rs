@@ -1,0 +1,106 @@
+//! `nexus-suite`: the suites that run on a real mount. What each one asks is told at the
+//! head of its module; this file only reads the command line.
+
+mod crash;
+mod failure;
+mod fsx;
+mod lab;
+mod limits;
+mod model;
+mod mount;
+mod pjdfstest;
+mod programs;
+mod random;
+mod report;
+mod scratch;
+mod tool;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use lab::Lab;
+
+/// Runs suites of tests on a mount of the real daemon. As root.
+#[derive(Parser)]
+struct Arguments {
+    /// Which suite.
+    suite: Suite,
+    /// Only cases whose names contain one of these.
+    cases: Vec<String>,
+    /// The daemon's binary.
+    #[arg(long, default_value = "target/debug/nexus-fuse")]
+    binary: PathBuf,
+    /// Folder with the binaries of pjdfstest and fsx.
+    #[arg(long, default_value = "target/tools/bin")]
+    tools: PathBuf,
+    /// Folder on the machine's own file system for everything temporary.
+    #[arg(long, default_value = "/tmp")]
+    scratch: PathBuf,
+    /// Test this folder instead of a mount.
+    #[arg(long, value_name = "FOLDER")]
+    no_mount: Option<PathBuf>,
+    /// Where random runs begin; each prints the seeds that it uses.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seconds for the suites that run as long as they are told to.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Run long.
+    #[arg(long)]
+    soak: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum Suite {
+    /// Names, modes, owners and times, by pjdfstest.
+    Pjdfstest,
+    /// Content under random reads, writes, maps and cuts, by fsx.
+    Fsx,
+    /// Random system calls, compared with the machine's own file system.
+    Model,
+    /// SIGKILL and power loss under load.
+    Crash,
+    /// Programs that people run.
+    Programs,
+    /// Sizes: many files, large files, full disks.
+    Limits,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(stop) => {
+            eprintln!("{stop:?}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether nothing failed, and something passed.
+fn run(arguments: &Arguments) -> failure::Check<bool> {
+    let lab = Lab {
+        binary: std::path::absolute(&arguments.binary)?,
+        tools: std::path::absolute(&arguments.tools)?,
+        scratch: arguments.scratch.canonicalize()?,
+        folder: arguments.no_mount.as_ref().map(|folder| folder.canonicalize()).transpose()?,
+        soak: arguments.soak,
+        seed: arguments.seed,
+        seconds: arguments.seconds,
+    };
+    let filter = &arguments.cases;
+    let (name, tally) = match arguments.suite {
+        Suite::Pjdfstest => ("pjdfstest", pjdfstest::run(&lab, filter)),
+        Suite::Fsx => ("fsx", report::run(&lab, &fsx::cases(&lab), filter)),
+        Suite::Model => ("model", model::run(&lab, filter)),
+        Suite::Crash => ("crash", report::run(&lab, &crash::cases(&lab), filter)),
+        Suite::Programs => ("programs", report::run(&lab, &programs::cases(), filter)),
+        Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),
+    };
+    println!("{}", tally.line(name));
+    Ok(tally.failed == 0 && tally.passed > 0)
+}

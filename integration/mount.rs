@@ -1,0 +1,191 @@
+//! One daemon under test: started in front, watched, killed by its pid, never left behind.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
+
+use crate::failure::{Check, During, Stop, ensure, fail};
+use crate::tool::{Tool, wait_until};
+
+/// How long a daemon may take to answer, to recover and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A mount of the daemon under test on a data folder of its own.
+pub struct Mount {
+    binary: PathBuf,
+    data: PathBuf,
+    point: PathBuf,
+    options: Option<String>,
+    log: PathBuf,
+    daemon: Option<Child>,
+}
+
+impl Mount {
+    /// Describes a mount of `data` on `point`; [`Mount::start`] makes it. The daemon's words
+    /// are appended to `log`.
+    pub fn new(binary: &Path, data: &Path, point: &Path, log: &Path) -> Mount {
+        Mount {
+            binary: binary.to_owned(),
+            data: data.to_owned(),
+            point: point.to_owned(),
+            options: None,
+            log: log.to_owned(),
+            daemon: None,
+        }
+    }
+
+    /// Adds mount options, as `-o` takes them.
+    pub fn with_options(mut self, options: &str) -> Mount {
+        self.options = Some(options.to_owned());
+        self
+    }
+
+    /// Where it is mounted.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Starts the daemon and waits until the mount answers.
+    pub fn start(&mut self) -> Check {
+        self.launch()?;
+        let point = self.point.clone();
+        wait_until("the mount answers", PATIENCE, || {
+            ensure!(self.is_running()?, "the daemon ended: {}", self.last_words());
+            Ok(is_mount_point(&point)? && fs::metadata(&point).is_ok())
+        })
+    }
+
+    /// Starts the daemon, without waiting for anything.
+    pub fn launch(&mut self) -> Check {
+        ensure!(self.daemon.is_none(), "the daemon is running already");
+        let words = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.binary);
+        command.args(["mount", "-f", "--data"]).arg(&self.data).arg(&self.point);
+        command.arg("-o").arg(match &self.options {
+            Some(more) => format!("allow_other,{more}"),
+            None => "allow_other".to_owned(),
+        });
+        command.stdin(Stdio::null()).stdout(words.try_clone()?).stderr(words).process_group(0);
+        let child = command.spawn().during(format!("cannot start {}", self.binary.display()))?;
+        self.daemon = Some(child);
+        Ok(())
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> Check<u32> {
+        match &self.daemon {
+            Some(child) => Ok(child.id()),
+            None => fail!("the daemon is not running"),
+        }
+    }
+
+    /// Whether the daemon lives.
+    pub fn is_running(&mut self) -> Check<bool> {
+        Ok(match &mut self.daemon {
+            Some(child) => child.try_wait()?.is_none(),
+            None => false,
+        })
+    }
+
+    /// Ends the daemon with SIGKILL and takes the dead mount away.
+    pub fn kill(&mut self) -> Check {
+        if let Some(mut child) = self.daemon.take() {
+            // Only this process: its group may hold helpers that would clean up for it.
+            child.kill()?;
+            child.wait()?;
+        }
+        self.detach()
+    }
+
+    /// Unmounts as a user does; the daemon must then end by itself, with success.
+    pub fn stop(&mut self) -> Check {
+        ensure!(self.is_running()?, "the daemon ended before its time: {}", self.last_words());
+        let point = self.point.clone();
+        wait_until("nothing uses the mount any more", PATIENCE, || {
+            match rustix::mount::unmount(&point, UnmountFlags::empty()) {
+                Ok(()) => Ok(true),
+                Err(rustix::io::Errno::BUSY) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        let mut ended = None;
+        wait_until("the daemon ends", PATIENCE, || {
+            ended = match &mut self.daemon {
+                Some(child) => child.try_wait()?,
+                None => fail!("the daemon is not running"),
+            };
+            Ok(ended.is_some())
+        })?;
+        self.daemon = None;
+        match ended {
+            Some(status) if status.success() => Ok(()),
+            _ => Err(Stop::Failed(format!("the daemon ended with {ended:?}: {}", self.last_words()))),
+        }
+    }
+
+    /// Holds the data folder against its own rules; the daemon must not run.
+    pub fn fsck(&self) -> Check {
+        let ended = Tool::new(&self.binary).args(["fsck", "--deep"]).arg(&self.data).run()?;
+        ended.check().during("fsck")
+    }
+
+    /// The end of what the daemon said.
+    pub fn last_words(&self) -> String {
+        let said = fs::read(&self.log).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<&str> = said.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(8)).copied().collect::<Vec<_>>().join(" | ")
+    }
+
+    /// KiB of memory that are the daemon's own: not shared, not mapped from a file.
+    pub fn memory_kib(&self) -> Check<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        match line.and_then(|rest| rest.trim().strip_suffix(" kB")).map(str::parse) {
+            Some(Ok(kib)) => Ok(kib),
+            _ => fail!("the kernel does not tell RssAnon"),
+        }
+    }
+
+    fn detach(&self) -> Check {
+        while is_mount_point(&self.point)? {
+            rustix::mount::unmount(&self.point, UnmountFlags::DETACH).during("cannot detach the dead mount")?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.daemon.is_some() || is_mount_point(&self.point).unwrap_or(true) {
+            if let Err(error) = self.kill() {
+                eprintln!("cannot clean up {}: {error:?}", self.point.display());
+            }
+        }
+    }
+}
+
+/// Whether something is mounted on `point` now.
+pub fn is_mount_point(point: &Path) -> Check<bool> {
+    let table = fs::read_to_string("/proc/self/mounts")?;
+    let wanted = point.to_string_lossy().replace(' ', "\\040");
+    Ok(table.lines().any(|line| line.split(' ').nth(1) == Some(wanted.as_str())))
+}
+
+/// Sends a signal to a process that we started.
+pub fn signal(pid: u32, signal: Signal) -> Check {
+    match Pid::from_raw(pid as i32) {
+        Some(pid) => Ok(rustix::process::kill_process(pid, signal)?),
+        None => fail!("{pid} is no process id"),
+    }
+}
