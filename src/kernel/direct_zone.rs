@@ -174,3 +174,90 @@ impl Zone for DirectZone {
         Ok(ZoneStats { last, durable, checkpoint: last, pending_bytes: 0, log_bytes: 0, metastore_bytes })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::command::NewKind;
+    use crate::conformance::zone::{Harness, run};
+    use crate::fs::testing::{TestClock, TestContent, TestMetastore};
+
+    struct OverMemory {
+        store: Arc<TestMetastore>,
+        content: Arc<TestContent>,
+    }
+
+    impl OverMemory {
+        fn new() -> OverMemory {
+            OverMemory { store: Arc::default(), content: TestContent::new() }
+        }
+
+        fn open(&self) -> DirectZone {
+            let format = Command::Format { id: [7; 16], hash_seed: 7, mode: 0o755, uid: 0, gid: 0, now: NOW };
+            let (store, content) = (self.store.clone(), self.content.clone());
+            DirectZone::open_or_format_as(store, content, TestClock::new(), &format).unwrap()
+        }
+    }
+
+    impl Harness for OverMemory {
+        fn fresh(&mut self) -> Arc<dyn Zone> {
+            self.store = Arc::default();
+            Arc::new(self.open())
+        }
+
+        fn reopen(&mut self, zone: Arc<dyn Zone>) -> Arc<dyn Zone> {
+            drop(zone);
+            Arc::new(self.open())
+        }
+    }
+
+    const NOW: Timestamp = Timestamp { sec: 1, nsec: 0 };
+
+    fn create(zone: &DirectZone, name: &[u8]) -> Result<Outcome> {
+        zone.propose(&Command::Create {
+            parent: Ino::ROOT,
+            name: name.into(),
+            ino: zone.allocate_ino()?,
+            kind: NewKind::Regular,
+            mode: 0,
+            umask: 0,
+            uid: 0,
+            gid: 0,
+            now: NOW,
+        })
+    }
+
+    #[test]
+    fn conforms() {
+        run(&mut OverMemory::new());
+    }
+
+    #[test]
+    fn two_zones_are_never_alike() {
+        let open = || {
+            let content = TestContent::new();
+            DirectZone::open_or_format(Arc::<TestMetastore>::default(), content, TestClock::new(), (5, 6)).unwrap()
+        };
+        let (a, b) = (open(), open());
+        assert!(a.info().id != b.info().id && a.info().hash_seed != b.info().hash_seed);
+        let root = a.inode(Ino::ROOT).unwrap().unwrap();
+        assert_eq!((root.uid, root.gid, root.mode), (5, 6, 0o755));
+    }
+
+    #[test]
+    fn after_a_failed_sync_changes_are_refused() {
+        let rig = OverMemory::new();
+        let zone = rig.open();
+        create(&zone, b"f").unwrap();
+        zone.sync().unwrap();
+        assert_eq!(rig.content.syncs.load(Ordering::SeqCst), 1, "content goes with it");
+        rig.store.fail_durable.store(true, Ordering::SeqCst);
+        assert!(matches!(zone.sync(), Err(Error::Io(_))));
+        rig.store.fail_durable.store(false, Ordering::SeqCst);
+        assert!(matches!(create(&zone, b"g"), Err(Error::Unavailable(_))));
+        assert!(matches!(zone.sync(), Err(Error::Unavailable(_))));
+        assert!(zone.lookup(Ino::ROOT, Name::new(b"f").unwrap()).unwrap().is_some(), "reads go on");
+    }
+}

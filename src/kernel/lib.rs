@@ -5,7 +5,7 @@
 pub mod cache_store;
 pub mod clock;
 pub mod command;
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod content;
 pub mod direct_zone;

@@ -13,5 +13,6 @@ pub mod disk;
 pub mod metastore;
 pub mod object_store;
 mod ready;
+pub mod zone;
 
 pub use ready::block_on;
