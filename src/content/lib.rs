@@ -8,8 +8,12 @@
 
 mod check;
 mod config;
+mod metadata;
 mod reclaim;
 mod store;
+#[cfg(test)]
+mod testing;
+mod time;
 
 pub use check::{CheckSummary, Finding, Severity, check};
 pub use config::{ContentConfig, ReclaimConfig};

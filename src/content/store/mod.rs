@@ -1,63 +1,333 @@
-//! The store of segments and sealed blobs.
+//! [`SegmentStore`]: content on a local disk. Writes go to segments, reads come from
+//! segments and sealed blobs. What is collected when is decided in [`crate::reclaim`].
 
+mod attach;
+mod block_on;
+mod counter;
+mod file_cache;
+mod fill;
+mod lanes;
+mod layout;
+mod runs;
+mod seal;
+mod sealed;
+mod segment;
+mod space;
+mod sums;
+mod sync;
+mod wake;
+
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nexus_kernel::content::{ContentStore, ContentSync, Staged, WriteHint};
-use nexus_kernel::disk::{Disk, DiskSpace};
+use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
 use nexus_kernel::model::Piece;
-use nexus_kernel::{BlobId, Clock, Error, Ino, ObjectStore, Result, Zone};
+use nexus_kernel::{BlobId, Clock, Error, Ino, Lsn, ObjectStore, Result};
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use crate::config::ContentConfig;
+use crate::time::now_ms;
 
-/// Content on a local disk.
-pub struct SegmentStore {}
+use counter::BlobCounter;
+use file_cache::FileCache;
+use lanes::{LaneSizes, Lanes, Writer};
+use layout::{Layout, parse_name};
+use segment::{Pin, Segment};
+use space::{Asker, SpaceGauge};
+use sync::{GroupSync, Poison};
 
-#[allow(unused_variables, reason = "signatures that others build on")]
+pub(crate) use seal::Where;
+pub use sums::FrameSums;
+pub(crate) use wake::{Call, Wake};
+
+/// Most bytes of one piece; a longer write becomes several.
+const MAX_PIECE_BYTES: u64 = 16 << 20;
+/// Bytes read at a time where content is held against a checksum.
+const VERIFY_BYTES: usize = 1 << 20;
+/// How long writers do not wait for the collector after it found nothing to free.
+pub(crate) const BARREN_MS: u64 = 1_000;
+/// How often a write waits for the collector on a full medium.
+const FULL_TRIES: u32 = 3;
+
+/// A blob that no metadata knows any more. Its file may be deleted once no zone's recovery
+/// can meet it in the log again: once each zone's metastore has come as far as noted.
+#[derive(Clone, Debug)]
+pub(crate) struct Condemned {
+    /// The blob.
+    pub id: BlobId,
+    /// How far each zone must have come.
+    pub after: Vec<([u8; 16], Lsn)>,
+    /// When it was noted.
+    pub since_ms: u64,
+}
+
+/// Content on a local disk: implements the kernel's content port.
+///
+/// Locks, in the order in which they are taken: lanes, counter, segments, a segment's own.
+pub struct SegmentStore {
+    disk: Arc<dyn Disk>,
+    blobs: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+    layout: Layout,
+    config: ContentConfig,
+    piece_bytes: usize,
+    segments: RwLock<HashMap<BlobId, Arc<Segment>>>,
+    lanes: Mutex<Lanes>,
+    counter: Mutex<BlobCounter>,
+    files: FileCache,
+    gauge: SpaceGauge,
+    group: GroupSync,
+    poison: Poison,
+    attached: AtomicBool,
+    /// A segment was made, and its name is not durable yet.
+    new_names: Mutex<bool>,
+    condemned: Mutex<Vec<Condemned>>,
+    wake: Arc<Wake>,
+}
+
 impl SegmentStore {
-    /// Opens the store in `dir`, which holds `segments/` and `sums/`; sealed blobs are in
-    /// `blobs`. `verify` and `read` work at once, `write` after [`SegmentStore::attach`].
+    /// Opens the store in `dir`, which holds `segments/` and `sums/` (made if missing);
+    /// sealed blobs are in `blobs`. `verify` and `read` work at once, `write` after
+    /// [`SegmentStore::attach`].
     pub fn open(
-        disk: Arc<dyn Disk>, blobs: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>, dir: &Path, config: ContentConfig,
+        disk: Arc<dyn Disk>,
+        blobs: Arc<dyn ObjectStore>,
+        clock: Arc<dyn Clock>,
+        dir: &Path,
+        config: ContentConfig,
     ) -> Result<Arc<SegmentStore>> {
-        Err(Error::NotSupported)
+        let layout = Layout::new(dir);
+        disk.create_dir_all(&layout.segments)?;
+        disk.create_dir_all(&layout.sums)?;
+        let total = disk.space(dir)?.total;
+        let sizes = LaneSizes {
+            shared: config.segment_bytes.min((total / 64).max(1 << 20)),
+            stream: config.stream_segment_bytes.min((total / 16).max(1 << 20)),
+            stream_after: config.stream_after_bytes,
+            streams: config.stream_lanes,
+            step: config.allocate_step_bytes.min((total / 256).max(64 << 10)),
+        };
+        let now = now_ms(&*clock);
+        let mut counter = BlobCounter::open(Arc::clone(&disk), layout.clone(), config.writer)?;
+        let mut segments = HashMap::new();
+        for (name, len) in disk.list(&layout.segments)? {
+            if let Some(id) = parse_name(&name, ".seg") {
+                counter.seen(id);
+                segments.insert(id, Arc::new(Segment::left_over(id, layout.segment(id), len, now)));
+            }
+        }
+        Ok(Arc::new(SegmentStore {
+            gauge: SpaceGauge::new(Arc::clone(&disk), Arc::clone(&clock), dir.to_owned(), config.reserve_bytes),
+            files: FileCache::new(config.sealed_files),
+            counter: Mutex::new(counter),
+            lanes: Mutex::new(Lanes::new(sizes)),
+            segments: RwLock::new(segments),
+            group: GroupSync::default(),
+            poison: Poison::default(),
+            attached: AtomicBool::new(false),
+            new_names: Mutex::new(true),
+            condemned: Mutex::default(),
+            wake: Arc::new(Wake::default()),
+            piece_bytes: usize::try_from(sizes.shared.min(MAX_PIECE_BYTES)).unwrap_or(usize::MAX).max(1),
+            disk,
+            blobs,
+            clock,
+            layout,
+            config,
+        }))
     }
 
-    /// Holds content against the metadata of all zones that use this store, once they are
-    /// recovered, and takes writes from then on.
-    pub fn attach(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
-        Err(Error::NotSupported)
+    /// Settings in use.
+    pub fn config(&self) -> &ContentConfig {
+        &self.config
+    }
+
+    pub(crate) fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        now_ms(&*self.clock)
+    }
+
+    /// Stores what the collector copies. It may go into half of the reserve.
+    pub(crate) fn write_copy(&self, data: &[u8]) -> Result<Staged> {
+        self.stage(Writer::Collector, Asker::Collector, data)
+    }
+
+    fn stage(&self, writer: Writer, asker: Asker, data: &[u8]) -> Result<Staged> {
+        self.poison.check()?;
+        if !self.attached.load(Ordering::Acquire) {
+            return Err(Error::Unavailable("content is not attached to its metadata yet".into()));
+        }
+        self.gauge.charge(data.len() as u64, asker)?;
+        let mut pieces = SmallVec::new();
+        let mut pins: SmallVec<[Pin; 2]> = SmallVec::new();
+        let mut done = 0u64;
+        for part in data.chunks(self.piece_bytes) {
+            let part_writer = match writer {
+                Writer::File(hint) => Writer::File(WriteHint { offset: hint.offset.saturating_add(done), ..hint }),
+                Writer::Collector => Writer::Collector,
+            };
+            let mut made = false;
+            let reserved = self.lanes.lock().reserve(part_writer, part.len() as u64, self.now_ms(), &mut |limit| {
+                made = true;
+                self.make_segment(limit)
+            })?;
+            let segment = reserved.segment();
+            segment.write(part, reserved.at, self.config.writeback_step_bytes)?;
+            let crc = crc32c::crc32c(part);
+            pieces.push(Piece { len: part.len() as u64, blob: segment.id(), blob_offset: reserved.at, crc });
+            pins.push(reserved.into_pin());
+            done += part.len() as u64;
+            if made {
+                self.wake.work();
+                self.park_closed()?;
+            }
+        }
+        Ok(Staged { pieces, store: self.config.store, pin: Box::new(pins) })
+    }
+
+    fn make_segment(&self, limit: u64) -> Result<Arc<Segment>> {
+        let id = self.counter.lock().allocate()?;
+        let path = self.layout.segment(id);
+        let file = self.disk.create(&path)?;
+        *self.new_names.lock() = true;
+        let segment = Arc::new(Segment::new(id, path, limit, file, self.now_ms()));
+        self.segments.write().insert(id, Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Closes the files of segments that wait to be sealed, where there are too many.
+    fn park_closed(&self) -> Result<()> {
+        let mut closed: Vec<_> = self
+            .segments
+            .read()
+            .values()
+            .filter(|segment| segment.is_settled() && segment.held_file().is_some())
+            .cloned()
+            .collect();
+        if closed.len() <= self.config.closed_files {
+            return Ok(());
+        }
+        closed.sort_unstable_by_key(|segment| segment.last_write_ms());
+        let excess = closed.len() - self.config.closed_files;
+        for segment in closed.iter().take(excess) {
+            segment.park(&*self.disk).map_err(|error| self.poison.set(error))?;
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        self.poison.check()?;
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        if segments.iter().filter(|segment| segment.is_dirty()).nth(1).is_some() {
+            for segment in segments.iter().filter(|segment| segment.is_dirty()) {
+                segment.start_writeback()?;
+            }
+        }
+        let synced = segments.iter().try_for_each(|segment| segment.sync(&*self.disk)).and_then(|()| {
+            let mut new_names = self.new_names.lock();
+            if *new_names {
+                self.disk.sync_dir(&self.layout.segments)?;
+                *new_names = false;
+            }
+            Ok(())
+        });
+        synced.map_err(|error| self.poison.set(error))
+    }
+
+    /// The file that holds a blob's bytes, at the same offsets; kept open by the caller.
+    /// [`Error::NotFound`] if the blob is gone or in a store that has no local files.
+    pub fn local_file(&self, blob: BlobId) -> Result<Arc<dyn DiskFile>> {
+        let segment = self.segments.read().get(&blob).cloned();
+        if let Some(file) = segment.as_ref().and_then(|segment| segment.held_file()) {
+            return Ok(file);
+        }
+        if let Some(file) = self.files.get(blob) {
+            return Ok(file);
+        }
+        let opened = match segment {
+            Some(segment) => self.disk.open(segment.path()),
+            None => Err(Error::NotFound),
+        };
+        let file = match opened {
+            // Sealed already, or sealed just now.
+            Err(Error::NotFound) => self.disk.open(&self.blobs.local_path(blob).ok_or(Error::NotFound)?)?,
+            other => other?,
+        };
+        self.files.insert(blob, Arc::clone(&file));
+        Ok(file)
     }
 }
 
-#[allow(unused_variables, reason = "signatures that others build on")]
 impl ContentSync for SegmentStore {
     fn sync(&self) -> Result<()> {
-        Err(Error::NotSupported)
+        self.group.run(|| self.sync_all())
     }
 
     fn verify(&self, piece: &Piece) -> Result<bool> {
-        Err(Error::NotSupported)
+        let end = piece.blob_offset.checked_add(piece.len).ok_or(Error::Invalid)?;
+        match self.blob_len(piece.blob) {
+            Ok(len) if end <= len => {}
+            Ok(_) | Err(Error::NotFound) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let mut buf = vec![0; VERIFY_BYTES.min(usize::try_from(piece.len).unwrap_or(VERIFY_BYTES))];
+        let (mut at, mut crc) = (piece.blob_offset, 0);
+        while at < end {
+            let step = usize::try_from(end - at).unwrap_or(usize::MAX).min(buf.len());
+            let part = buf.get_mut(..step).unwrap_or_default();
+            match self.read(piece.blob, at, part) {
+                Ok(()) => {}
+                Err(Error::NotFound | Error::Corrupt(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            crc = crc32c::crc32c_append(crc, part);
+            at += step as u64;
+        }
+        Ok(crc == piece.crc)
     }
 }
 
-#[allow(unused_variables, reason = "signatures that others build on")]
 impl ContentStore for SegmentStore {
     fn write(&self, hint: WriteHint, data: &[u8]) -> Result<Staged> {
-        Err(Error::NotSupported)
+        let mut tries = 0;
+        loop {
+            match self.stage(Writer::File(hint), Asker::Writer, data) {
+                Err(Error::NoSpace) if tries < FULL_TRIES => {
+                    tries += 1;
+                    if !self.wake.wait_for_room(Duration::from_millis(self.config.full_wait_ms), self.now_ms()) {
+                        return Err(Error::NoSpace);
+                    }
+                }
+                other => return other,
+            }
+        }
     }
 
     fn read(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()> {
-        Err(Error::NotSupported)
+        match self.local_file(blob) {
+            Ok(file) => file.read_at(buf, offset),
+            Err(Error::NotFound) => self.read_sealed(blob, offset, buf),
+            Err(error) => Err(error),
+        }
     }
 
-    fn closed(&self, ino: Ino) {}
+    fn closed(&self, ino: Ino) {
+        self.lanes.lock().closed(ino);
+    }
 
     fn check_space(&self, len: u64) -> Result<()> {
-        Err(Error::NotSupported)
+        self.gauge.check(len, Asker::Writer)
     }
 
     fn space(&self) -> Result<DiskSpace> {
-        Err(Error::NotSupported)
+        self.gauge.space()
     }
 }

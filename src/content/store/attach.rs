@@ -1,0 +1,132 @@
+//! Start: what is on the disk is held against what the metadata says is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nexus_kernel::model::BlobState;
+use nexus_kernel::{BlobId, Error, Result, Zone};
+
+use super::block_on::block_on;
+use super::layout::parse_name;
+use super::segment::Segment;
+use super::{Condemned, SegmentStore};
+use crate::metadata::{KnownBlob, known_blobs};
+
+/// Blobs listed at a time.
+const LIST_BLOBS: usize = 1024;
+
+impl SegmentStore {
+    /// Holds content against the metadata of all zones that use this store, once they are
+    /// recovered, and takes writes from then on. [`Error::Corrupt`] names a blob that is
+    /// missing or too short. What no zone knows is deleted later by the collector.
+    pub fn attach(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
+        let known = known_blobs(zones, self.config.store)?;
+        let sealed = self.list_sealed()?;
+        for (id, blob) in &known {
+            self.check_there(*id, blob, sealed.get(id).copied())?;
+        }
+        {
+            let mut counter = self.counter.lock();
+            known.keys().chain(sealed.keys()).for_each(|id| counter.seen(*id));
+        }
+        self.sort_segments(&known, &sealed)?;
+        self.condemn_unknown(zones, &known, &sealed)?;
+        self.attached.store(true, Ordering::Release);
+        self.wake.work();
+        Ok(())
+    }
+
+    fn list_sealed(&self) -> Result<BTreeMap<BlobId, u64>> {
+        let mut found = BTreeMap::new();
+        let mut after = BlobId::NONE;
+        loop {
+            let page = block_on(self.blobs.list(after, LIST_BLOBS))?;
+            let Some(last) = page.last() else { return Ok(found) };
+            after = last.id;
+            found.extend(page.iter().map(|info| (info.id, info.len)));
+        }
+    }
+
+    fn check_there(&self, id: BlobId, blob: &KnownBlob, sealed: Option<u64>) -> Result<()> {
+        let segment = self.segments.read().get(&id).map(|segment| segment.tail());
+        let there = sealed.into_iter().chain(segment).max();
+        match there {
+            Some(len) if len >= blob.len => Ok(()),
+            _ if blob.live == 0 => Ok(()),
+            Some(len) => Err(Error::Corrupt(format!(
+                "blob {:016x} has {len} bytes, but files refer to bytes up to {}: its file was cut short. \
+                 Put the whole file back",
+                id.0, blob.len
+            ))),
+            None => Err(Error::Corrupt(format!(
+                "blob {:016x} is missing, though files refer to {} bytes of it: {} is not there, and the object store \
+                 does not have it. Put the file back",
+                id.0,
+                blob.live,
+                self.layout.segment(id).display()
+            ))),
+        }
+    }
+
+    /// Segments that were open go on as they were, where a lane has use for them; the others
+    /// wait to be sealed.
+    fn sort_segments(&self, known: &BTreeMap<BlobId, KnownBlob>, sealed: &BTreeMap<BlobId, u64>) -> Result<()> {
+        let mut lanes = self.lanes.lock();
+        let mut segments = self.segments.write();
+        let mut ids: Vec<_> = segments.keys().copied().collect();
+        // The youngest first: it is the one that was written to last.
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        for id in ids {
+            let Some(segment) = segments.get(&id).cloned() else { continue };
+            let Some(blob) = known.get(&id) else { continue };
+            if sealed.get(&id).is_some_and(|len| *len >= blob.len) {
+                // It was moved into the store, which is durable; that it left its old place was not.
+                segments.remove(&id);
+                self.remove_file(segment.path())?;
+                continue;
+            }
+            segment.cut_tail(blob.len);
+            let limit = lanes.sizes().shared;
+            if blob.state == BlobState::Open && blob.len < limit {
+                let file = self.disk.open(segment.path())?;
+                let tail = blob.len.next_multiple_of(4096);
+                let len = file.len()?;
+                let left_over = Segment::left_over(id, segment.path().to_owned(), len, self.now_ms());
+                let reopened = Arc::new(left_over.reopen(tail, limit.max(len), file));
+                if lanes.adopt(&reopened) {
+                    segments.insert(id, reopened);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that no zone knows: of blobs that were dropped, or that only commands used that
+    /// were lost. A recovery from the same log could meet them again, so they stay until the
+    /// metastores have come past it.
+    fn condemn_unknown(
+        &self,
+        zones: &[Arc<dyn Zone>],
+        known: &BTreeMap<BlobId, KnownBlob>,
+        sealed: &BTreeMap<BlobId, u64>,
+    ) -> Result<()> {
+        let mut unknown: BTreeSet<BlobId> = self.segments.read().keys().copied().collect();
+        unknown.extend(sealed.keys().copied());
+        for (name, _) in self.disk.list(&self.layout.sums)? {
+            unknown.extend(parse_name(&name, ".sum"));
+        }
+        unknown.retain(|id| !known.contains_key(id));
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        log::info!("{} blobs belong to no file any more and will be deleted", unknown.len());
+        let mut after = Vec::with_capacity(zones.len());
+        for zone in zones {
+            after.push((zone.info().id, zone.stats()?.last));
+        }
+        let since_ms = self.now_ms();
+        self.condemn(unknown.into_iter().map(|id| Condemned { id, after: after.clone(), since_ms }).collect());
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! What becomes of segments: closed, sealed into the object store, deleted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nexus_kernel::disk::DiskFile;
+use nexus_kernel::object_store::BlobSource;
+use nexus_kernel::{BlobId, Error, Result};
+
+use super::segment::Segment;
+use super::sums::FrameSums;
+use super::{Condemned, SegmentStore};
+use super::block_on::block_on;
+
+/// Unused ranges of at least this much are given back when a segment is sealed.
+const PUNCH_FROM: u64 = 64 << 10;
+
+/// Where a blob's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Where {
+    /// In a segment that a lane writes to, or that somebody still uses.
+    Open,
+    /// In a segment that nobody writes to.
+    Settled,
+    /// Not in a segment.
+    Elsewhere,
+}
+
+/// A segment's file on its way into a store.
+struct SegmentSource {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    len: u64,
+    at: u64,
+}
+
+impl BlobSource for SegmentSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn next(&mut self, max: usize) -> Result<Bytes> {
+        let step = (self.len - self.at).min(max as u64) as usize;
+        let mut buf = vec![0; step];
+        self.file.read_at(&mut buf, self.at)?;
+        self.at += step as u64;
+        Ok(buf.into())
+    }
+
+    fn local_file(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+}
+
+impl SegmentStore {
+    /// Where a blob is.
+    pub(crate) fn place_of(&self, blob: BlobId) -> Where {
+        match self.segments.read().get(&blob) {
+            Some(segment) if segment.is_settled() => Where::Settled,
+            Some(_) => Where::Open,
+            None => Where::Elsewhere,
+        }
+    }
+
+    /// Segments that nobody writes to, with their bytes, in order of id.
+    pub(crate) fn settled(&self) -> Vec<(BlobId, u64)> {
+        let segments = self.segments.read();
+        let settled = segments.values().filter(|segment| segment.is_settled());
+        let mut found: Vec<_> = settled.map(|segment| (segment.id(), segment.tail())).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// Closes the open segments that `choose` picks by id, bytes used and time of last write.
+    pub(crate) fn close_segments(&self, mut choose: impl FnMut(BlobId, u64, u64) -> bool) {
+        self.lanes
+            .lock()
+            .close_segments(|segment| choose(segment.id(), segment.tail(), segment.last_write_ms()));
+    }
+
+    /// Moves a settled segment into the object store; answers the blob's bytes. It is done
+    /// again from the start where it was cut short.
+    ///
+    /// Order: the bytes are durable, then their checksums, then the blob is in the store,
+    /// and only then may the metadata be told.
+    pub(crate) fn seal(&self, blob: BlobId) -> Result<u64> {
+        self.poison.check()?;
+        let segment = self.segments.read().get(&blob).cloned().ok_or(Error::NotFound)?;
+        if !segment.is_settled() {
+            return Err(Error::Conflict);
+        }
+        let file = match segment.held_file() {
+            Some(file) => file,
+            None => self.disk.open(segment.path())?,
+        };
+        let len = segment.tail();
+        for (start, end) in segment.unused() {
+            if end - start >= PUNCH_FROM {
+                file.punch_hole(start, end - start)?;
+            }
+        }
+        if file.len()? != len {
+            file.set_len(len)?;
+        }
+        segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
+        self.write_sums(&FrameSums::of_file(blob, &*file, len)?)?;
+        let mut source = SegmentSource { path: segment.path().to_owned(), file: Arc::clone(&file), len, at: 0 };
+        match block_on(self.blobs.put(blob, &mut source)) {
+            Ok(()) => {}
+            // Put by an earlier attempt that could not note it.
+            Err(Error::Exists) if self.sealed_len(blob)? == len => {}
+            Err(error) => return Err(error),
+        }
+        self.leave_segment(&segment, file)?;
+        Ok(len)
+    }
+
+    /// From now on the blob is read from the object store.
+    fn leave_segment(&self, segment: &Segment, file: Arc<dyn DiskFile>) -> Result<()> {
+        if self.blobs.local_path(segment.id()).is_some() {
+            self.files.insert(segment.id(), file);
+        } else {
+            self.files.remove(segment.id());
+        }
+        self.segments.write().remove(&segment.id());
+        // A store that moves files has taken it already.
+        self.remove_file(segment.path())
+    }
+
+    fn write_sums(&self, sums: &FrameSums) -> Result<()> {
+        let path = self.layout.sum(sums.id);
+        self.remove_file(&path)?;
+        let file = self.disk.create(&path)?;
+        file.write_at(&sums.encode(), 0)?;
+        file.sync_data().and_then(|()| self.disk.sync_dir(&self.layout.sums)).map_err(|error| self.poison.set(error))
+    }
+
+    /// Deletes all there is of a blob; answers how many bytes that were. Nothing may refer
+    /// to it, and no log that is replayed may name it.
+    pub(crate) fn delete_blob(&self, blob: BlobId) -> Result<u64> {
+        let len = match self.blob_len(blob) {
+            Ok(len) => len,
+            Err(Error::NotFound) => 0,
+            Err(error) => return Err(error),
+        };
+        self.files.remove(blob);
+        self.segments.write().remove(&blob);
+        self.remove_file(&self.layout.segment(blob))?;
+        block_on(self.blobs.delete(blob))?;
+        self.remove_file(&self.layout.sum(blob))?;
+        self.files.remove(blob);
+        Ok(len)
+    }
+
+    /// Notes blobs whose files are to be deleted later.
+    pub(crate) fn condemn(&self, blobs: Vec<Condemned>) {
+        self.condemned.lock().extend(blobs);
+    }
+
+    /// Takes the noted blobs for which `ready` says that they can be deleted.
+    pub(crate) fn take_condemned(&self, mut ready: impl FnMut(&Condemned) -> bool) -> Vec<Condemned> {
+        let mut condemned = self.condemned.lock();
+        let (taken, left) = condemned.drain(..).partition(|blob| ready(blob));
+        *condemned = left;
+        taken
+    }
+
+    /// Blobs that wait to be deleted, and since when the first one does.
+    pub(crate) fn condemned_since(&self) -> Option<u64> {
+        self.condemned.lock().iter().map(|blob| blob.since_ms).min()
+    }
+
+    pub(super) fn remove_file(&self, path: &Path) -> Result<()> {
+        match self.disk.remove(path) {
+            Ok(()) | Err(Error::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Sealed blobs: how long they are, their checksums, and reading those that are not on a
+//! local disk, where every frame is held against its checksum.
+
+use nexus_kernel::{BlobId, Error, Result};
+
+use super::SegmentStore;
+use super::block_on::block_on;
+use super::sums::{FRAME_BYTES, FrameSums};
+
+/// Longest file of checksums that is read: that of a blob of 64 GiB.
+const MAX_SUMS_BYTES: u64 = 8 << 20;
+
+impl SegmentStore {
+    /// Bytes of a blob's file, whether a segment or sealed.
+    pub(crate) fn blob_len(&self, blob: BlobId) -> Result<u64> {
+        match self.local_file(blob) {
+            Ok(file) => file.len(),
+            Err(Error::NotFound) => self.sealed_len(blob),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bytes of a sealed blob.
+    pub(crate) fn sealed_len(&self, blob: BlobId) -> Result<u64> {
+        block_on(self.blobs.head(blob)).map(|info| info.len)
+    }
+
+    /// Checksums of a sealed blob.
+    pub(crate) fn sums(&self, blob: BlobId) -> Result<FrameSums> {
+        let file = self.disk.open(&self.layout.sum(blob))?;
+        let len = file.len()?;
+        if len > MAX_SUMS_BYTES {
+            return Err(Error::Corrupt(format!("the checksums of blob {:016x} are {len} bytes long", blob.0)));
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read_at(&mut bytes, 0)?;
+        FrameSums::decode(blob, &bytes)
+    }
+
+    /// Reads a blob that has no local file. One read at a time holds the frames that it touches.
+    pub(super) fn read_sealed(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if self.blobs.local_path(blob).is_some() {
+            return Err(Error::NotFound);
+        }
+        let sums = match self.sums(blob) {
+            Err(Error::NotFound) => {
+                block_on(self.blobs.head(blob))?;
+                return Err(Error::Corrupt(format!("blob {:016x} has lost its checksums", blob.0)));
+            }
+            other => other?,
+        };
+        let end = offset.checked_add(buf.len() as u64).ok_or(Error::Invalid)?;
+        if end > sums.len {
+            return Err(Error::Corrupt(format!("blob {:016x} ends at {}, before byte {end}", blob.0, sums.len)));
+        }
+        let first = offset / FRAME_BYTES;
+        let start = first * FRAME_BYTES;
+        let stop = end.next_multiple_of(FRAME_BYTES).min(sums.len);
+        let frames = block_on(self.blobs.get(blob, start..stop))?;
+        if frames.len() as u64 != stop - start {
+            return Err(Error::Corrupt(format!("blob {:016x}: the store answered {} bytes for {start}..{stop}", blob.0, frames.len())));
+        }
+        sums.check(first, &frames)?;
+        let skip = (offset - start) as usize;
+        let wanted = frames.get(skip..skip + buf.len()).ok_or(Error::Invalid)?;
+        buf.copy_from_slice(wanted);
+        Ok(())
+    }
+
+    /// Holds a whole sealed blob against its checksums; answers its bytes.
+    pub(crate) fn scrub(&self, blob: BlobId) -> Result<u64> {
+        let sums = match self.sums(blob) {
+            Err(Error::NotFound) => return Err(Error::Corrupt(format!("blob {:016x} has lost its checksums", blob.0))),
+            other => other?,
+        };
+        let len = self.blob_len(blob)?;
+        if len != sums.len {
+            return Err(Error::Corrupt(format!("blob {:016x} has {len} bytes, not {}", blob.0, sums.len)));
+        }
+        let mut buf = vec![0; (16 * FRAME_BYTES).min(len) as usize];
+        let mut at = 0;
+        while at < len {
+            let step = (len - at).min(16 * FRAME_BYTES) as usize;
+            let part = buf.get_mut(..step).unwrap_or_default();
+            nexus_kernel::ContentStore::read(self, blob, at, part)?;
+            sums.check(at / FRAME_BYTES, part)?;
+            at += step as u64;
+        }
+        Ok(len)
+    }
+}

@@ -1,0 +1,279 @@
+//! A segment: a file that takes writes, until it is closed and sealed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use nexus_kernel::disk::{Disk, DiskFile};
+use nexus_kernel::{BlobId, Error, Result};
+use parking_lot::{Mutex, RwLock};
+
+use super::fill::{Fill, Place};
+
+/// Least space reserved at a time, where the medium has no room for a whole step.
+const SMALL_STEP: u64 = 64 << 10;
+
+/// A segment. Ranges are handed out under the lock of the lanes; the bytes go in outside it,
+/// from any number of threads.
+pub struct Segment {
+    id: BlobId,
+    path: PathBuf,
+    limit: u64,
+    /// `None` while nothing is unsynced and others need the descriptor more.
+    file: RwLock<Option<Arc<dyn DiskFile>>>,
+    fill: Mutex<State>,
+    /// Users between reserving a range and having told the metadata, or having failed to.
+    pins: AtomicUsize,
+    dirty: AtomicBool,
+    syncing: Mutex<()>,
+    written: AtomicU64,
+    last_write_ms: AtomicU64,
+}
+
+struct State {
+    fill: Fill,
+    allocated: u64,
+    closed: bool,
+    abandoned: Vec<(u64, u64)>,
+}
+
+/// Keeps a segment from being sealed or dropped.
+pub struct Pin(Arc<Segment>);
+
+/// A range of a segment to write to.
+pub struct Reserved {
+    /// Offset in the segment.
+    pub at: u64,
+    pin: Pin,
+}
+
+impl Segment {
+    /// A new, empty segment, whose file was just made.
+    pub fn new(id: BlobId, path: PathBuf, limit: u64, file: Arc<dyn DiskFile>, now_ms: u64) -> Segment {
+        let state = State { fill: Fill::default(), allocated: 0, closed: false, abandoned: Vec::new() };
+        Segment::with(id, path, limit, Some(file), state, false, now_ms)
+    }
+
+    /// A segment that an earlier process left. It takes no writes, and is not known to be durable.
+    pub fn left_over(id: BlobId, path: PathBuf, len: u64, now_ms: u64) -> Segment {
+        let state = State { fill: Fill::up_to(len), allocated: len, closed: true, abandoned: Vec::new() };
+        Segment::with(id, path, len, None, state, true, now_ms)
+    }
+
+    fn with(
+        id: BlobId,
+        path: PathBuf,
+        limit: u64,
+        file: Option<Arc<dyn DiskFile>>,
+        state: State,
+        dirty: bool,
+        now_ms: u64,
+    ) -> Segment {
+        Segment {
+            id,
+            path,
+            limit,
+            file: RwLock::new(file),
+            fill: Mutex::new(state),
+            pins: AtomicUsize::new(0),
+            dirty: AtomicBool::new(dirty),
+            syncing: Mutex::new(()),
+            written: AtomicU64::new(0),
+            last_write_ms: AtomicU64::new(now_ms),
+        }
+    }
+
+    /// The blob that the segment is, or becomes.
+    pub fn id(&self) -> BlobId {
+        self.id
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size at which it takes no more.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// End of what was handed out.
+    pub fn tail(&self) -> u64 {
+        self.fill.lock().fill.tail()
+    }
+
+    /// When a range was last handed out.
+    pub fn last_write_ms(&self) -> u64 {
+        self.last_write_ms.load(Ordering::Relaxed)
+    }
+
+    /// Reserves `len` bytes after all that is there; `None` if they do not fit.
+    pub fn append(self: &Arc<Self>, len: u64, align: u64, step: u64, now_ms: u64) -> Result<Option<Reserved>> {
+        self.reserve(step, now_ms, |fill| fill.at_end(len, align, self.limit))
+    }
+
+    /// Reserves `len` bytes at `at`, if that place is free and near; `None` if not.
+    pub fn place(self: &Arc<Self>, at: u64, len: u64, step: u64, now_ms: u64) -> Result<Option<Reserved>> {
+        self.reserve(step, now_ms, |fill| fill.at_place(at, len, self.limit))
+    }
+
+    fn reserve(
+        self: &Arc<Self>,
+        step: u64,
+        now_ms: u64,
+        find: impl FnOnce(&Fill) -> Option<Place>,
+    ) -> Result<Option<Reserved>> {
+        let mut state = self.fill.lock();
+        if state.closed {
+            return Ok(None);
+        }
+        let Some(place) = find(&state.fill) else { return Ok(None) };
+        if place.end > state.allocated {
+            state.allocated = self.allocate(state.allocated, place.end, step)?;
+        }
+        state.fill.take(place);
+        self.pins.fetch_add(1, Ordering::AcqRel);
+        self.last_write_ms.store(now_ms, Ordering::Relaxed);
+        Ok(Some(Reserved { at: place.at, pin: Pin(Arc::clone(self)) }))
+    }
+
+    /// Reserves space up to at least `needed`; answers how far.
+    fn allocate(&self, from: u64, needed: u64, step: u64) -> Result<u64> {
+        let file = self.open_file()?;
+        let full = needed.saturating_add(step).min(self.limit.max(needed));
+        match file.allocate(from, full - from) {
+            Ok(()) => return Ok(full),
+            Err(Error::NoSpace) => {}
+            Err(error) => return Err(error),
+        }
+        let small = needed.next_multiple_of(SMALL_STEP).min(self.limit.max(needed));
+        file.allocate(from, small - from)?;
+        Ok(small)
+    }
+
+    /// Starts over after the tail, leaving the gaps unused.
+    pub fn forget_gaps(&self) {
+        let mut state = self.fill.lock();
+        let gaps = state.fill.forget_gaps();
+        state.abandoned.extend(gaps);
+    }
+
+    /// Ranges below the tail that hold nothing.
+    pub fn unused(&self) -> Vec<(u64, u64)> {
+        let state = self.fill.lock();
+        state.abandoned.iter().chain(state.fill.gaps()).copied().collect()
+    }
+
+    /// Takes no more writes from now on.
+    pub fn close(&self) {
+        self.fill.lock().closed = true;
+    }
+
+    /// Takes writes again, from `tail` on; for a segment that an earlier process left, of
+    /// which the metadata knows no byte at or after `tail`.
+    pub fn reopen(self: Segment, tail: u64, limit: u64, file: Arc<dyn DiskFile>) -> Segment {
+        let allocated = self.fill.lock().allocated;
+        let state = State { fill: Fill::up_to(tail), allocated, closed: false, abandoned: Vec::new() };
+        let now_ms = self.last_write_ms();
+        Segment::with(self.id, self.path, limit, Some(file), state, true, now_ms)
+    }
+
+    /// Forgets what lies after `tail`; for a segment that an earlier process left.
+    pub fn cut_tail(&self, tail: u64) {
+        let mut state = self.fill.lock();
+        state.fill = Fill::up_to(tail.min(state.fill.tail()));
+    }
+
+    /// Whether it takes no writes and nobody uses it: all who wrote to it have told the
+    /// metadata by now.
+    pub fn is_settled(&self) -> bool {
+        // Pins are only made while it is open, so this order can't miss one.
+        self.fill.lock().closed && self.pins.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether it takes no more writes.
+    pub fn is_closed(&self) -> bool {
+        self.fill.lock().closed
+    }
+
+    /// The open file, if it is held open.
+    pub fn held_file(&self) -> Option<Arc<dyn DiskFile>> {
+        self.file.read().clone()
+    }
+
+    fn open_file(&self) -> Result<Arc<dyn DiskFile>> {
+        self.held_file().ok_or_else(|| Error::Unavailable(format!("{} is not open", self.path.display())))
+    }
+
+    /// Writes into a reserved range. Every so many bytes the medium is set to work, so that
+    /// a later sync is short and little is dirty.
+    pub fn write(&self, data: &[u8], at: u64, writeback_step: u64) -> Result<()> {
+        let file = self.open_file()?;
+        let result = file.write_at(data, at);
+        // Even a failed write may have left something to sync; what matters is that the
+        // mark is set after the bytes are in.
+        self.dirty.store(true, Ordering::Release);
+        result?;
+        let written = self.written.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
+        if written >= writeback_step && self.written.swap(0, Ordering::Relaxed) >= writeback_step {
+            file.start_writeback(0, self.tail())?;
+        }
+        Ok(())
+    }
+
+    /// Whether bytes may not be durable.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    /// Starts to write all that is not durable yet.
+    pub fn start_writeback(&self) -> Result<()> {
+        match self.held_file() {
+            Some(file) => file.start_writeback(0, self.tail()),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes all that was written before the call durable. Waits for a sync that runs
+    /// already, as that one may hold this caller's bytes.
+    pub fn sync(&self, disk: &dyn Disk) -> Result<()> {
+        let _one = self.syncing.lock();
+        if !self.dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let file = match self.held_file() {
+            Some(file) => file,
+            None => disk.open(&self.path)?,
+        };
+        file.sync_data()
+    }
+
+    /// Makes it durable and closes its file; for a closed segment.
+    pub fn park(&self, disk: &dyn Disk) -> Result<()> {
+        self.sync(disk)?;
+        if self.is_settled() {
+            let file = self.file.write().take();
+            drop(file);
+        }
+        Ok(())
+    }
+}
+
+impl Reserved {
+    /// The segment.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.pin.0
+    }
+
+    /// What is to be held until the metadata knows.
+    pub fn into_pin(self) -> Pin {
+        self.pin
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.pins.fetch_sub(1, Ordering::AcqRel);
+    }
+}
