@@ -1,11 +1,34 @@
-//! The collector.
+//! [`Reclaimer`]: seals segments that are full or idle, forgets and deletes blobs that are
+//! dead, and empties those of which little is live. How a blob is emptied is in `compact`,
+//! the thread that runs passes in `thread`.
+//!
+//! Every step can be cut short by a crash; the next pass sees from the metadata and the
+//! files what is left to do:
+//!
+//! | Found | Means | Done |
+//! |---|---|---|
+//! | settled segment, record open | not sealed yet | seal, `SealBlob` |
+//! | sealed file, record open | `SealBlob` is missing | `SealBlob` |
+//! | record sealed, no live bytes | dead | after a grace `DropBlob`, sync |
+//! | file, no record | dropped, or never known | deleted once no recovery can meet it |
+//! | record sealed, few live bytes | sparse | extents copied, `Relocate` |
 
+mod compact;
+mod thread;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use nexus_kernel::{Clock, Error, Result, Zone};
+use nexus_kernel::model::{Blob, BlobState};
+use nexus_kernel::{BlobId, Clock, Command, Error, Result, Zone};
+use parking_lot::Mutex;
 
 use crate::config::ReclaimConfig;
-use crate::store::SegmentStore;
+use crate::metadata::{find_blob, known_blobs, zone_blobs};
+use crate::store::{Condemned, SegmentStore, Where};
+use crate::time::now_ms;
+
+pub use thread::ReclaimHandle;
 
 /// What one pass did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -20,39 +43,247 @@ pub struct Progress {
     pub freed_bytes: u64,
     /// Bytes copied out of sparse blobs.
     pub copied_bytes: u64,
-    /// Bytes that metadata was moved to.
+    /// Bytes of files that now lie elsewhere; content that files share counts for each.
     pub moved_bytes: u64,
     /// Whether the pass stopped at its budget, so that another one finds work.
     pub more: bool,
 }
 
-/// Seals segments, drops dead blobs and empties sparse ones.
-pub struct Reclaimer {}
-
-/// The collector's thread; stops when dropped.
-pub struct ReclaimHandle {}
-
-#[allow(unused_variables, reason = "signatures that others build on")]
-impl Reclaimer {
-    /// A collector for the content of `zones`, which must be all that use the store.
-    pub fn new(
-        store: Arc<SegmentStore>, zones: Vec<Arc<dyn Zone>>, clock: Arc<dyn Clock>, config: ReclaimConfig,
-    ) -> Reclaimer {
-        Reclaimer {}
-    }
-
-    /// One pass.
-    pub fn run_once(&self) -> Result<Progress> {
-        Err(Error::NotSupported)
-    }
-
-    /// Runs passes on a thread of its own from now on.
-    pub fn spawn(self) -> Result<ReclaimHandle> {
-        Err(Error::NotSupported)
-    }
+/// How much a pass is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Need {
+    /// Within the budget, after the graces.
+    Calm,
+    /// Writers wait for room: everything that gives some back, now.
+    Room,
 }
 
-impl ReclaimHandle {
-    /// Ends the thread and waits for it.
-    pub fn stop(self) {}
+/// Percentage of live bytes below which a blob is compacted when room is needed.
+const ROOM_BELOW_PERCENT: u64 = 80;
+
+/// Seals segments, drops dead blobs and empties sparse ones.
+pub struct Reclaimer {
+    store: Arc<SegmentStore>,
+    zones: Vec<Arc<dyn Zone>>,
+    clock: Arc<dyn Clock>,
+    config: ReclaimConfig,
+    /// One pass at a time.
+    memory: Mutex<Memory>,
+}
+
+/// What passes remember of each other. All of it is found again after a restart.
+#[derive(Default)]
+struct Memory {
+    /// When a blob was first seen dead.
+    dead_since: HashMap<BlobId, u64>,
+    /// Blobs whose counters and extents disagree; told once.
+    wrong: HashSet<BlobId>,
+}
+
+impl Reclaimer {
+    /// A collector for the content of `zones`, which must be all that use the store, and
+    /// be attached to it.
+    pub fn new(
+        store: Arc<SegmentStore>,
+        zones: Vec<Arc<dyn Zone>>,
+        clock: Arc<dyn Clock>,
+        config: ReclaimConfig,
+    ) -> Reclaimer {
+        Reclaimer { store, zones, clock, config, memory: Mutex::default() }
+    }
+
+    /// One pass, within the budget.
+    pub fn run_once(&self) -> Result<Progress> {
+        self.pass(Need::Calm)
+    }
+
+    /// One pass that gives back all the space it can, without graces.
+    pub fn make_room(&self) -> Result<Progress> {
+        self.pass(Need::Room)
+    }
+
+    fn pass(&self, need: Need) -> Result<Progress> {
+        let mut memory = self.memory.lock();
+        let mut progress = Progress::default();
+        let mut budget = match need {
+            Need::Calm => self.config.pass_bytes,
+            Need::Room => u64::MAX,
+        };
+        // What is dead already costs nothing and makes room for the rest.
+        self.drop_dead(need, &mut memory, &mut progress)?;
+        self.delete_condemned(need, &mut progress)?;
+        self.close_segments(need)?;
+        self.seal_settled(&mut budget, &mut progress)?;
+        self.finish_seals()?;
+        self.compact(need, &mut budget, &mut memory, &mut progress)?;
+        if need == Need::Room {
+            self.drop_dead(need, &mut memory, &mut progress)?;
+            self.delete_condemned(need, &mut progress)?;
+        }
+        Ok(progress)
+    }
+
+    fn now_ms(&self) -> u64 {
+        now_ms(&*self.clock)
+    }
+
+    /// Closes segments that are idle, or not worth to go on with.
+    fn close_segments(&self, need: Need) -> Result<()> {
+        let known = known_blobs(&self.zones, self.store.config().store)?;
+        let (now, config) = (self.now_ms(), &self.config);
+        self.store.close_segments(|id, tail, last_write_ms| {
+            let live = known.get(&id).map_or(0, |blob| blob.live);
+            let worth_sealing = tail >= config.idle_seal_bytes.max(1);
+            let idle = now.saturating_sub(last_write_ms) >= config.idle_seal_ms;
+            let sparse = need == Need::Room && live < tail / 2;
+            worth_sealing && (idle || live == 0) || sparse
+        });
+        Ok(())
+    }
+
+    /// Each zone's record of a blob.
+    fn records(&self, id: BlobId) -> Result<Vec<(&Arc<dyn Zone>, Blob)>> {
+        let mut records = Vec::with_capacity(self.zones.len());
+        for zone in &self.zones {
+            records.extend(find_blob(&**zone, id)?.map(|blob| (zone, blob)));
+        }
+        Ok(records)
+    }
+
+    fn seal_settled(&self, budget: &mut u64, progress: &mut Progress) -> Result<()> {
+        for (id, _) in self.store.settled() {
+            if *budget == 0 || self.store.wake().is_stopped() {
+                progress.more = true;
+                return Ok(());
+            }
+            if self.store.is_condemned(id) {
+                continue;
+            }
+            // It was settled before the records are read, so they tell of all its writes.
+            let records = self.records(id)?;
+            if records.is_empty() {
+                self.condemn([id])?;
+                continue;
+            }
+            let len = if records.iter().all(|(_, blob)| blob.live == 0) {
+                // Not worth moving: it is dropped from where it is.
+                records.iter().map(|(_, blob)| blob.len).max().unwrap_or(0)
+            } else {
+                let len = self.store.seal(id)?;
+                *budget = budget.saturating_sub(len);
+                progress.sealed += 1;
+                len
+            };
+            for (zone, blob) in records {
+                if blob.state == BlobState::Open {
+                    zone.propose(&Command::SealBlob { blob: id, len: len.max(blob.len) })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the metadata of blobs that were sealed without that.
+    fn finish_seals(&self) -> Result<()> {
+        for zone in &self.zones {
+            for (id, blob) in zone_blobs(&**zone, self.store.config().store)? {
+                if blob.state != BlobState::Open || self.store.place_of(id) != Where::Elsewhere {
+                    continue;
+                }
+                let len = match self.store.sealed_len(id) {
+                    Ok(len) => len.max(blob.len),
+                    // Lost with nothing in it; forgotten as any other dead blob.
+                    Err(Error::NotFound) if blob.live == 0 => blob.len,
+                    Err(error) => return Err(error),
+                };
+                match zone.propose(&Command::SealBlob { blob: id, len }) {
+                    // Sealed, and maybe dropped, since it was listed.
+                    Ok(_) | Err(Error::NotFound | Error::Invalid) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the metadata forget dead blobs. Their files are only noted.
+    fn drop_dead(&self, need: Need, memory: &mut Memory, progress: &mut Progress) -> Result<()> {
+        let now = self.now_ms();
+        let mut dead = BTreeSet::new();
+        let mut dropped = BTreeSet::new();
+        for zone in &self.zones {
+            let before = dropped.len();
+            for (id, blob) in zone_blobs(&**zone, self.store.config().store)? {
+                if blob.state != BlobState::Sealed || blob.live != 0 {
+                    continue;
+                }
+                dead.insert(id);
+                let since = *memory.dead_since.entry(id).or_insert(now);
+                if need == Need::Calm && now.saturating_sub(since) < self.config.drop_grace_ms {
+                    continue;
+                }
+                match zone.propose(&Command::DropBlob { blob: id }) {
+                    Ok(_) => dropped.insert(id),
+                    Err(Error::Conflict | Error::NotFound) => continue,
+                    Err(error) => return Err(error),
+                };
+            }
+            if dropped.len() > before {
+                zone.sync()?;
+            }
+        }
+        memory.dead_since.retain(|id, _| dead.contains(id) && !dropped.contains(id));
+        memory.wrong.retain(|id| !dropped.contains(id));
+        progress.dropped += dropped.len() as u64;
+        let mut forgotten = Vec::with_capacity(dropped.len());
+        for id in dropped {
+            if self.records(id)?.is_empty() {
+                forgotten.push(id);
+            }
+        }
+        self.condemn(forgotten)
+    }
+
+    /// Notes blobs that no zone knows any more, with how far the zones are now.
+    fn condemn(&self, ids: impl IntoIterator<Item = BlobId>) -> Result<()> {
+        let mut after = Vec::with_capacity(self.zones.len());
+        for zone in &self.zones {
+            after.push((zone.info().id, zone.stats()?.last));
+        }
+        let since_ms = self.now_ms();
+        self.store
+            .condemn(ids.into_iter().map(|id| Condemned { id, after: after.clone(), since_ms }).collect());
+        Ok(())
+    }
+
+    /// Deletes the files that no recovery can meet any more.
+    fn delete_condemned(&self, need: Need, progress: &mut Progress) -> Result<()> {
+        let Some(since) = self.store.condemned_since() else { return Ok(()) };
+        if need == Need::Room || self.now_ms().saturating_sub(since) >= self.config.checkpoint_after_ms {
+            for zone in &self.zones {
+                zone.checkpoint()?;
+            }
+        }
+        let mut come = BTreeMap::new();
+        for zone in &self.zones {
+            come.insert(zone.info().id, zone.stats()?.checkpoint);
+        }
+        let ready = self
+            .store
+            .take_condemned(|blob| blob.after.iter().all(|(zone, lsn)| come.get(zone).is_some_and(|at| at >= lsn)));
+        let mut left = ready.into_iter();
+        while let Some(blob) = left.next() {
+            match self.store.delete_blob(blob.id) {
+                Ok(len) => {
+                    progress.deleted += 1;
+                    progress.freed_bytes += len;
+                }
+                Err(error) => {
+                    self.store.condemn(std::iter::once(blob).chain(left).collect());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
 }

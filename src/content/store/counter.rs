@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use nexus_kernel::disk::{Disk, DiskFile};
+use nexus_kernel::disk::Disk;
 use nexus_kernel::{BlobId, Error, Result};
 
 use super::layout::Layout;

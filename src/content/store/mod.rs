@@ -42,7 +42,6 @@ use space::{Asker, SpaceGauge};
 use sync::{GroupSync, Poison};
 
 pub(crate) use seal::Where;
-pub use sums::FrameSums;
 pub(crate) use wake::{Call, Wake};
 
 /// Most bytes of one piece; a longer write becomes several.
@@ -324,7 +323,7 @@ impl ContentStore for SegmentStore {
     }
 
     fn check_space(&self, len: u64) -> Result<()> {
-        self.gauge.check(len, Asker::Writer)
+        self.gauge.check(len, Asker::Writer).inspect_err(|_| self.wake.room())
     }
 
     fn space(&self) -> Result<DiskSpace> {

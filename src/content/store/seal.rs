@@ -158,6 +158,11 @@ impl SegmentStore {
         self.condemned.lock().extend(blobs);
     }
 
+    /// Whether a blob's files are to be deleted later.
+    pub(crate) fn is_condemned(&self, blob: BlobId) -> bool {
+        self.condemned.lock().iter().any(|condemned| condemned.id == blob)
+    }
+
     /// Takes the noted blobs for which `ready` says that they can be deleted.
     pub(crate) fn take_condemned(&self, mut ready: impl FnMut(&Condemned) -> bool) -> Vec<Condemned> {
         let mut condemned = self.condemned.lock();

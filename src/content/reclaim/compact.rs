@@ -1,0 +1,244 @@
+//! Emptying sparse blobs: what is live is copied through the write path, then the metadata
+//! is moved. Content that files share stays shared. Files may change at any time: an extent
+//! that is no longer as it was is left alone by `Relocate`, and found again by the next pass.
+
+use std::sync::Arc;
+
+use nexus_kernel::command::Relocation;
+use nexus_kernel::content::{ContentStore, Staged};
+use nexus_kernel::model::{BlobState, Piece};
+use nexus_kernel::{BlobId, Command, Error, Result, Zone};
+
+use super::{Memory, Need, Progress, ROOM_BELOW_PERCENT, Reclaimer};
+use crate::metadata::{BlobExtent, blob_extents, find_blob, known_blobs};
+
+/// Most bytes copied at a time, and so held in memory.
+const COPY_BYTES: u64 = 1 << 20;
+/// Extents of a blob that are looked at together.
+const EXTENTS: usize = 1 << 16;
+/// Most bytes that one `Relocate` waits for.
+const COMMAND_BYTES: u64 = 4 << 20;
+
+/// A range of the blob to copy, with the extents, cut to it, that refer to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Chunk {
+    start: u64,
+    end: u64,
+    parts: Vec<BlobExtent>,
+}
+
+/// Moves that are copied, but that the metadata does not know of yet.
+#[derive(Default)]
+struct Batch {
+    moves: Vec<Relocation>,
+    bytes: u64,
+    staged: Vec<Staged>,
+}
+
+impl Reclaimer {
+    pub(super) fn compact(
+        &self,
+        need: Need,
+        budget: &mut u64,
+        memory: &mut Memory,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let percent = match need {
+            Need::Calm => self.config.compact_below_percent,
+            Need::Room => ROOM_BELOW_PERCENT.max(self.config.compact_below_percent),
+        };
+        let mut sparse: Vec<_> = known_blobs(&self.zones, self.store.config().store)?
+            .into_iter()
+            .filter(|(id, blob)| blob.state == BlobState::Sealed && blob.live > 0 && !memory.wrong.contains(id))
+            // Shared content can have more live bytes than there are.
+            .filter(|(_, blob)| u128::from(blob.live) * 100 < u128::from(blob.len) * u128::from(percent))
+            .map(|(id, blob)| (u128::from(blob.live) * 1_000_000 / u128::from(blob.len.max(1)), id))
+            .collect();
+        sparse.sort_unstable();
+        for (_, id) in sparse {
+            for zone in &self.zones {
+                match self.empty(zone, id, budget, memory, progress) {
+                    // There will be room once what was emptied so far is dropped.
+                    Err(Error::NoSpace) => return Ok(()),
+                    other => other?,
+                }
+                if *budget == 0 || self.store.wake().is_stopped() {
+                    progress.more = true;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what a zone's files have in a blob.
+    fn empty(
+        &self,
+        zone: &Arc<dyn Zone>,
+        blob: BlobId,
+        budget: &mut u64,
+        memory: &mut Memory,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let (extents, complete) = blob_extents(&**zone, blob, EXTENTS)?;
+        if extents.is_empty() && complete {
+            // Between the listing and now it may have died; otherwise counters are wrong.
+            if find_blob(&**zone, blob)?.is_some_and(|blob| blob.live > 0)
+                && blob_extents(&**zone, blob, 1)?.0.is_empty()
+                && memory.wrong.insert(blob)
+            {
+                log::error!("blob {:016x} has live bytes, but no file has extents in it; run fsck", blob.0);
+            }
+            return Ok(());
+        }
+        progress.more |= !complete;
+        let mut batch = Batch::default();
+        for chunk in chunks(extents) {
+            if *budget == 0 || self.store.wake().is_stopped() {
+                break;
+            }
+            let copied = self.copy(blob, &chunk);
+            let (staged, data) = match copied {
+                Ok(copied) => copied,
+                Err(error) => {
+                    self.relocate(zone, blob, &mut batch, progress)?;
+                    // Dropped meanwhile, with all that was live.
+                    return if error == Error::NotFound { Ok(()) } else { Err(error) };
+                }
+            };
+            *budget = budget.saturating_sub(chunk.end - chunk.start);
+            progress.copied_bytes += chunk.end - chunk.start;
+            for part in &chunk.parts {
+                if let Some(relocation) = relocation(&chunk, part, &staged.pieces, &data) {
+                    batch.bytes += part.len;
+                    batch.moves.push(relocation);
+                }
+                if batch.moves.len() >= self.config.moves_per_command.max(1) {
+                    self.propose(zone, blob, &mut batch, progress)?;
+                }
+            }
+            batch.staged.push(staged);
+            if batch.bytes >= COMMAND_BYTES || batch.staged.len() >= self.config.moves_per_command.max(1) {
+                self.relocate(zone, blob, &mut batch, progress)?;
+            }
+        }
+        self.relocate(zone, blob, &mut batch, progress)
+    }
+
+    fn copy(&self, blob: BlobId, chunk: &Chunk) -> Result<(Staged, Vec<u8>)> {
+        let mut data = vec![0; usize::try_from(chunk.end - chunk.start).map_err(|_| Error::Invalid)?];
+        self.store.read(blob, chunk.start, &mut data)?;
+        Ok((self.store.write_copy(&data)?, data))
+    }
+
+    /// Tells the metadata, and lets go of the copies.
+    fn relocate(&self, zone: &Arc<dyn Zone>, from: BlobId, batch: &mut Batch, progress: &mut Progress) -> Result<()> {
+        self.propose(zone, from, batch, progress)?;
+        batch.staged.clear();
+        batch.bytes = 0;
+        Ok(())
+    }
+
+    fn propose(&self, zone: &Arc<dyn Zone>, from: BlobId, batch: &mut Batch, progress: &mut Progress) -> Result<()> {
+        if batch.moves.is_empty() {
+            return Ok(());
+        }
+        let moves = std::mem::take(&mut batch.moves);
+        let outcome = zone.propose(&Command::Relocate { from, store: self.store.config().store, moves })?;
+        progress.moved_bytes += outcome.count;
+        Ok(())
+    }
+}
+
+/// Where a part of a chunk lies in its copy.
+fn relocation(chunk: &Chunk, part: &BlobExtent, pieces: &[Piece], data: &[u8]) -> Option<Relocation> {
+    // A chunk is never longer than what the write path keeps in one piece.
+    let [piece] = pieces else { return None };
+    let skip = part.blob_offset.checked_sub(chunk.start)?;
+    let bytes = data.get(usize::try_from(skip).ok()?..)?.get(..usize::try_from(part.len).ok()?)?;
+    let crc = if part.len == piece.len { piece.crc } else { crc32c::crc32c(bytes) };
+    let to = Piece { len: part.len, blob: piece.blob, blob_offset: piece.blob_offset + skip, crc };
+    Some(Relocation { ino: part.ino, offset: part.offset, from_offset: part.blob_offset, to })
+}
+
+/// Cuts extents into chunks, in order of their place in the blob.
+fn chunks(mut extents: Vec<BlobExtent>) -> impl Iterator<Item = Chunk> {
+    extents.sort_unstable_by_key(|extent| (extent.blob_offset, extent.ino, extent.offset));
+    let mut waiting = extents.into_iter().peekable();
+    // Extents that begin before the next chunk, and end after its start.
+    let mut active: Vec<BlobExtent> = Vec::new();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        active.retain(|extent| extent.blob_offset + extent.len > at);
+        if active.is_empty() {
+            at = waiting.peek()?.blob_offset;
+        }
+        let limit = at + COPY_BYTES;
+        let mut end = active.iter().map(|extent| extent.blob_offset + extent.len).max().unwrap_or(at);
+        while let Some(extent) =
+            waiting.next_if(|extent| extent.blob_offset < limit && (extent.blob_offset <= end || extent.blob_offset == at))
+        {
+            end = end.max(extent.blob_offset + extent.len);
+            active.push(extent);
+        }
+        let (start, end) = (at, end.min(limit));
+        at = end;
+        let parts = active.iter().filter_map(|extent| {
+            let from = extent.blob_offset.max(start);
+            let to = (extent.blob_offset + extent.len).min(end);
+            (from < to).then(|| BlobExtent {
+                ino: extent.ino,
+                offset: extent.offset + (from - extent.blob_offset),
+                blob_offset: from,
+                len: to - from,
+            })
+        });
+        Some(Chunk { start, end, parts: parts.collect() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use nexus_kernel::Ino;
+
+    use super::*;
+
+    #[test]
+    fn chunks_cover_every_extent_once_and_nothing_else() {
+        for seed in 0..300 {
+            let mut random = crate::testing::Random::new(seed);
+            let extents: Vec<_> = (0..1 + random.below(40))
+                .map(|ino| BlobExtent {
+                    ino: Ino(ino),
+                    offset: random.below(1 << 30),
+                    blob_offset: random.below(8 << 20),
+                    len: 1 + random.below([100, 5000, 3 << 20][random.below(3) as usize]),
+                })
+                .collect();
+            let mut covered = vec![0; extents.len()];
+            let mut last = 0;
+            for chunk in chunks(extents.clone()) {
+                assert!(chunk.start >= last && chunk.start < chunk.end, "seed {seed}: {chunk:?}");
+                assert!(chunk.end - chunk.start <= COPY_BYTES);
+                last = chunk.end;
+                let mut live: Vec<_> = chunk.parts.iter().map(|part| (part.blob_offset, part.blob_offset + part.len)).collect();
+                live.sort_unstable();
+                let mut reach = chunk.start;
+                for (start, end) in live {
+                    assert!(start <= reach, "seed {seed}: dead bytes at {reach} are copied");
+                    reach = reach.max(end);
+                }
+                assert_eq!(reach, chunk.end, "seed {seed}");
+                for part in &chunk.parts {
+                    let extent = &extents[part.ino.0 as usize];
+                    assert_eq!(part.offset - extent.offset, part.blob_offset - extent.blob_offset);
+                    assert_eq!(part.offset - extent.offset, covered[part.ino.0 as usize], "seed {seed}: in order");
+                    covered[part.ino.0 as usize] += part.len;
+                }
+            }
+            for (extent, covered) in extents.iter().zip(covered) {
+                assert_eq!(extent.len, covered, "seed {seed}: {extent:?}");
+            }
+        }
+    }
+}
