@@ -13,6 +13,7 @@ use crate::ids::{BlobId, Ino};
 use crate::machine::Applied;
 use crate::metastore::{Key, MetaRead, Table, Visitor};
 use crate::model::{self, Blob, Dentry, Inode, InodeFlags, SLOT_BITS, Usage, ZoneInfo, keys, name_hash};
+use crate::overlay::{self, Direction};
 
 /// A decoded record, with whether it has to be written back.
 struct Slot<T> {
@@ -184,83 +185,22 @@ impl MetaRead for Txn<'_> {
     }
 
     fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
-        let mut own = self.own(table, start, end).peekable();
-        if own.peek().is_none() {
-            return self.base.scan(table, start, end, visit);
-        }
-        let mut broken = false;
-        self.base.scan(table, start, end, &mut |key, value| {
-            while let Some(((_, own_key), own_value)) = own.next_if(|((_, k), _)| k.as_slice() < key) {
-                if let Some(own_value) = own_value
-                    && visit(own_key, own_value).is_break()
-                {
-                    broken = true;
-                    return ControlFlow::Break(());
-                }
-            }
-            let flow = match own.next_if(|((_, k), _)| k.as_slice() == key) {
-                Some((_, Some(own_value))) => visit(key, own_value),
-                Some((_, None)) => ControlFlow::Continue(()),
-                None => visit(key, value),
-            };
-            broken = flow.is_break();
-            flow
-        })?;
-        if !broken {
-            for ((_, key), value) in own {
-                if let Some(value) = value
-                    && visit(key, value).is_break()
-                {
-                    break;
-                }
-            }
-        }
-        Ok(())
+        let base = |visit: &mut Visitor<'_>| self.base.scan(table, start, end, visit);
+        overlay::merge(self.own(table, start, end), Direction::Forward, base, visit)
     }
 
     fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
-        let mut own = self.own(table, start, end).rev().peekable();
-        if own.peek().is_none() {
-            return self.base.scan_back(table, start, end, visit);
-        }
-        let mut broken = false;
-        self.base.scan_back(table, start, end, &mut |key, value| {
-            while let Some(((_, own_key), own_value)) = own.next_if(|((_, k), _)| k.as_slice() > key) {
-                if let Some(own_value) = own_value
-                    && visit(own_key, own_value).is_break()
-                {
-                    broken = true;
-                    return ControlFlow::Break(());
-                }
-            }
-            let flow = match own.next_if(|((_, k), _)| k.as_slice() == key) {
-                Some((_, Some(own_value))) => visit(key, own_value),
-                Some((_, None)) => ControlFlow::Continue(()),
-                None => visit(key, value),
-            };
-            broken = flow.is_break();
-            flow
-        })?;
-        if !broken {
-            for ((_, key), value) in own {
-                if let Some(value) = value
-                    && visit(key, value).is_break()
-                {
-                    break;
-                }
-            }
-        }
-        Ok(())
+        let base = |visit: &mut Visitor<'_>| self.base.scan_back(table, start, end, visit);
+        overlay::merge(self.own(table, start, end).rev(), Direction::Backward, base, visit)
     }
 }
 
-type OwnWrite<'b> = (&'b (Table, Key), &'b Option<Bytes>);
-
 impl Txn<'_> {
     /// This command's own changes of a range, in order of key.
-    fn own(&self, table: Table, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = OwnWrite<'_>> {
-        let range = (start < end).then(|| (table, Key::from_slice(start))..(table, Key::from_slice(end)));
-        range.into_iter().flat_map(|range| self.writes.range(range))
+    fn own(&self, table: Table, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], &Option<Bytes>)> {
+        let any = !self.writes.is_empty() && start < end;
+        let range = any.then(|| (table, Key::from_slice(start))..(table, Key::from_slice(end)));
+        range.into_iter().flat_map(|range| self.writes.range(range)).map(|((_, key), value)| (key.as_slice(), value))
     }
 }
 
