@@ -48,8 +48,14 @@ struct State {
     sync_points: u64,
     next_op: u64,
     capacity: Option<u64>,
-    /// Operations that still succeed, and what the later ones answer.
-    failure: Option<(u64, Error)>,
+    failure: Option<Failure>,
+}
+
+/// Changing operations that still succeed, those that fail then, and what they answer.
+struct Failure {
+    after: u64,
+    count: u64,
+    error: Error,
 }
 
 type Node = Arc<Mutex<FileState>>;
@@ -170,10 +176,15 @@ impl SimDisk {
     /// Lets `count` more changing operations succeed and answers `error` to all after them,
     /// until [`SimDisk::heal`]. Reads go on working.
     pub fn fail_after(&self, count: u64, error: Error) {
-        self.shared.state.lock().failure = Some((count, error));
+        self.shared.state.lock().failure = Some(Failure { after: count, count: u64::MAX, error });
     }
 
-    /// Ends what [`SimDisk::fail_after`] began.
+    /// Lets `count` more changing operations succeed and answers `error` to the one after them.
+    pub fn fail_once_after(&self, count: u64, error: Error) {
+        self.shared.state.lock().failure = Some(Failure { after: count, count: 1, error });
+    }
+
+    /// Ends what [`SimDisk::fail_after`] or [`SimDisk::fail_once_after`] began.
     pub fn heal(&self) {
         self.shared.state.lock().failure = None;
     }
@@ -222,10 +233,13 @@ impl SimDisk {
 impl State {
     fn change_allowed(&mut self) -> Result<()> {
         match &mut self.failure {
-            None => Ok(()),
-            Some((0, error)) => Err(error.clone()),
-            Some((left, _)) => {
-                *left -= 1;
+            Some(Failure { after: 0, count: 0, .. }) | None => Ok(()),
+            Some(Failure { after: 0, count, error }) => {
+                *count -= 1;
+                Err(error.clone())
+            }
+            Some(Failure { after, .. }) => {
+                *after -= 1;
                 Ok(())
             }
         }

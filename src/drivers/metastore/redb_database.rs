@@ -8,7 +8,7 @@
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use redb::{
     TableError, TransactionError,
 };
 
-use super::redb_backend::{Failure, FileFacts, RedbBackend, damaged, kernel_error};
+use super::redb_backend::{Failure, FileFacts, RedbBackend, damaged};
 use super::redb_metastore::RedbOptions;
 
 /// The format that this build writes, and the only one that it reads.
@@ -37,7 +37,6 @@ fn raw(table: Table) -> RawTable {
 /// if nothing has failed.
 pub struct RedbDatabase {
     database: Option<Database>,
-    path: PathBuf,
     facts: Arc<FileFacts>,
 }
 
@@ -52,7 +51,7 @@ pub enum Verify {
 /// The tables of one moment.
 pub struct Tables {
     tables: [ReadOnlyTable<&'static [u8], &'static [u8]>; Table::ALL.len()],
-    path: PathBuf,
+    facts: Arc<FileFacts>,
 }
 
 impl RedbDatabase {
@@ -68,8 +67,8 @@ impl RedbDatabase {
             }
             {
                 let mut own = txn.open_table(OWN).map_err(|e| this.table_error(e))?;
-                own.insert("format", FORMAT).map_err(|e| this.error(e))?;
-                own.insert("commit", 0).map_err(|e| this.error(e))?;
+                own.insert("format", FORMAT).map_err(|e| this.facts.error(e))?;
+                own.insert("commit", 0).map_err(|e| this.facts.error(e))?;
             }
             txn.commit().map_err(|e| this.commit_error(e))
         })?;
@@ -95,18 +94,18 @@ impl RedbDatabase {
     }
 
     fn start(file: Arc<dyn nexus_kernel::disk::DiskFile>, path: &Path, options: &RedbOptions, verify: bool) -> Result<RedbDatabase> {
-        let facts = Arc::new(FileFacts::default());
-        let backend = RedbBackend::new(file, path, facts.clone());
+        let facts = FileFacts::new(file, path);
+        let backend = RedbBackend(facts.clone());
         let mut builder = Database::builder();
         builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(verify);
         // redb trusts a file that was closed well, and may panic where that trust is betrayed.
         let opened = catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend)));
         let database = match opened {
             Ok(Ok(database)) => database,
-            Ok(Err(error)) => return Err(database_error(path, error)),
-            Err(_) => return Err(damaged(path, &"it can't be read")),
+            Ok(Err(error)) => return Err(database_error(&facts, error)),
+            Err(_) => return Err(facts.damaged(&"it can't be read")),
         };
-        Ok(RedbDatabase { database: Some(database), path: path.to_owned(), facts })
+        Ok(RedbDatabase { database: Some(database), facts })
     }
 
     fn check_format(&self) -> Result<u64> {
@@ -114,19 +113,19 @@ impl RedbDatabase {
             let txn = database.begin_read().map_err(|e| self.transaction_error(e))?;
             let own = match txn.open_table(OWN) {
                 Ok(own) => own,
-                Err(TableError::TableDoesNotExist(_)) => return Err(damaged(&self.path, &"no metastore format is noted in it")),
+                Err(TableError::TableDoesNotExist(_)) => return Err(self.facts.damaged(&"no metastore format is noted in it")),
                 Err(error) => return Err(self.table_error(error)),
             };
             let number = |key: &str| match own.get(key) {
                 Ok(Some(value)) => Ok(value.value()),
-                Ok(None) => Err(damaged(&self.path, &format_args!("{key} is not noted in it"))),
-                Err(error) => Err(self.error(error)),
+                Ok(None) => Err(self.facts.damaged(&format_args!("{key} is not noted in it"))),
+                Err(error) => Err(self.facts.error(error)),
             };
             match number("format")? {
                 FORMAT => number("commit"),
                 other => Err(Error::UnknownVersion(format!(
                     "the metastore {} has format {other}, and this build knows format {FORMAT} only; use the build that made it",
-                    self.path.display()
+                    self.facts.path().display()
                 ))),
             }
         })
@@ -139,7 +138,7 @@ impl RedbDatabase {
             let open = |table: Table| txn.open_table(raw(table)).map_err(|e| self.table_error(e));
             let [a, b, c, d, e, f, g, h, i] = Table::ALL;
             let tables = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?, open(f)?, open(g)?, open(h)?, open(i)?];
-            Ok(Tables { tables, path: self.path.clone() })
+            Ok(Tables { tables, facts: self.facts.clone() })
         })
     }
 
@@ -149,9 +148,7 @@ impl RedbDatabase {
             let mut txn = database.begin_write().map_err(|e| self.transaction_error(e))?;
             match durability {
                 Durability::Durable => txn.set_quick_repair(true),
-                Durability::Buffered => txn
-                    .set_durability(redb::Durability::None)
-                    .map_err(|error| Error::Io(format!("metastore {}: {error}", self.path.display())))?,
+                Durability::Buffered => txn.set_durability(redb::Durability::None).map_err(|error| self.facts.io(&error))?,
             }
             for table in Table::ALL {
                 let writes = batches.clone().into_iter().flat_map(|batch| batch.writes.iter());
@@ -162,14 +159,14 @@ impl RedbDatabase {
                 let mut open = txn.open_table(raw(table)).map_err(|e| self.table_error(e))?;
                 for (_, key, value) in writes {
                     match value {
-                        Some(value) => open.insert(key.as_slice(), value.as_ref()).map_err(|e| self.error(e))?,
-                        None => open.remove(key.as_slice()).map_err(|e| self.error(e))?,
+                        Some(value) => open.insert(key.as_slice(), value.as_ref()).map_err(|e| self.facts.error(e))?,
+                        None => open.remove(key.as_slice()).map_err(|e| self.facts.error(e))?,
                     };
                 }
             }
             {
                 let mut own = txn.open_table(OWN).map_err(|e| self.table_error(e))?;
-                own.insert("commit", commits).map_err(|e| self.error(e))?;
+                own.insert("commit", commits).map_err(|e| self.facts.error(e))?;
             }
             txn.commit().map_err(|e| self.commit_error(e))
         })
@@ -187,67 +184,74 @@ impl RedbDatabase {
 
     /// Closes the database. Snapshots of it can't read on.
     pub fn close(mut self) -> Result<()> {
-        let Some(database) = self.database.take() else { return Ok(()) };
+        let Some(database) = self.take() else { return Ok(()) };
         match catch_unwind(AssertUnwindSafe(|| database.close())) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.first_failure(database_error(&self.path, error))),
-            Err(_) => Err(damaged(&self.path, &"closing it failed")),
+            Ok(Err(error)) => Err(database_error(&self.facts, error)),
+            Err(_) => Err(self.facts.damaged(&"closing it failed")),
         }
+    }
+
+    /// The database, if it is to be closed.
+    fn take(&mut self) -> Option<Database> {
+        let database = self.database.take()?;
+        if self.facts.is_damaged() {
+            // Closing would write, from a state that is not to be trusted, and may panic where
+            // no panic can be caught. Better to lose the memory.
+            std::mem::forget(database);
+            self.facts.unlock();
+            return None;
+        }
+        Some(database)
     }
 
     /// Runs `work`, taking a panic in redb for what it is: a file that is not what redb wrote.
     fn guard<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
         let Some(database) = &self.database else {
-            return Err(Error::Unavailable(format!("the metastore {} is closed", self.path.display())));
+            return Err(Error::Unavailable(format!("the metastore {} is closed", self.facts.path().display())));
         };
+        if self.facts.is_damaged() {
+            return Err(self.facts.damaged(&"damage was met before"));
+        }
         match catch_unwind(AssertUnwindSafe(|| work(database))) {
             Ok(result) => result,
-            Err(_) => Err(damaged(&self.path, &"a page has the wrong shape")),
+            Err(_) => Err(self.facts.damaged(&"a page has the wrong shape")),
         }
-    }
-
-    /// redb calls all but the first failure "previous"; the cause is worth more.
-    fn first_failure(&self, error: Error) -> Error {
-        self.facts.failure().map_or(error, |failure| failure.error)
-    }
-
-    fn error(&self, error: StorageError) -> Error {
-        self.first_failure(kernel_error(&self.path, error))
     }
 
     fn transaction_error(&self, error: TransactionError) -> Error {
         match error {
-            TransactionError::Storage(error) => self.error(error),
-            error => Error::Io(format!("metastore {}: {error}", self.path.display())),
+            TransactionError::Storage(error) => self.facts.error(error),
+            error => self.facts.io(&error),
         }
     }
 
     fn commit_error(&self, error: CommitError) -> Error {
         match error {
-            CommitError::Storage(error) => self.error(error),
-            error => self.first_failure(Error::Io(format!("metastore {}: {error}", self.path.display()))),
+            CommitError::Storage(error) => self.facts.error(error),
+            error => self.facts.io(&error),
         }
     }
 
     fn table_error(&self, error: TableError) -> Error {
         match error {
-            TableError::Storage(error) => self.error(error),
-            error => damaged(&self.path, &error),
+            TableError::Storage(error) => self.facts.error(error),
+            error => self.facts.damaged(&error),
         }
     }
 }
 
 impl Drop for RedbDatabase {
     fn drop(&mut self) {
-        let Some(database) = self.database.take() else { return };
+        let Some(database) = self.take() else { return };
         if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
-            log::error!("{}", damaged(&self.path, &"closing it failed"));
+            log::error!("{}", self.facts.damaged(&"closing it failed"));
         }
     }
 }
 
-fn database_error(path: &Path, error: DatabaseError) -> Error {
-    let file = path.display();
+fn database_error(facts: &FileFacts, error: DatabaseError) -> Error {
+    let file = facts.path().display();
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
             Error::Unavailable(format!("the metastore {file} is in use by another process; stop it first"))
@@ -255,8 +259,8 @@ fn database_error(path: &Path, error: DatabaseError) -> Error {
         DatabaseError::UpgradeRequired(version) => Error::UnknownVersion(format!(
             "the metastore {file} is a redb file of version {version}, which this build can't read; use the build that made it"
         )),
-        DatabaseError::Storage(error) => kernel_error(path, error),
-        error => Error::Io(format!("metastore {file}: {error}")),
+        DatabaseError::Storage(error) => facts.error(error),
+        error => facts.io(&error),
     }
 }
 
@@ -270,8 +274,8 @@ impl Tables {
         let table = self.table(table)?;
         match catch_unwind(AssertUnwindSafe(|| ReadableTable::get(table, key))) {
             Ok(Ok(value)) => Ok(value.map(|value| Bytes::copy_from_slice(value.value()))),
-            Ok(Err(error)) => Err(kernel_error(&self.path, error)),
-            Err(_) => Err(damaged(&self.path, &"a page has the wrong shape")),
+            Ok(Err(error)) => Err(self.facts.error(error)),
+            Err(_) => Err(self.facts.damaged(&"a page has the wrong shape")),
         }
     }
 
@@ -296,9 +300,9 @@ impl Tables {
             }
         }));
         match done {
-            Ok(result) => result.map_err(|error| kernel_error(&self.path, error)),
+            Ok(result) => result.map_err(|error| self.facts.error(error)),
             Err(panic) if visiting => resume_unwind(panic),
-            Err(_) => Err(damaged(&self.path, &"a page has the wrong shape")),
+            Err(_) => Err(self.facts.damaged(&"a page has the wrong shape")),
         }
     }
 }

@@ -3,8 +3,9 @@
 //! redb refuses everything after a failed file operation, and forgets the commits that it
 //! held in memory only. So this driver keeps the batches since the last durable commit, and
 //! after a failure opens the file again and applies them anew: readers and the next writer
-//! find the state that was last acknowledged. Only a write that failed for another reason
-//! than space ends that: what the disk then holds is not known, and commits are refused.
+//! find the state that was last acknowledged. Only a failed sync, or a write that failed for
+//! another reason than space, ends that: what the disk then holds is not known, and commits
+//! are refused until the metastore is opened anew.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -15,7 +16,7 @@ use nexus_kernel::error::{Error, Result};
 use nexus_kernel::metastore::{Durability, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch};
 use parking_lot::{Mutex, RwLock};
 
-use super::redb_backend::Failure;
+use super::redb_backend::damaged;
 use super::redb_database::{Order, RedbDatabase, Tables, Verify};
 
 /// Bytes of batches kept at the most; a buffered commit beyond that is made durable.
@@ -157,7 +158,7 @@ impl Inner {
             return Err(Error::Unavailable(format!("the metastore takes no changes after a failure: {refused}")));
         }
         if writer.database.as_ref().is_none_or(|database| database.failure().is_some()) {
-            self.recover(&mut writer)?;
+            self.recover(&mut writer, None)?;
         }
         let current = self.current.read().clone();
         for (table, key, expected) in &batch.expect {
@@ -184,7 +185,7 @@ impl Inner {
             // The commit stands; that its state can't be read is the readers' trouble.
             Err(error) => {
                 log::error!("metastore {}: {error}", self.path.display());
-                let _ = self.recover(&mut writer);
+                let _ = self.recover(&mut writer, None);
             }
         }
         Ok(())
@@ -192,46 +193,52 @@ impl Inner {
 
     /// Brings the state before commit `number` back, or finds that the file holds it.
     fn after_failed_commit(&self, writer: &mut Writer, number: u64, error: Error) -> Result<()> {
-        let failure = writer.database.as_ref().and_then(RedbDatabase::failure);
-        let space = matches!(error, Error::NoSpace | Error::QuotaExceeded);
-        let lost = match failure {
-            Some(Failure { writing, .. }) => writing && !space,
-            // Nothing failed below redb: it met damage, or refused the batch and rolled it back.
-            None => matches!(error, Error::Corrupt(_)),
-        };
-        if lost {
-            log::error!("metastore {}: {error}; it takes no more changes", self.path.display());
-            writer.refused = Some(error.clone());
+        if let Error::Corrupt(_) = error {
+            // The opening stays as it is, for readers: another would meet the damage, too.
+            writer.refuse(&self.path, &error);
+            writer.database = None;
+            return Err(error);
         }
-        match self.recover(writer) {
-            Err(other) => {
-                log::error!("metastore {} could not be opened again: {other}", self.path.display());
-                Err(error)
-            }
-            // The failure came after the file had it all, so its commit only needs a sync.
-            Ok(()) if writer.newest == number && !lost => match &writer.database {
-                Some(database) => {
-                    let synced = database.commit([], number, Durability::Durable);
-                    synced.inspect_err(|error| writer.refused = Some(error.clone()))
+        if writer.database.as_ref().and_then(RedbDatabase::failure).is_some_and(|failure| failure.is_fatal()) {
+            writer.refuse(&self.path, &error);
+        }
+        if let Err(other) = self.recover(writer, Some(number)) {
+            log::error!("metastore {} could not be opened again: {other}", self.path.display());
+            return Err(error);
+        }
+        match &writer.database {
+            // The failure came after the file had it all, so the commit only needs a sync.
+            Some(database) if writer.newest == number && writer.refused.is_none() => {
+                let synced = database.commit([], number, Durability::Durable);
+                if let Err(error) = &synced {
+                    writer.refuse(&self.path, error);
+                } else {
+                    writer.forget_retained();
                 }
-                None => Err(error),
-            },
-            Ok(()) => Err(error),
+                synced
+            }
+            _ => Err(error),
         }
     }
 
-    /// Opens the file again and applies what it lacks.
-    fn recover(&self, writer: &mut Writer) -> Result<()> {
+    /// Opens the file again and applies what it lacks. It may hold the commit `in_flight`.
+    fn recover(&self, writer: &mut Writer, in_flight: Option<u64>) -> Result<()> {
+        if let Some(damage @ Error::Corrupt(_)) = &writer.refused {
+            return Err(damage.clone());
+        }
         if let Some(database) = writer.database.take() {
             // Its failure is known and handled here; closing only tells of it again.
             let _ = database.close();
         }
         let (database, held) = RedbDatabase::open(&*self.disk, &self.path, &self.options, Verify::No)?;
+        if held > writer.newest && in_flight != Some(held) {
+            let text = format!("a commit that was given up is in the metastore {} after all", self.path.display());
+            writer.refuse(&self.path, &Error::Io(text));
+        }
         let missing: Vec<&WriteBatch> = writer.retained.iter().filter(|(number, _)| *number > held).map(|(_, batch)| batch).collect();
         let newest = held.max(writer.newest);
         if held + (missing.len() as u64) < newest {
-            let text = format!("it holds {held} commits and should hold {newest}");
-            return Err(super::redb_backend::damaged(&self.path, &text));
+            return Err(damaged(&self.path, &format_args!("it holds {held} commits and should hold {newest}")));
         }
         if !missing.is_empty() {
             database.commit(missing, newest, Durability::Buffered)?;
@@ -261,7 +268,7 @@ impl Inner {
     fn replacement(&self, failed: &RedbSnapshot) -> Result<Arc<RedbSnapshot>> {
         let mut writer = self.writer.lock();
         if std::ptr::eq(Arc::as_ptr(&*self.current.read()), failed) {
-            self.recover(&mut writer)?;
+            self.recover(&mut writer, None)?;
         }
         let current = self.current.read().clone();
         if current.commit == failed.commit {
@@ -273,6 +280,11 @@ impl Inner {
 }
 
 impl Writer {
+    fn refuse(&mut self, path: &Path, why: &Error) {
+        log::error!("metastore {}: {why}; it takes no more changes", path.display());
+        self.refused.get_or_insert(why.clone());
+    }
+
     fn retain(&mut self, number: u64, batch: &WriteBatch) {
         let bytes = batch.writes.iter().map(|(_, key, value)| 64 + key.len() + value.as_ref().map_or(0, Bytes::len));
         self.retained_bytes += bytes.sum::<usize>();
@@ -290,11 +302,12 @@ impl RedbSnapshot {
     /// takes this one's place.
     fn read<T>(&self, mut read: impl FnMut(&Tables) -> Result<T>) -> Result<T> {
         match read(&self.tables) {
-            Err(Error::Io(text)) => {
-                let Some(inner) = self.inner.upgrade() else { return Err(Error::Io(text)) };
+            Err(error @ Error::Corrupt(_)) => Err(error),
+            Err(error) => {
+                let Some(inner) = self.inner.upgrade() else { return Err(error) };
                 read(&inner.replacement(self)?.tables)
             }
-            other => other,
+            done => done,
         }
     }
 
