@@ -133,7 +133,8 @@ fn cost(key: &[u8], value: &Bytes) -> usize {
 
 fn add(time: Timestamp, span: Duration) -> Option<Timestamp> {
     let nsec = time.nsec + span.subsec_nanos();
-    let sec = time.sec.checked_add(i64::try_from(span.as_secs()).ok()?)?.checked_add(i64::from(nsec / 1_000_000_000))?;
+    let sec =
+        time.sec.checked_add(i64::try_from(span.as_secs()).ok()?)?.checked_add(i64::from(nsec / 1_000_000_000))?;
     Some(Timestamp { sec, nsec: nsec % 1_000_000_000 })
 }
 

@@ -25,10 +25,20 @@ pub struct Image {
 #[derive(Clone)]
 enum Change {
     /// Bytes within one page.
-    Write { page: u64, start: usize, bytes: Piece },
+    Write {
+        page: u64,
+        start: usize,
+        bytes: Piece,
+    },
     SetLen(u64),
-    Allocate { offset: u64, len: u64 },
-    Punch { offset: u64, len: u64 },
+    Allocate {
+        offset: u64,
+        len: u64,
+    },
+    Punch {
+        offset: u64,
+        len: u64,
+    },
 }
 
 /// Bytes of a write; a whole page shares its memory with the images.

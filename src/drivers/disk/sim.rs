@@ -141,7 +141,9 @@ impl SimDisk {
                 op.apply(&mut names);
             }
             for node in names.values_mut() {
-                let left = files.entry(Arc::as_ptr(node)).or_insert_with(|| Arc::new(Mutex::new(node.lock().cut(&mut random))));
+                let left = files
+                    .entry(Arc::as_ptr(node))
+                    .or_insert_with(|| Arc::new(Mutex::new(node.lock().cut(&mut random))));
                 *node = left.clone();
             }
             folders.insert(path.clone(), Folder { now: names.clone(), durable: names, pending: Vec::new() });
@@ -203,7 +205,10 @@ impl SimDisk {
     /// Every file with its length, in order of path.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let state = self.shared.state.lock();
-        let names = state.folders.iter().flat_map(|(path, folder)| folder.now.iter().map(move |(name, node)| (path.join(name), node)));
+        let names = state
+            .folders
+            .iter()
+            .flat_map(|(path, folder)| folder.now.iter().map(move |(name, node)| (path.join(name), node)));
         names.map(|(path, node)| (path, node.lock().now().len())).collect()
     }
 

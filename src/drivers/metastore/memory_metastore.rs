@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nexus_kernel::error::{Error, Result};
-use nexus_kernel::metastore::{Durability, Key, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch};
+use nexus_kernel::metastore::{
+    Durability, Key, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch,
+};
 use parking_lot::RwLock;
 
 /// Pairs that a scan takes out at a time, so that visitors run without the lock.

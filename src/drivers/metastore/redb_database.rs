@@ -16,8 +16,8 @@ use nexus_kernel::disk::Disk;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::metastore::{Durability, Table, Visitor, WriteBatch};
 use redb::{
-    CommitError, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
-    TableError, TransactionError,
+    CommitError, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError,
+    TableDefinition, TableError, TransactionError,
 };
 
 use super::redb_backend::{Failure, FileFacts, RedbBackend, damaged};
@@ -93,7 +93,12 @@ impl RedbDatabase {
         Ok((this, commits))
     }
 
-    fn start(file: Arc<dyn nexus_kernel::disk::DiskFile>, path: &Path, options: &RedbOptions, verify: bool) -> Result<RedbDatabase> {
+    fn start(
+        file: Arc<dyn nexus_kernel::disk::DiskFile>,
+        path: &Path,
+        options: &RedbOptions,
+        verify: bool,
+    ) -> Result<RedbDatabase> {
         let facts = FileFacts::new(file, path);
         let backend = RedbBackend(facts.clone());
         let mut builder = Database::builder();
@@ -143,12 +148,19 @@ impl RedbDatabase {
     }
 
     /// Writes `batches` in one transaction, after which the file holds `commits` commits.
-    pub fn commit<'a>(&self, batches: impl IntoIterator<Item = &'a WriteBatch> + Clone, commits: u64, durability: Durability) -> Result<()> {
+    pub fn commit<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a WriteBatch> + Clone,
+        commits: u64,
+        durability: Durability,
+    ) -> Result<()> {
         self.guard(|database| {
             let mut txn = database.begin_write().map_err(|e| self.transaction_error(e))?;
             match durability {
                 Durability::Durable => txn.set_quick_repair(true),
-                Durability::Buffered => txn.set_durability(redb::Durability::None).map_err(|error| self.facts.io(&error))?,
+                Durability::Buffered => {
+                    txn.set_durability(redb::Durability::None).map_err(|error| self.facts.io(&error))?
+                }
             }
             for table in Table::ALL {
                 let writes = batches.clone().into_iter().flat_map(|batch| batch.writes.iter());

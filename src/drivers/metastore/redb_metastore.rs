@@ -13,7 +13,9 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use nexus_kernel::disk::Disk;
 use nexus_kernel::error::{Error, Result};
-use nexus_kernel::metastore::{Durability, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch};
+use nexus_kernel::metastore::{
+    Durability, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch,
+};
 use parking_lot::{Mutex, RwLock};
 
 use super::redb_backend::damaged;
@@ -79,7 +81,8 @@ impl RedbMetastore {
         let verify = Verify::UpTo(options.verify_up_to_bytes);
         let (database, newest) = RedbDatabase::open(&*disk, path, &options, verify)?;
         let tables = database.tables()?;
-        let writer = Writer { database: Some(database), newest, retained: Vec::new(), retained_bytes: 0, refused: None };
+        let writer =
+            Writer { database: Some(database), newest, retained: Vec::new(), retained_bytes: 0, refused: None };
         let inner = Arc::new_cyclic(|inner| Inner {
             disk,
             path: path.to_owned(),
@@ -235,7 +238,8 @@ impl Inner {
             let text = format!("a commit that was given up is in the metastore {} after all", self.path.display());
             writer.refuse(&self.path, &Error::Io(text));
         }
-        let missing: Vec<&WriteBatch> = writer.retained.iter().filter(|(number, _)| *number > held).map(|(_, batch)| batch).collect();
+        let missing: Vec<&WriteBatch> =
+            writer.retained.iter().filter(|(number, _)| *number > held).map(|(_, batch)| batch).collect();
         let newest = held.max(writer.newest);
         if held + (missing.len() as u64) < newest {
             return Err(damaged(&self.path, &format_args!("it holds {held} commits and should hold {newest}")));
@@ -274,7 +278,10 @@ impl Inner {
         if current.commit == failed.commit {
             Ok(current)
         } else {
-            Err(Error::Unavailable(format!("an old state of the metastore {} was lost with a failure", self.path.display())))
+            Err(Error::Unavailable(format!(
+                "an old state of the metastore {} was lost with a failure",
+                self.path.display()
+            )))
         }
     }
 }

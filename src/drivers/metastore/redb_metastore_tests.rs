@@ -147,9 +147,8 @@ fn another_format_is_refused_by_name() {
     let simulated = Simulated::new();
     drop(simulated.store().unwrap());
     let file = simulated.0.open(Path::new(PATH)).unwrap();
-    let database = redb::Database::builder()
-        .create_with_backend(RedbBackend(FileFacts::new(file, Path::new(PATH))))
-        .unwrap();
+    let database =
+        redb::Database::builder().create_with_backend(RedbBackend(FileFacts::new(file, Path::new(PATH)))).unwrap();
     let txn = database.begin_write().unwrap();
     txn.open_table(redb::TableDefinition::<&str, u64>::new("nexus")).unwrap().insert("format", 2).unwrap();
     txn.commit().unwrap();
@@ -227,7 +226,8 @@ fn damage_met_while_reading_is_an_error_and_ends_commits() {
             image.0.damage(Path::new(PATH), page * 4096 + byte, 0xff).unwrap();
         }
         let read = store.snapshot().unwrap();
-        let mut results: Vec<Result<()>> = (0..300u64).map(|key| read.get(Table::Inode, &key.to_be_bytes()).map(drop)).collect();
+        let mut results: Vec<Result<()>> =
+            (0..300u64).map(|key| read.get(Table::Inode, &key.to_be_bytes()).map(drop)).collect();
         results.push(read.scan(Table::Inode, &[], &[0xff; 9], &mut |_, _| std::ops::ControlFlow::Continue(())));
         if results.iter().all(Result::is_ok) {
             // Closing it would write, and meet what reading has not.
@@ -235,7 +235,12 @@ fn damage_met_while_reading_is_an_error_and_ends_commits() {
             continue;
         }
         met += 1;
-        assert!(results.into_iter().filter_map(Result::err).all(|e| matches!(&e, Error::Corrupt(text) if text.contains(PATH))));
+        assert!(
+            results
+                .into_iter()
+                .filter_map(Result::err)
+                .all(|e| matches!(&e, Error::Corrupt(text) if text.contains(PATH)))
+        );
         assert!(matches!(store.commit(&put(1, b"new"), Durability::Durable), Err(Error::Corrupt(_))));
     }
     assert!(met > 5, "damage was met {met} times");

@@ -236,7 +236,9 @@ mod tests {
         let store = LocalDiskStore::open(Arc::new(disk.clone()), root).unwrap();
         let images = Arc::new(Mutex::new(Vec::new()));
         let sink = images.clone();
-        disk.on_sync(move |disk, point| sink.lock().extend((0..10).map(|seed| disk.power_cut(point.number * 10 + seed))));
+        disk.on_sync(move |disk, point| {
+            sink.lock().extend((0..10).map(|seed| disk.power_cut(point.number * 10 + seed)))
+        });
         for id in 1..=3 {
             block_on(store.put(BlobId(id), &mut Memory::new(vec![id as u8; 20_000]))).unwrap();
             images.lock().retain(|image: &SimDisk| {

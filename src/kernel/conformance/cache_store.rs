@@ -16,7 +16,10 @@ pub fn run(store: &dyn CacheStore) {
     store.delete(b"never set").unwrap();
     let seen = |key: &[u8], allowed: &[&'static [u8]]| {
         let value = store.get(key).unwrap();
-        assert!(value.as_ref().is_none_or(|value| allowed.contains(&&value[..])), "{value:?} was not the last value set");
+        assert!(
+            value.as_ref().is_none_or(|value| allowed.contains(&&value[..])),
+            "{value:?} was not the last value set"
+        );
     };
     store.set(b"k", Bytes::from_static(b"one"), LONG).unwrap();
     seen(b"k", &[b"one"]);
@@ -62,7 +65,8 @@ fn time_to_live(store: &dyn CacheStore, advance: &dyn Fn(Duration)) {
 
 fn channels(store: &dyn CacheStore) {
     store.publish("news", Bytes::from_static(b"before")).unwrap();
-    let (first, second, other) = (store.subscribe("news").unwrap(), store.subscribe("news").unwrap(), store.subscribe("else").unwrap());
+    let (first, second, other) =
+        (store.subscribe("news").unwrap(), store.subscribe("news").unwrap(), store.subscribe("else").unwrap());
     for n in 0..10u8 {
         assert_eq!(store.publish("news", Bytes::copy_from_slice(&[n])).unwrap(), 2);
     }
@@ -79,7 +83,8 @@ fn channels(store: &dyn CacheStore) {
 fn slow_subscriber(store: &dyn CacheStore) {
     let slow = store.subscribe("flood").unwrap();
     let count = SUBSCRIBER_QUEUE + 10;
-    let taken: usize = (0..count).map(|n| store.publish("flood", Bytes::copy_from_slice(&n.to_be_bytes())).unwrap()).sum();
+    let taken: usize =
+        (0..count).map(|n| store.publish("flood", Bytes::copy_from_slice(&n.to_be_bytes())).unwrap()).sum();
     assert_eq!(taken, SUBSCRIBER_QUEUE, "the queue of a subscriber is bounded");
     let got: Vec<Bytes> = slow.try_iter().collect();
     let expected: Vec<Bytes> = (0..SUBSCRIBER_QUEUE).map(|n| Bytes::copy_from_slice(&n.to_be_bytes())).collect();

@@ -102,7 +102,12 @@ fn values(store: &dyn Metastore) {
     let large = vec![0xabu8; 200_000];
     let long = [7u8; 280];
     for table in Table::ALL {
-        let writes = vec![put(table, "name", table.name()), put(table, "empty", ""), put(table, long, &large), put(table, [0u8], "zero")];
+        let writes = vec![
+            put(table, "name", table.name()),
+            put(table, "empty", ""),
+            put(table, long, &large),
+            put(table, [0u8], "zero"),
+        ];
         store.commit(&batch(writes), Durability::Buffered).unwrap();
     }
     for table in Table::ALL {
@@ -113,7 +118,9 @@ fn values(store: &dyn Metastore) {
         assert_eq!(get(store, table, [0u8, 0]), None);
         assert_eq!(get(store, table, "nam"), None);
     }
-    store.commit(&batch(vec![delete(Table::Inode, long), put(Table::Inode, "name", "new")]), Durability::Durable).unwrap();
+    store
+        .commit(&batch(vec![delete(Table::Inode, long), put(Table::Inode, "name", "new")]), Durability::Durable)
+        .unwrap();
     assert_eq!(get(store, Table::Inode, long), None);
     assert_eq!(get(store, Table::Inode, "name").unwrap(), "new");
     assert_eq!(get(store, Table::Dentry, long).unwrap(), large);
@@ -122,8 +129,12 @@ fn values(store: &dyn Metastore) {
 
 fn order_within_a_batch(store: &dyn Metastore) {
     let writes = vec![
-        put(Table::Sys, "a", "1"), put(Table::Sys, "b", "1"), delete(Table::Sys, "b"),
-        put(Table::Sys, "a", "2"), delete(Table::Sys, "c"), put(Table::Sys, "c", "3"),
+        put(Table::Sys, "a", "1"),
+        put(Table::Sys, "b", "1"),
+        delete(Table::Sys, "b"),
+        put(Table::Sys, "a", "2"),
+        delete(Table::Sys, "c"),
+        put(Table::Sys, "c", "3"),
     ];
     store.commit(&batch(writes), Durability::Buffered).unwrap();
     assert_eq!(get(store, Table::Sys, "a").unwrap(), "2", "the last write to a key wins");
@@ -199,14 +210,21 @@ fn scans_across_many_pages(store: &dyn Metastore) {
 
 fn conditions(store: &dyn Metastore) {
     let swap = |expect: Vec<(Table, Key, Option<Bytes>)>, to: &str| {
-        store.commit(&WriteBatch { expect, writes: vec![put(Table::Sys, "k", to), put(Table::Sys, to, "x")] }, Durability::Buffered)
+        store.commit(
+            &WriteBatch { expect, writes: vec![put(Table::Sys, "k", to), put(Table::Sys, to, "x")] },
+            Durability::Buffered,
+        )
     };
     assert_eq!(swap(vec![put(Table::Sys, "k", "a")], "b"), Err(Error::Conflict));
     assert_eq!(get(store, Table::Sys, "b"), None, "a conflict changes nothing");
     swap(vec![delete(Table::Sys, "k")], "a").unwrap();
     assert_eq!(swap(vec![delete(Table::Sys, "k")], "b"), Err(Error::Conflict));
     swap(vec![put(Table::Sys, "k", "a"), delete(Table::Inode, "k")], "c").unwrap();
-    assert_eq!(swap(vec![put(Table::Sys, "k", "c"), put(Table::Inode, "k", "c")], "d"), Err(Error::Conflict), "all must hold");
+    assert_eq!(
+        swap(vec![put(Table::Sys, "k", "c"), put(Table::Inode, "k", "c")], "d"),
+        Err(Error::Conflict),
+        "all must hold"
+    );
     assert_eq!(swap(vec![put(Table::Sys, "k", "cc")], "d"), Err(Error::Conflict), "the whole value counts");
     assert_eq!(get(store, Table::Sys, "k").unwrap(), "c");
     assert_eq!(get(store, Table::Sys, "d"), None);
@@ -310,7 +328,11 @@ fn reopening(new: NewMedium<'_>) {
     let mut random = Random(99);
     for round in 0..5 {
         let store = medium.open();
-        assert_eq!(content(&*store.snapshot().unwrap()), model, "closing loses nothing, buffered or not (round {round})");
+        assert_eq!(
+            content(&*store.snapshot().unwrap()),
+            model,
+            "closing loses nothing, buffered or not (round {round})"
+        );
         for _ in 0..10 {
             let batch = random_batch(&mut random);
             apply(&mut model, &batch);
@@ -351,9 +373,14 @@ fn crashes(new: NewMedium<'_>, seed: u64) {
         for left in medium.killed().into_iter().chain(cuts) {
             let recovered = left.open();
             let state = content(&*recovered.snapshot().unwrap());
-            let at = state.get(&(Table::Sys, b"number".to_vec())).map_or(0, |n| u64::from_be_bytes(n[..].try_into().unwrap()));
+            let at = state
+                .get(&(Table::Sys, b"number".to_vec()))
+                .map_or(0, |n| u64::from_be_bytes(n[..].try_into().unwrap()));
             assert!((durable..=number).contains(&at), "seed {seed}: {at} of {number} commits, {durable} durable");
-            assert!(state == models[at as usize], "seed {seed}: the state is no prefix of the commits ({at} of {number})");
+            assert!(
+                state == models[at as usize],
+                "seed {seed}: the state is no prefix of the commits ({at} of {number})"
+            );
             recovered.commit(&random_batch(&mut Random(seed)), Durability::Durable).unwrap();
         }
     }
@@ -365,7 +392,11 @@ fn full_medium(new: NewMedium<'_>) {
     let mut model = Model::new();
     let mut commit = |writes, durability| {
         let batch = batch(writes);
-        store.commit(&batch, durability).map(|()| apply(&mut model, &batch)).map(|()| model.clone()).map_err(|e| (e, model.clone()))
+        store
+            .commit(&batch, durability)
+            .map(|()| apply(&mut model, &batch))
+            .map(|()| model.clone())
+            .map_err(|e| (e, model.clone()))
     };
     let large = |n: u8| (0..50u8).map(move |i| put(Table::Xattr, [n, i], vec![n; 60_000])).collect::<Vec<_>>();
     commit(vec![put(Table::Sys, "durable", "1")], Durability::Durable).unwrap();

@@ -116,7 +116,10 @@ fn round_trips(store: &dyn ObjectStore) {
         let len = len as u64;
         if len > 1 {
             assert_eq!(block_on(store.get(id, 1..len)).unwrap(), bytes[1..]);
-            assert_eq!(block_on(store.get(id, len / 2..len / 2 + 1)).unwrap(), bytes[len as usize / 2..len as usize / 2 + 1]);
+            assert_eq!(
+                block_on(store.get(id, len / 2..len / 2 + 1)).unwrap(),
+                bytes[len as usize / 2..len as usize / 2 + 1]
+            );
         }
         assert_eq!(block_on(store.get(id, 0..len + 1)), Err(Error::Invalid), "beyond the end");
         assert_eq!(block_on(store.get(id, len + 1..len + 2)), Err(Error::Invalid));
@@ -157,7 +160,8 @@ fn local_files(store: &dyn ObjectStore, scratch: &Path) {
 }
 
 fn lists(store: &dyn ObjectStore) {
-    let ids = [BlobId::new(0, 9), BlobId::new(1, 1), BlobId::new(1, 200), BlobId::new(1, 1 << 33), BlobId::new(0xff_ffff, 3)];
+    let ids =
+        [BlobId::new(0, 9), BlobId::new(1, 1), BlobId::new(1, 200), BlobId::new(1, 1 << 33), BlobId::new(0xff_ffff, 3)];
     for (n, id) in ids.iter().enumerate().rev() {
         put(store, *id, vec![0; n]).unwrap();
     }
