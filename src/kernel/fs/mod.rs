@@ -30,7 +30,7 @@ use crate::content::ContentStore;
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId, ZoneIndex};
 use crate::metastore::Metastore;
-use crate::model::Inode;
+use crate::model::{FileKind, Inode};
 use crate::router::VfsRouter;
 use crate::zone::Zone;
 
@@ -219,12 +219,12 @@ fn regular_inode(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
 
 /// Refuses anything but a regular file.
 fn regular(inode: &Inode) -> Result<()> {
-    use crate::model::FileKind;
     match inode.kind {
         FileKind::Regular => Ok(()),
         FileKind::Directory | FileKind::Mount => Err(Error::IsDirectory),
-        FileKind::Symlink => Err(Error::LinkLoop),
-        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => Err(Error::NoDevice),
+        FileKind::Symlink | FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            Err(Error::Invalid)
+        }
     }
 }
 

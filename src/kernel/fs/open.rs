@@ -1,10 +1,11 @@
 //! Syscalls on handles: open, create, flush, release, fsync.
 
 use super::OpenOptions;
-use super::{Attr, Caller, NexusFs, directory_inode, regular_inode};
+use super::{Attr, Caller, NexusFs, directory_inode, live};
 use crate::command::{AttrChange, NewKind};
 use crate::error::{Error, Result};
 use crate::ids::NodeId;
+use crate::model::{FileKind, Inode};
 use std::sync::atomic::Ordering;
 
 /// How often `create` starts again when the name comes and goes under its hands.
@@ -21,7 +22,8 @@ impl NexusFs {
         let (zone, ino) = self.router.resolve(node)?;
         // Counted first: from here on, the inode stays.
         self.handles.open(node);
-        let opened = regular_inode(&*zone, ino).and_then(|_| self.truncate_on_open(node, options));
+        let opened =
+            live(&*zone, ino).and_then(|inode| openable(&inode)).and_then(|()| self.truncate_on_open(node, options));
         match opened {
             Ok(()) => Ok(self.next_handle.fetch_add(1, Ordering::Relaxed)),
             Err(error) => {
@@ -111,5 +113,15 @@ impl NexusFs {
     /// Makes the directory durable, and with it all that its zone acknowledged before.
     pub fn fsyncdir(&self, node: NodeId, datasync: bool) -> Result<()> {
         self.fsync(node, datasync)
+    }
+}
+
+/// Refuses what the kernel's client never asks a file system to open.
+fn openable(inode: &Inode) -> Result<()> {
+    match inode.kind {
+        FileKind::Regular => Ok(()),
+        FileKind::Directory | FileKind::Mount => Err(Error::IsDirectory),
+        FileKind::Symlink => Err(Error::LinkLoop),
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => Err(Error::NoDevice),
     }
 }

@@ -1,11 +1,11 @@
 //! Syscalls on ranges of a file: fallocate, seek, copy_file_range.
 
 use super::extents::{plan, step_end};
-use super::{NexusFs, Seek, live, regular_inode};
+use super::{NexusFs, Seek, regular_inode};
 use crate::command::{Command, RangeOp};
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId};
-use crate::model::{FileKind, MAX_FILE_BYTES};
+use crate::model::MAX_FILE_BYTES;
 use crate::zone::Zone;
 
 /// Extents that one command changes at most, so that none gets huge.
@@ -90,28 +90,19 @@ impl NexusFs {
             return Err(Error::CrossZone);
         }
         let zone = self.router.zone(from.zone())?;
-        for node in [from, to] {
-            match live(&*zone, node.ino())?.kind {
-                FileKind::Regular => {}
-                FileKind::Directory | FileKind::Mount => return Err(Error::IsDirectory),
-                FileKind::Symlink
-                | FileKind::Fifo
-                | FileKind::Socket
-                | FileKind::CharDevice
-                | FileKind::BlockDevice => return Err(Error::Invalid),
-            }
+        let source_size = regular_inode(&*zone, from.ino())?.size;
+        regular_inode(&*zone, to.ino())?;
+        let len = len.min(source_size.saturating_sub(from_offset));
+        if len == 0 {
+            return Ok(0);
         }
-        let from_end = from_offset.checked_add(len).ok_or(Error::Invalid)?;
-        let to_end = to_offset.checked_add(len).ok_or(Error::FileTooLarge)?;
-        if from == to && from_offset < to_end && to_offset < from_end {
-            return Err(Error::Invalid);
-        }
-        let source_size = live(&*zone, from.ino())?.size;
-        let len = from_end.min(source_size).saturating_sub(from_offset);
-        if len > 0 && to_offset >= MAX_FILE_BYTES {
+        let len = len.min(MAX_FILE_BYTES.saturating_sub(to_offset));
+        if len == 0 {
             return Err(Error::FileTooLarge);
         }
-        let len = len.min(MAX_FILE_BYTES - to_offset.min(MAX_FILE_BYTES));
+        if from == to && from_offset < to_offset + len && to_offset < from_offset + len {
+            return Err(Error::Invalid);
+        }
         let mut copied = 0;
         while copied < len {
             match self.clone_step(&*zone, (from, from_offset + copied), (to, to_offset + copied), len - copied) {
