@@ -416,7 +416,7 @@ impl Filesystem for FuserTransport {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -424,7 +424,8 @@ impl Filesystem for FuserTransport {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply_empty("fallocate", self.adapter.fallocate(ino.0, offset, length, mode), reply);
+        let caller = caller(request, 0);
+        reply_empty("fallocate", self.adapter.fallocate(&caller, ino.0, offset, length, mode), reply);
     }
 
     fn lseek(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -436,7 +437,7 @@ impl Filesystem for FuserTransport {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         ino_in: INodeNo,
         _fh_in: FileHandle,
         offset_in: u64,
@@ -448,7 +449,7 @@ impl Filesystem for FuserTransport {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
-        match self.adapter.copy_file_range(from, to, len, flags.bits()) {
+        match self.adapter.copy_file_range(&caller(request, 0), from, to, len, flags.bits()) {
             Ok(copied) => reply.written(copied),
             Err(error) => reply.error(failed("copy_file_range", &error)),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nexus_kernel::command::{AttrChange, NewKind};
 use nexus_kernel::fs::{Caller, DirEntry, FsStats, XattrFlags};
-use nexus_kernel::model::XATTR_ACL_ACCESS;
+use nexus_kernel::model::{Inode, InodeFlags, XATTR_ACL_ACCESS, mode};
 use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp};
 
 use super::groups::process_in_group;
@@ -227,10 +227,24 @@ impl Adapter {
         self.fs.fsyncdir(self.view.node(node), datasync)
     }
 
+    /// Takes setuid, setgid and capabilities from a file that somebody unprivileged changes
+    /// in a way for which the protocol has no flag to ask for it.
+    fn drop_privileges(&self, caller: &Caller, node: NodeId) -> Result<()> {
+        let privileged = |inode: &Inode| {
+            inode.mode & (mode::S_ISUID | mode::S_ISGID) != 0 || inode.flags.has(InodeFlags::CAPABILITY)
+        };
+        if caller.uid != 0 && privileged(&self.fs.getattr(node)?.inode) {
+            self.fs.setattr(caller, node, &AttrChange { kill_privileges: true, ..AttrChange::default() })?;
+        }
+        Ok(())
+    }
+
     /// FALLOCATE.
-    pub fn fallocate(&self, node: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+    pub fn fallocate(&self, caller: &Caller, node: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
         let node = self.view.node(node);
-        self.fs.fallocate(node, translate::range_op(mode)?, offset, len)?;
+        let op = translate::range_op(mode)?;
+        self.drop_privileges(caller, node)?;
+        self.fs.fallocate(node, op, offset, len)?;
         if self.options.sync_attributes { self.fs.fsync(node, false) } else { Ok(()) }
     }
 
@@ -245,6 +259,7 @@ impl Adapter {
     /// COPY_FILE_RANGE. The answer has 32 bits, so longer copies are cut at a whole page.
     pub fn copy_file_range(
         &self,
+        caller: &Caller,
         (from, from_offset): (u64, u64),
         (to, to_offset): (u64, u64),
         len: u64,
@@ -255,6 +270,7 @@ impl Adapter {
             return Err(Error::Invalid);
         }
         let (from, to) = (self.view.node(from), self.view.node(to));
+        self.drop_privileges(caller, to)?;
         let copied = self.fs.copy_file_range(from, from_offset, to, to_offset, len.min(MOST))?;
         if self.options.sync_attributes {
             self.fs.fsync(to, false)?;

@@ -17,7 +17,7 @@ pub fn open() -> Result<OwnedFd, MountError> {
     })
 }
 
-/// Whether it is there, for callers that let somebody else open it.
-pub fn check_present() -> Result<(), MountError> {
-    rustix::fs::stat(PATH).map(drop).map_err(|_| MountError::NoDevice)
+/// Whether this user may open it, for callers that let somebody else do so.
+pub fn check() -> Result<(), MountError> {
+    open().map(drop)
 }

@@ -18,7 +18,9 @@ pub enum MountError {
         "/dev/fuse is missing: load the kernel's FUSE support (as root: `modprobe fuse`), or make the device available in this container"
     )]
     NoDevice,
-    #[error("cannot open /dev/fuse: {0}; FUSE is not available to this user")]
+    #[error(
+        "cannot open /dev/fuse: {0}; everybody who mounts needs to read and write it (as root: `chmod 666 /dev/fuse`)"
+    )]
     DeviceRefused(io::Error),
     #[error(
         "fusermount3 was not found, and an ordinary user can't mount without it: install the package fuse3, or mount as root"

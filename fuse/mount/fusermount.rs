@@ -19,7 +19,7 @@ const PROGRAMS: [&str; 2] = ["fusermount3", "fusermount"];
 /// Mounts a new connection on `target`; answers its device, which fusermount3 sends over a
 /// socket. The socket goes in as its standard input, so no descriptor leaks into others.
 pub fn mount(source: &str, target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    device::check_present()?;
+    device::check()?;
     if options.lets_others_in(false) && !others_allowed(&fs::read_to_string("/etc/fuse.conf").unwrap_or_default()) {
         return Err(MountError::AllowOtherForbidden);
     }
@@ -67,12 +67,12 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<(), MountError> {
 fn said(output: &Output) -> String {
     match String::from_utf8_lossy(&output.stderr).trim() {
         "" => format!("it ended with {}", output.status),
-        text => text.trim_start_matches("fusermount3: ").to_owned(),
+        text => text.rsplit_once("fusermount3: ").map_or(text, |(_, message)| message).to_owned(),
     }
 }
 
 /// Where the program lies: in PATH, or where distributions put it.
-fn program() -> Result<PathBuf, MountError> {
+pub fn program() -> Result<PathBuf, MountError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/bin".into(), "/bin".into()]).collect();
     PROGRAMS

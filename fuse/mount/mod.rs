@@ -34,3 +34,9 @@ const SUBTYPE: &str = "nexus";
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+/// Refuses what can't work on this machine for this user, before anything is made for a mount.
+pub fn check_able() -> Result<(), MountError> {
+    device::check()?;
+    if is_root() { Ok(()) } else { fusermount::program().map(drop) }
+}
