@@ -21,6 +21,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
+use crate::folder::Drivers;
 use crate::memory;
 
 /// Longest configuration file that is read, in bytes.
@@ -57,10 +58,8 @@ pub struct ByteSize(pub u64);
 pub struct Config {
     /// The data folder.
     pub data: PathBuf,
-    /// Driver of the metadata.
-    pub metastore: MetastoreKind,
-    /// Driver of sealed content.
-    pub object_store: ObjectStoreKind,
+    /// Where the volume keeps what.
+    pub drivers: Drivers,
     /// Memory limit in bytes.
     pub memory: u64,
     /// How much is logged.
@@ -76,10 +75,10 @@ pub struct Settings {
     /// See [`Config::data`].
     #[serde(default)]
     pub data: Option<PathBuf>,
-    /// See [`Config::metastore`].
+    /// See [`Drivers::metastore`].
     #[serde(default, deserialize_with = "parsed")]
     pub metastore: Option<MetastoreKind>,
-    /// See [`Config::object_store`].
+    /// See [`Drivers::object_store`].
     #[serde(default, deserialize_with = "parsed")]
     pub object_store: Option<ObjectStoreKind>,
     /// See [`Config::memory`].
@@ -214,6 +213,17 @@ impl Settings {
         }
     }
 
+    /// `flags` over the file (`file`, or the one where it is looked for) over the environment
+    /// of this process.
+    pub fn layered(file: Option<&Path>, flags: Settings) -> Result<Settings> {
+        let environment = Settings::from_environment(|name| std::env::var_os(name))?;
+        let from_file = match file {
+            Some(path) => Settings::from_file(path)?,
+            None => Settings::from_default_file(&Surroundings::of_process())?,
+        };
+        Ok(environment.under(from_file).under(flags))
+    }
+
     /// These settings, where `stronger` leaves them open. Mount options add up.
     pub fn under(self, stronger: Settings) -> Settings {
         Settings {
@@ -245,8 +255,10 @@ impl Settings {
         }
         Ok(Config {
             data,
-            metastore: self.metastore.unwrap_or_default(),
-            object_store: self.object_store.unwrap_or_default(),
+            drivers: Drivers {
+                metastore: self.metastore.unwrap_or_default(),
+                object_store: self.object_store.unwrap_or_default(),
+            },
             memory,
             log: self.log.unwrap_or(log::LevelFilter::Info),
             options: self.options.unwrap_or_default(),
@@ -255,21 +267,9 @@ impl Settings {
 }
 
 impl Config {
-    /// Decides all settings: `flags` over the file (`file`, or the one where it is looked
-    /// for) over the environment of this process.
+    /// Decides all settings; see [`Settings::layered`].
     pub fn load(file: Option<&Path>, flags: Settings) -> Result<Config> {
-        let surroundings = Surroundings::of_process();
-        let environment = Settings::from_environment(|name| std::env::var_os(name))?;
-        let from_file = match file {
-            Some(path) => Settings::from_file(path)?,
-            None => Settings::from_default_file(&surroundings)?,
-        };
-        environment.under(from_file).under(flags).decide(&surroundings)
-    }
-
-    /// Whether nothing of the volume outlives the daemon.
-    pub fn is_throwaway(&self) -> bool {
-        self.metastore == MetastoreKind::Memory || self.object_store == ObjectStoreKind::Memory
+        Settings::layered(file, flags)?.decide(&Surroundings::of_process())
     }
 }
 

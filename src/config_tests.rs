@@ -30,8 +30,7 @@ fn flags_beat_the_file_and_the_file_beats_the_environment() {
         config,
         Config {
             data: "/var/lib/nexus/default".into(),
-            metastore: MetastoreKind::Memory,
-            object_store: ObjectStoreKind::Local,
+            drivers: Drivers { metastore: MetastoreKind::Memory, object_store: ObjectStoreKind::Local },
             memory: 1 << 30,
             log: log::LevelFilter::Debug,
             options: "ro,noatime".to_owned(),

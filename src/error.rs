@@ -50,10 +50,19 @@ pub enum Error {
         /// Where it is mounted.
         mounts: Vec<PathBuf>,
     },
-    /// The volume was to be opened with other drivers than it was made with, or they do not
-    /// go together.
-    #[error("{0}")]
-    Mismatch(String),
+    /// The volume was to be opened with other drivers than it was made with.
+    #[error(
+        "{} was made with {made}, not {wanted}: leave the drivers as they are, or choose another folder with --data",
+        path.display()
+    )]
+    OtherDrivers {
+        /// The folder.
+        path: PathBuf,
+        /// What it was made with.
+        made: String,
+        /// What was asked for.
+        wanted: String,
+    },
     /// Part of the volume is damaged.
     #[error("{}: {problem}\nNothing was changed. `nexus-fuse fsck {}` lists all damage", path.display(), path.display())]
     Damaged {

@@ -1,11 +1,12 @@
 //! The data folder: what lies where in it, whose it is, and that only one process has it.
 //!
 //! ```text
-//! FORMAT        "nexus volume format 1", the volume's id and its writer id
+//! FORMAT        "nexus volume format 1", the volume's id, its writer id and its drivers
 //! LOCK          flock(2)ed by the process that has the volume open; its pid and mounts
 //! log/          the zone log
 //! meta/         a redb file for each zone
 //! segments/     content that is being written
+//! sums/         checksums of sealed content
 //! blobs/        sealed content
 //! control.sock  where the command line talks to the daemon
 //! daemon.log    what the daemon has to say, and daemon.log.1 before it
@@ -16,6 +17,7 @@
 //! lost its log is never taken for a new one.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -23,6 +25,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::{MetastoreKind, ObjectStoreKind};
 use crate::error::{Error, Result};
 
 /// The volume format that this build reads and writes.
@@ -47,6 +50,30 @@ pub struct Identity {
     pub id: [u8; 16],
     /// This writer's part of blob ids: 24 bits, never zero.
     pub writer: u32,
+    /// Where it keeps what.
+    pub drivers: Drivers,
+}
+
+/// The drivers that a volume was made with. They never change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Drivers {
+    /// Of its metadata.
+    pub metastore: MetastoreKind,
+    /// Of its sealed content.
+    pub object_store: ObjectStoreKind,
+}
+
+impl Drivers {
+    /// Whether nothing of the volume outlives its daemon.
+    pub fn are_throwaway(self) -> bool {
+        self.metastore == MetastoreKind::Memory || self.object_store == ObjectStoreKind::Memory
+    }
+}
+
+impl fmt::Display for Drivers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "metastore {} and object store {}", self.metastore, self.object_store)
+    }
 }
 
 /// What stands at a path, found out without changing anything.
@@ -105,18 +132,19 @@ impl DataFolder {
     pub fn open(path: &Path) -> Result<DataFolder> {
         match Self::inspect(path)? {
             Found::Nothing => Err(Error::NoVolume(path.to_owned())),
-            Found::Unfinished(_) | Found::Volume(_) => Self::lock(path),
+            Found::Unfinished(identity) | Found::Volume(identity) => Self::lock(path, identity.drivers),
         }
     }
 
-    /// Locks the volume at `path`, and begins to make one if there is none.
-    pub fn open_or_make(path: &Path) -> Result<DataFolder> {
-        Self::inspect(path)?;
+    /// Locks the volume at `path`, which must have been made with `drivers`; begins to make
+    /// one if there is none.
+    pub fn open_or_make(path: &Path, drivers: Drivers) -> Result<DataFolder> {
+        check_drivers(path, &Self::inspect(path)?, drivers)?;
         make_folders(path)?;
-        Self::lock(path)
+        Self::lock(path, drivers)
     }
 
-    fn lock(path: &Path) -> Result<DataFolder> {
+    fn lock(path: &Path, drivers: Drivers) -> Result<DataFolder> {
         let path = fs::canonicalize(path).map_err(|error| Error::io(format!("reach {}", path.display()), error))?;
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new()
@@ -129,10 +157,12 @@ impl DataFolder {
             .map_err(|error| Error::io(format!("open {}", lock_path.display()), error))?;
         take(&lock, &lock_path, &path)?;
         // Again, now that nobody else can be making it.
-        let (identity, finished) = match Self::inspect(&path)? {
+        let found = Self::inspect(&path)?;
+        check_drivers(&path, &found, drivers)?;
+        let (identity, finished) = match found {
             Found::Volume(identity) => (identity, true),
             Found::Unfinished(identity) => (identity, false),
-            Found::Nothing => (begin(&path)?, false),
+            Found::Nothing => (begin(&path, drivers)?, false),
         };
         let folder = DataFolder { path, lock, identity, finished };
         folder.note_mounts(&[])?;
@@ -208,6 +238,8 @@ pub struct Layout {
     pub root_meta: PathBuf,
     /// Open segments.
     pub segments: PathBuf,
+    /// Checksums of sealed blobs.
+    pub sums: PathBuf,
     /// Sealed blobs.
     pub blobs: PathBuf,
     /// The control socket.
@@ -225,6 +257,7 @@ impl Layout {
             root_meta: meta.join("root.redb"),
             meta,
             segments: path.join("segments"),
+            sums: path.join("sums"),
             blobs: path.join("blobs"),
             socket: path.join("control.sock"),
             daemon_log: path.join("daemon.log"),
@@ -236,6 +269,15 @@ impl Drop for DataFolder {
     fn drop(&mut self) {
         // What LOCK says is only a hint to others; the lock itself goes with the descriptor.
         let _ = self.lock.set_len(0);
+    }
+}
+
+fn check_drivers(path: &Path, found: &Found, wanted: Drivers) -> Result<()> {
+    match found {
+        Found::Volume(identity) | Found::Unfinished(identity) if identity.drivers != wanted => {
+            Err(Error::OtherDrivers { path: path.to_owned(), made: identity.drivers.to_string(), wanted: wanted.to_string() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -276,7 +318,7 @@ fn make_folders(path: &Path) -> Result<()> {
 }
 
 /// Writes FORMAT.new for a new volume, durably.
-fn begin(path: &Path) -> Result<Identity> {
+fn begin(path: &Path, drivers: Drivers) -> Result<Identity> {
     let what = || format!("begin a volume in {}", path.display());
     let mut random = [0u8; 20];
     let write = |random: &mut [u8; 20]| -> io::Result<Identity> {
@@ -285,6 +327,7 @@ fn begin(path: &Path) -> Result<Identity> {
         let identity = Identity {
             id: id.try_into().map_err(io::Error::other)?,
             writer: (u32::from_be_bytes(writer.try_into().map_err(io::Error::other)?) & 0x00ff_ffff).max(1),
+            drivers,
         };
         let temporary = path.join("FORMAT.tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -320,7 +363,12 @@ fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 fn format_text(identity: &Identity) -> String {
-    format!("{FORMAT_TITLE}{FORMAT_VERSION}\nid {}\nwriter {}\n", id_text(&identity.id), identity.writer)
+    let Drivers { metastore, object_store } = identity.drivers;
+    format!(
+        "{FORMAT_TITLE}{FORMAT_VERSION}\nid {}\nwriter {}\nmetastore {metastore}\nobject_store {object_store}\n",
+        id_text(&identity.id),
+        identity.writer
+    )
 }
 
 /// An id as the 36 characters of a UUID.
@@ -346,21 +394,26 @@ fn parse_format(path: &Path, text: &[u8]) -> Result<Identity> {
     if version != FORMAT_VERSION.to_string() {
         return Err(Error::OtherVersion { path: path.to_owned(), found: version.to_owned(), known: FORMAT_VERSION });
     }
-    let id = lines
-        .next()
-        .and_then(|line| line.strip_prefix("id "))
-        .and_then(parse_id)
-        .ok_or_else(|| damaged("has no valid id line"))?;
-    let writer = lines
-        .next()
-        .and_then(|line| line.strip_prefix("writer "))
-        .and_then(|number| number.parse::<u32>().ok())
+    let mut field = |name: &str| -> Result<&str> {
+        let line = lines.next().and_then(|line| line.strip_prefix(name));
+        line.and_then(|line| line.strip_prefix(' ')).ok_or_else(|| damaged(&format!("has no {name} line")))
+    };
+    let id = parse_id(field("id")?).ok_or_else(|| damaged("has an id that is none"))?;
+    let writer = field("writer")?
+        .parse::<u32>()
+        .ok()
         .filter(|writer| (1..1 << 24).contains(writer))
-        .ok_or_else(|| damaged("has no valid writer line"))?;
+        .ok_or_else(|| damaged("has a writer id out of range"))?;
+    let drivers = Drivers {
+        metastore: field("metastore")?.parse().map_err(|problem: String| damaged(&format!("names a driver: {problem}")))?,
+        object_store: field("object_store")?
+            .parse()
+            .map_err(|problem: String| damaged(&format!("names a driver: {problem}")))?,
+    };
     if lines.next().is_some() || !text.ends_with('\n') {
-        return Err(damaged("does not end after the writer line"));
+        return Err(damaged("does not end where it should"));
     }
-    Ok(Identity { id, writer })
+    Ok(Identity { id, writer, drivers })
 }
 
 fn parse_id(text: &str) -> Option<[u8; 16]> {
@@ -418,7 +471,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Nothing);
-        let mut folder = DataFolder::open_or_make(&path).unwrap();
+        let mut folder = DataFolder::open_or_make(&path, Drivers::default()).unwrap();
         let identity = folder.identity().clone();
         assert!(!folder.is_finished());
         assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Unfinished(identity.clone()));
@@ -435,8 +488,8 @@ mod tests {
     #[test]
     fn a_making_that_was_cut_short_keeps_its_identity() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataFolder::open_or_make(dir.path()).unwrap().identity().clone();
-        let again = DataFolder::open_or_make(dir.path()).unwrap();
+        let first = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap().identity().clone();
+        let again = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap();
         assert_eq!(again.identity(), &first);
         assert!(!again.is_finished());
     }
@@ -444,10 +497,10 @@ mod tests {
     #[test]
     fn a_second_opener_is_told_who_has_it() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = DataFolder::open_or_make(dir.path()).unwrap();
+        let folder = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap();
         let mount = PathBuf::from(OsString::from_vec(b"/mnt/a\nb\\ \xff".to_vec()));
         folder.note_mounts(std::slice::from_ref(&mount)).unwrap();
-        match DataFolder::open_or_make(dir.path()) {
+        match DataFolder::open_or_make(dir.path(), Drivers::default()) {
             Err(Error::InUse { pid, mounts, .. }) => {
                 assert_eq!(pid, Some(std::process::id()));
                 assert_eq!(mounts, vec![mount.clone()]);
@@ -464,31 +517,43 @@ mod tests {
     fn a_folder_of_other_things_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("letter.txt"), "dear").unwrap();
-        let error = DataFolder::open_or_make(dir.path()).unwrap_err();
+        let error = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap_err();
         assert!(matches!(&error, Error::NotAVolume { found, .. } if found == "letter.txt"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn other_versions_and_damage_are_refused_and_left_alone() {
-        let good = format_text(&Identity { id: [7; 16], writer: 9 });
-        let cases: [(&str, String, &str); 7] = [
+        let good = format_text(&Identity { id: [7; 16], writer: 9, drivers: Drivers::default() });
+        let cases: [(&str, String, &str); 9] = [
             ("newer", good.replace("format 1", "format 2"), "volume format \"2\""),
             ("no number", good.replace("format 1", "format one"), "volume format \"one\""),
             ("empty", String::new(), "does not begin"),
-            ("cut in the id", good.get(..40).unwrap().to_owned(), "no valid id"),
+            ("cut in the id", good.get(..40).unwrap().to_owned(), "an id that is none"),
+            ("cut after the id", good.get(..63).unwrap().to_owned(), "no writer line"),
             ("cut at the end", good.trim_end().to_owned(), "does not end"),
-            ("writer too large", good.replace("writer 9", "writer 16777216"), "no valid writer"),
+            ("writer too large", good.replace("writer 9", "writer 16777216"), "writer id out of range"),
+            ("unknown driver", good.replace("redb", "sled"), "\"sled\" is no metastore"),
             ("more", format!("{good}more\n"), "does not end"),
         ];
         for (case, text, expected) in cases {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(FORMAT), &text).unwrap();
-            let error = DataFolder::open_or_make(dir.path()).unwrap_err().to_string();
+            let error = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap_err().to_string();
             assert!(error.contains(expected), "{case}: {error}");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{case}: nothing may be added");
             assert_eq!(fs::read_to_string(dir.path().join(FORMAT)).unwrap(), text, "{case}");
         }
+    }
+
+    #[test]
+    fn a_volume_keeps_the_drivers_it_was_made_with() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap());
+        let memory = Drivers { metastore: MetastoreKind::Memory, ..Drivers::default() };
+        let error = DataFolder::open_or_make(dir.path(), memory).unwrap_err().to_string();
+        assert!(error.contains("made with metastore redb") && error.contains("not metastore memory"), "{error}");
+        assert_eq!(DataFolder::open(dir.path()).unwrap().identity().drivers, Drivers::default());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! drivers. Everything above it sees [`Volume`] and the kernel tier's traits.
 
 pub mod boot;
+pub mod check;
 pub mod config;
 pub mod error;
 pub mod folder;

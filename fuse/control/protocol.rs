@@ -56,7 +56,7 @@ pub enum Reply {
         /// Bytes given back.
         bytes: u64,
     },
-    /// Answer to [`Request::Check`]: one line for each damage, at most [`MAX_FINDINGS`].
+    /// Answer to [`Request::Check`]: a line for each finding.
     Findings {
         /// The damage; empty is well.
         findings: Vec<String>,
@@ -64,9 +64,6 @@ pub enum Reply {
         checked: String,
     },
 }
-
-/// Findings in one answer at the most.
-pub const MAX_FINDINGS: usize = 10_000;
 
 /// How a daemon is.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -161,6 +158,8 @@ pub struct ContentStatus {
     pub blobs: u64,
     /// Bytes in them.
     pub blob_bytes: u64,
+    /// Bytes of both that files refer to.
+    pub live_bytes: u64,
 }
 
 /// Space of the disk below, in bytes.

@@ -26,14 +26,14 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     // Until the mode is set, the folder's own mode keeps others away.
-    let listener = with_short_name(path, UnixListener::bind)?;
+    let listener = with_short_name(path, |short| UnixListener::bind(short))?;
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
 /// Connects to the listener at `path`.
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
-    with_short_name(path, UnixStream::connect)
+    with_short_name(path, |short| UnixStream::connect(short))
 }
 
 /// Reads one line of at most `max` bytes; `None` if the other side said nothing.

@@ -1,0 +1,267 @@
+//! The command line's grammar and help. What the commands do stands beside, a file each.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, parse_level};
+use nexus::Settings;
+
+/// A POSIX file system whose metadata and content lie in one folder.
+#[derive(Parser, Debug)]
+#[command(
+    name = "nexus-fuse",
+    version,
+    about,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  nexus-fuse mount /mnt/nexus            make or open the default volume, and mount it
+  nexus-fuse status                      what is mounted, how large, how well
+  nexus-fuse umount /mnt/nexus           unmount, and wait until all is on disk
+
+`nexus-fuse help COMMAND` tells more about each."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Mount a volume; folder and volume are made if missing
+    #[command(after_help = MOUNT_HELP)]
+    Mount(MountArgs),
+    /// Unmount, and wait until the volume is closed
+    #[command(after_help = UMOUNT_HELP)]
+    Umount(UmountArgs),
+    /// Tell what is mounted, how large it is and how well
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Look for damage in a volume
+    #[command(after_help = FSCK_HELP)]
+    Fsck(FsckArgs),
+    /// Give the space of deleted content back now
+    #[command(after_help = GC_HELP)]
+    Gc(GcArgs),
+    /// Print the completion script of a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = MAN_HELP)]
+    Man {
+        /// Write nexus-fuse.1 and a page for each command into this folder
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+const MOUNT_HELP: &str = "\
+Examples:
+  nexus-fuse mount /mnt/nexus                  the default volume
+  nexus-fuse mount /mnt/photos --volume photos a volume by name
+  nexus-fuse mount ./work --data ~/work.nexus  a volume by folder
+  nexus-fuse mount /mnt/nexus -f --log debug   stay in front and tell much
+  nexus-fuse mount /mnt/nexus -o ro,allow_other
+  NEXUS_METASTORE=memory nexus-fuse mount /mnt/scratch --data /tmp/scratch
+
+The daemon goes to the background once the mount answers, and logs to daemon.log in the
+data folder. SIGTERM and SIGINT unmount and close the volume; SIGHUP reopens the log.
+
+Settings come, in rising order, from NEXUS_* variables, the configuration file
+(/etc/nexus/config.toml for root, else ~/.config/nexus/config.toml) and flags:
+  data, metastore, object_store, memory, log, options
+
+In /etc/fstab, with the helper that scripts/install puts in place:
+  photos  /mnt/photos  fuse.nexus  defaults,allow_other  0  0";
+
+const UMOUNT_HELP: &str = "\
+Examples:
+  nexus-fuse umount /mnt/nexus
+  nexus-fuse umount --lazy /mnt/nexus    detach now, end when the last user has gone
+
+umount(8) and fusermount3 -u unmount as well; the daemon then closes the volume by itself.";
+
+const STATUS_HELP: &str = "\
+Examples:
+  nexus-fuse status                  all mounts of Nexus on this machine
+  nexus-fuse status /mnt/nexus       one of them
+  nexus-fuse status --json | jq      for programs
+
+Exits with 1 if something is wrong with one of them.";
+
+const FSCK_HELP: &str = "\
+Examples:
+  nexus-fuse fsck                        the default volume
+  nexus-fuse fsck --deep /srv/photos     a data folder, reading all content too
+  nexus-fuse fsck /mnt/nexus             a mounted volume, through its daemon
+
+Prints one line for each damage. Exits with 0 if all is well, 1 if there is damage, 2 if
+the volume could not be looked at. The log is replayed as at any start; nothing else changes.";
+
+const GC_HELP: &str = "\
+Examples:
+  nexus-fuse gc /mnt/nexus
+
+The daemon does this by itself in the background; the command does it now.";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  nexus-fuse completions bash > /etc/bash_completion.d/nexus-fuse
+  nexus-fuse completions zsh > ~/.zfunc/_nexus-fuse
+  nexus-fuse completions fish > ~/.config/fish/completions/nexus-fuse.fish";
+
+const MAN_HELP: &str = "\
+Examples:
+  nexus-fuse man | man -l -
+  nexus-fuse man --out /usr/local/share/man/man1";
+
+/// Which volume, and with which settings.
+#[derive(Args, Debug, Clone, Default)]
+pub struct VolumeArgs {
+    /// Folder that holds the volume [default: the volume named "default"]
+    #[arg(long, value_name = "DIR", conflicts_with = "volume")]
+    pub data: Option<PathBuf>,
+    /// Volume by name: /var/lib/nexus/NAME for root, else ~/.local/state/nexus/NAME
+    #[arg(long, value_name = "NAME")]
+    pub volume: Option<PathBuf>,
+    /// Configuration file to read instead of the usual one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Memory limit of the daemon, 32M or more [default: 256M]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Driver of the metadata: redb, memory [default: redb]
+    #[arg(long, value_name = "DRIVER")]
+    pub metastore: Option<MetastoreKind>,
+    /// Driver of sealed content: local, memory [default: local]
+    #[arg(long, value_name = "DRIVER")]
+    pub object_store: Option<ObjectStoreKind>,
+    /// How much to log: off, error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub log: Option<log::LevelFilter>,
+}
+
+/// Arguments of `mount`.
+#[derive(Args, Debug, Clone)]
+pub struct MountArgs {
+    /// Where to mount; made if missing
+    pub target: PathBuf,
+    /// Which volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
+    /// Mount options, comma-separated: ro, allow_other, noatime, ... (see README)
+    #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// Stay in front and log to standard error
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// For the daemon that `mount` starts: all settings are given, and standard output is
+    /// where it reports.
+    #[arg(long, hide = true, value_name = "SOURCE")]
+    pub daemon: Option<String>,
+}
+
+/// Arguments of `umount`.
+#[derive(Args, Debug, Clone)]
+pub struct UmountArgs {
+    /// Where it is mounted
+    pub target: PathBuf,
+    /// Detach now, even if files are open; the daemon ends when the last is closed
+    #[arg(short, long)]
+    pub lazy: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug, Clone)]
+pub struct StatusArgs {
+    /// A mount point or a data folder [default: all mounts of Nexus]
+    pub target: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `fsck`.
+#[derive(Args, Debug, Clone)]
+pub struct FsckArgs {
+    /// A data folder, a mount point or a volume's name [default: the default volume]
+    pub target: Option<PathBuf>,
+    /// Read all content and hold it against its checksums
+    #[arg(long)]
+    pub deep: bool,
+    /// Configuration file to read instead of the usual one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `gc`.
+#[derive(Args, Debug, Clone)]
+pub struct GcArgs {
+    /// A mount point, a data folder or a volume's name [default: the default volume]
+    pub target: Option<PathBuf>,
+}
+
+impl VolumeArgs {
+    /// The settings among these flags.
+    pub fn settings(&self) -> nexus::Result<Settings> {
+        let data = match &self.volume {
+            Some(name) => Some(nexus::config::Surroundings::of_process().volume(name)?),
+            None => self.data.clone(),
+        };
+        Ok(Settings {
+            data,
+            metastore: self.metastore,
+            object_store: self.object_store,
+            memory: self.memory,
+            log: self.log,
+            options: None,
+        })
+    }
+}
+
+impl MountArgs {
+    /// The settings among these flags.
+    pub fn settings(&self) -> nexus::Result<Settings> {
+        let options = (!self.options.is_empty()).then(|| self.options.join(","));
+        Ok(Settings { options, ..self.volume.settings()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:\n  "), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn a_volume_is_named_or_placed_but_not_both() {
+        let parse = |words: &[&str]| Cli::try_parse_from(["nexus-fuse", "mount", "/m"].iter().chain(words));
+        assert!(parse(&["--data", "/d", "--volume", "v"]).is_err());
+        assert!(parse(&["--memory", "lots"]).is_err());
+        let cli = parse(&["--volume", "v", "-o", "ro", "-o", "noatime", "--memory", "64M"]).unwrap();
+        let Command::Mount(args) = cli.command else { panic!("mount was parsed as something else") };
+        assert_eq!(args.options, ["ro", "noatime"]);
+        assert_eq!(args.volume.memory, Some(ByteSize(64 << 20)));
+    }
+}

@@ -1,0 +1,95 @@
+//! From what the user names (a mount point, a data folder, a volume) to a data folder.
+
+use std::path::{Path, PathBuf};
+
+use nexus::config::Surroundings;
+use nexus::folder::{DataFolder, Found, Layout};
+
+use crate::control::{Client, ControlError, Reply, Request};
+use crate::mount::table::{self, Entry};
+
+/// A volume, a mount, or both.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// The data folder; `None` for a mount whose folder only its owner can tell.
+    pub data: Option<PathBuf>,
+    /// The mount, if it was found that way.
+    pub mount: Option<Entry>,
+}
+
+impl Volume {
+    /// Asks its daemon.
+    pub fn ask(&self, request: &Request, patience: std::time::Duration) -> Result<Reply, ControlError> {
+        match &self.data {
+            Some(data) => Client::new(&Layout::of(data).socket).ask(request, patience),
+            None => Err(ControlError::Refused("the mount belongs to another user, who alone can ask its daemon".to_owned())),
+        }
+    }
+
+    /// What to call it in a message.
+    pub fn name(&self) -> String {
+        let path = self.mount.as_ref().map(|mount| &mount.target).or(self.data.as_ref());
+        path.map_or_else(String::new, |path| path.display().to_string())
+    }
+}
+
+/// Every mount of Nexus that this process sees.
+pub fn mounted() -> Result<Vec<Volume>, String> {
+    let surroundings = Surroundings::of_process();
+    let entries = table::nexus_mounts().map_err(|error| format!("cannot read the mount table: {error}"))?;
+    Ok(entries.into_iter().map(|entry| Volume { data: data_of(&surroundings, &entry), mount: Some(entry) }).collect())
+}
+
+/// The data folder of a mount: its source is the volume as it was named. Bare names mean
+/// folders of the user who mounted.
+fn data_of(surroundings: &Surroundings, entry: &Entry) -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let is_mine = entry.super_options.split(',').filter_map(|word| word.strip_prefix("user_id=")).any(|id| id == user);
+    if !is_mine && !entry.source.contains('/') {
+        return None;
+    }
+    surroundings.volume(Path::new(&entry.source)).ok()
+}
+
+/// The newest mount of Nexus at `target`.
+pub fn by_mount_point(target: &Path) -> Result<Option<Volume>, String> {
+    let target = resolve(target);
+    Ok(mounted()?.into_iter().rev().find(|volume| volume.mount.as_ref().is_some_and(|mount| mount.target == target)))
+}
+
+/// The volume that `name` means: a mount point, else a volume by name or data folder; the
+/// one that `mount` would take if there is no name.
+pub fn by_name(name: Option<&Path>) -> Result<Volume, String> {
+    let Some(name) = name else {
+        let config = nexus::Config::load(None, nexus::Settings::default()).map_err(|error| error.to_string())?;
+        return existing(config.data);
+    };
+    if let Some(volume) = by_mount_point(name)? {
+        return Ok(volume);
+    }
+    let by_path = std::path::absolute(name).map_err(|error| format!("cannot reach {}: {error}", name.display()))?;
+    match Surroundings::of_process().volume(name) {
+        Ok(data) if data.is_dir() || !by_path.exists() => existing(data),
+        _ => existing(by_path),
+    }
+}
+
+fn existing(data: PathBuf) -> Result<Volume, String> {
+    match DataFolder::inspect(&data) {
+        Ok(Found::Nothing) => Err(format!("{} is neither a mount point of Nexus nor a volume", data.display())),
+        Ok(Found::Volume(_) | Found::Unfinished(_)) | Err(nexus::Error::Damaged { .. }) => {
+            Ok(Volume { data: Some(data), mount: None })
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// `path` as the mount table writes it. The root of a dead mount cannot be looked at, but
+/// the folder that it stands in can.
+fn resolve(path: &Path) -> PathBuf {
+    let through_parent = || {
+        let absolute = std::path::absolute(path).ok()?;
+        Some(absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?))
+    };
+    path.canonicalize().ok().or_else(through_parent).unwrap_or_else(|| path.to_owned())
+}

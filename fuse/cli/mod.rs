@@ -1,0 +1,80 @@
+//! The command line: its grammar, one file a command, and the names that the program
+//! answers to. The commands print; the daemon's own work is in [`crate::daemon`].
+
+mod args;
+mod find;
+mod fsck;
+mod gc;
+mod helper;
+mod mount;
+mod pages;
+mod status;
+mod umount;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::mount::Unmount;
+use args::{Cli, Command};
+use helper::{MountCall, UmountCall};
+
+pub use args::MountArgs;
+
+/// Exit status of a mount that failed, as mount(8) documents it.
+const MOUNT_FAILED: u8 = 32;
+/// Exit status of a helper that was called wrongly, as mount(8) documents it.
+const BAD_CALL: u8 = 1;
+/// Exit status of fsck when the volume could not be looked at.
+const NOT_CHECKED: u8 = 2;
+
+/// Runs the program with these arguments, the first of which is its own name.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let name = args.first().map(Path::new).and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let rest = args.iter().skip(1).cloned();
+    match name.as_deref() {
+        Some("mount.fuse.nexus" | "mount.nexus") => match MountCall::parse(rest) {
+            Ok(call) => exit(mount::run_helper(&call).map(|()| ExitCode::SUCCESS), MOUNT_FAILED),
+            Err(problem) => exit(Err(problem), BAD_CALL),
+        },
+        Some("umount.fuse.nexus" | "umount.nexus") => match UmountCall::parse(rest) {
+            Ok(call) => {
+                let how = if call.lazy { Unmount::Lazy } else { Unmount::WhenIdle };
+                exit(umount::run(&call.target, how).map(|()| ExitCode::SUCCESS), MOUNT_FAILED)
+            }
+            Err(problem) => exit(Err(problem), BAD_CALL),
+        },
+        _ => run_command(&Cli::parse_from(args).command),
+    }
+}
+
+fn run_command(command: &Command) -> ExitCode {
+    match command {
+        Command::Mount(args) => exit(mount::run(args), 1),
+        Command::Umount(args) => {
+            let how = if args.lazy { Unmount::Lazy } else { Unmount::WhenIdle };
+            exit(umount::run(&args.target, how).map(|()| ExitCode::SUCCESS), 1)
+        }
+        Command::Status(args) => exit(status::run(args), 1),
+        Command::Fsck(args) => exit(fsck::run(args), NOT_CHECKED),
+        Command::Gc(args) => exit(gc::run(args.target.as_deref()).map(|text| print(&text)), 1),
+        Command::Completions { shell } => exit(pages::completions(*shell), 1),
+        Command::Man { out } => exit(pages::man(out.as_deref()), 1),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
+}
+
+/// Tells on standard error what went wrong.
+fn exit(result: Result<ExitCode, String>, failed: u8) -> ExitCode {
+    result.unwrap_or_else(|problem| {
+        eprintln!("nexus-fuse: {problem}");
+        ExitCode::from(failed)
+    })
+}

@@ -1,0 +1,128 @@
+//! What the daemon does for the command line.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use nexus::folder::id_text;
+use nexus::{Config, Volume};
+use nexus_services::ServiceRegistry;
+
+use crate::control::{
+    ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, ZoneStatus,
+};
+use crate::mount::{MountOptions, Mounted, Unmount};
+
+/// Answers control requests.
+pub struct DaemonHandler {
+    volume: Arc<Volume>,
+    mounted: Arc<Mounted>,
+    services: Arc<ServiceRegistry>,
+    config: Config,
+    started: Instant,
+}
+
+impl DaemonHandler {
+    /// A handler for a daemon that starts now.
+    pub fn new(
+        volume: Arc<Volume>, mounted: Arc<Mounted>, services: Arc<ServiceRegistry>, config: Config,
+    ) -> DaemonHandler {
+        DaemonHandler { volume, mounted, services, config, started: Instant::now() }
+    }
+
+    fn status(&self) -> Status {
+        let identity = self.volume.identity();
+        let state = self.volume.state();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_sec: self.started.elapsed().as_secs(),
+            data: self.volume.path().to_owned(),
+            volume: id_text(&identity.id),
+            metastore: identity.drivers.metastore.to_string(),
+            object_store: identity.drivers.object_store.to_string(),
+            health: Health { ok: state.problems.is_empty(), problems: state.problems },
+            mounts: vec![MountStatus {
+                target: self.mounted.target().to_owned(),
+                source: self.mounted.source().to_owned(),
+                options: self.config.options.clone(),
+                read_only: self.volume.fs().is_read_only(),
+            }],
+            zones: state
+                .zones
+                .iter()
+                .map(|zone| ZoneStatus {
+                    index: zone.index.0,
+                    id: id_text(&zone.info.id),
+                    inodes: zone.usage.inodes,
+                    content_bytes: zone.usage.allocated,
+                    log_last: zone.stats.last.0,
+                    log_durable: zone.stats.durable.0,
+                    log_checkpoint: zone.stats.checkpoint.0,
+                    log_bytes: zone.stats.log_bytes,
+                    pending_bytes: zone.stats.pending_bytes,
+                    metastore_bytes: zone.stats.metastore_bytes,
+                })
+                .collect(),
+            content: ContentStatus {
+                segments: state.content.segments,
+                segment_bytes: state.content.segment_bytes,
+                blobs: state.content.blobs,
+                blob_bytes: state.content.blob_bytes,
+                live_bytes: state.content.live_bytes,
+            },
+            space: SpaceStatus { total_bytes: state.space.total, available_bytes: state.space.available },
+            memory_limit_bytes: self.config.memory,
+            memory_used_bytes: memory_used(),
+            services: self.services.list(),
+        }
+    }
+
+    fn remount(&self, options: &str) -> Result<Reply, String> {
+        let options = MountOptions::parse(options).map_err(|error| error.to_string())?;
+        if let Some(read_only) = options.read_only {
+            self.volume.fs().set_read_only(read_only).map_err(|error| error.to_string())?;
+        }
+        if let Some(policy) = options.atime {
+            self.volume.fs().set_atime_policy(policy);
+        }
+        Ok(Reply::Done)
+    }
+}
+
+impl Handler for DaemonHandler {
+    fn handle(&self, request: Request) -> Result<Reply, String> {
+        log::debug!("asked for {request:?}");
+        let text = |error: nexus::Error| error.to_string();
+        match request {
+            Request::Status => Ok(Reply::Status(Box::new(self.status()))),
+            Request::Sync => self.volume.sync().map(|()| Reply::Done).map_err(text),
+            Request::Checkpoint => self.volume.checkpoint().map(|()| Reply::Done).map_err(text),
+            Request::Gc => self.volume.reclaim().map(|bytes| Reply::Reclaimed { bytes }).map_err(text),
+            Request::Check { deep } => {
+                let report = self.volume.check(deep).map_err(text)?;
+                Ok(Reply::Findings { findings: report.findings, checked: report.checked })
+            }
+            Request::Remount { options } => self.remount(&options),
+            Request::Unmount => {
+                self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+/// Resident memory of this process in bytes; 0 if the system does not tell.
+fn memory_used() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| {
+        rest.split_ascii_whitespace().next().and_then(|number| number.parse::<u64>().ok())
+    });
+    kib.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_process_uses_memory() {
+        assert!(super::memory_used() > 1 << 20);
+    }
+}

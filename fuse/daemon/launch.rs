@@ -1,0 +1,134 @@
+//! Going to the background: the command starts the same program again as the daemon, and
+//! waits on a pipe, the daemon's standard output, until the mount answers or cannot be.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::run::Plan;
+
+/// Longest report in bytes.
+const MAX_REPORT_BYTES: u64 = 64 << 10;
+
+/// What is told once the mount answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ready {
+    /// The daemon.
+    pub pid: u32,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// Where the data lies.
+    pub data: PathBuf,
+    /// Whether the volume was made just now.
+    pub made: bool,
+    /// Whether all is gone when the daemon ends.
+    pub throwaway: bool,
+    /// What else the user should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The daemon's one line on the pipe.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Report {
+    Ready(Ready),
+    Failed(String),
+}
+
+/// Starts a daemon, and waits until its mount answers. On an error no daemon is left.
+pub fn start(plan: &Plan) -> Result<Ready, String> {
+    let cannot = |error: io::Error| format!("cannot start the daemon: {error}");
+    let (reports, pipe) = io::pipe().map_err(cannot)?;
+    let mut child = command(plan).stdin(Stdio::null()).stdout(pipe).spawn().map_err(cannot)?;
+    let mut line = Vec::new();
+    // The command that holds the pipe's writing end is gone by now, so that the daemon's
+    // death ends the reading.
+    let read = BufReader::new(reports).take(MAX_REPORT_BYTES).read_until(b'\n', &mut line);
+    match read.map(|_| serde_json::from_slice(&line)) {
+        Ok(Ok(Report::Ready(ready))) => Ok(ready),
+        Ok(Ok(Report::Failed(problem))) => {
+            let _ = child.wait();
+            Err(problem)
+        }
+        _ => {
+            let ended = child.wait().map_or_else(|error| error.to_string(), describe);
+            Err(format!("the daemon {ended} before the mount answered; its log is {}", plan.daemon_log().display()))
+        }
+    }
+}
+
+fn command(plan: &Plan) -> Command {
+    let config = &plan.config;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("nexus-fuse").arg("mount").arg("--daemon").arg(&plan.source);
+    command.arg("--data").arg(&config.data);
+    command.arg("--metastore").arg(config.drivers.metastore.to_string());
+    command.arg("--object-store").arg(config.drivers.object_store.to_string());
+    command.arg("--memory").arg(config.memory.to_string());
+    command.arg("--log").arg(config.log.to_string());
+    if !config.options.is_empty() {
+        command.arg("-o").arg(&config.options);
+    }
+    command.arg("--").arg(&plan.target);
+    command
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (_, Some(signal)) => format!("was killed by signal {signal}"),
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// The daemon's end of the pipe.
+pub struct Reporter(());
+
+impl Reporter {
+    /// Leaves the session of the terminal. Standard output is the pipe.
+    pub fn new() -> Reporter {
+        // Fails only where this process leads a session already, which is as good.
+        let _ = rustix::process::setsid();
+        Reporter(())
+    }
+
+    /// Tells that the mount answers, and lets go of the terminal.
+    pub fn ready(&self, ready: &Ready) {
+        self.send(&Report::Ready(ready.clone()));
+        if let Err(error) = let_go() {
+            log::warn!("cannot let go of the terminal: {error}");
+        }
+    }
+
+    /// Tells why there is no mount.
+    pub fn failed(&self, problem: &str) {
+        self.send(&Report::Failed(problem.to_owned()));
+    }
+
+    fn send(&self, report: &Report) {
+        let sent = serde_json::to_vec(report).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(&line)?;
+            stdout.flush()
+        });
+        if let Err(error) = sent {
+            // The command was interrupted; the mount is there all the same.
+            log::warn!("nobody waits for the report: {error}");
+        }
+    }
+}
+
+/// Standard streams go nowhere, and the working folder holds no medium back.
+fn let_go() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    std::env::set_current_dir("/")
+}

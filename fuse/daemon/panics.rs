@@ -1,0 +1,44 @@
+//! A thread that panics may leave anything half done behind, so the daemon stops at once:
+//! what was acknowledged is in the log, and the next start recovers it. Users of the mount
+//! get errors instead of waiting for answers that never come.
+
+use std::panic::PanicHookInfo;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::run::Event;
+
+/// Status of a daemon that ended this way (EX_SOFTWARE of sysexits(3)).
+pub const EXIT_STATUS: i32 = 70;
+
+/// How long the mount may take to go before the daemon ends without that.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tells `events` of the first panic of any thread from now on.
+pub fn watch(events: Sender<Event>) {
+    let events = Mutex::new(Some(events));
+    std::panic::set_hook(Box::new(move |info| {
+        log::error!("{}", describe(info));
+        if let Some(events) = events.lock().take() {
+            // Should the daemon not be able to end in order, it ends all the same.
+            let _ = std::thread::Builder::new().name("last-resort".to_owned()).spawn(|| {
+                std::thread::sleep(PATIENCE);
+                std::process::exit(EXIT_STATUS);
+            });
+            let _ = events.send(Event::Panicked);
+        }
+    }));
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let thread = std::thread::current();
+    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let message = info.payload_as_str().unwrap_or("no message");
+    format!(
+        "thread {} panicked at {place}: {message}\n{}",
+        thread.name().unwrap_or("without a name"),
+        std::backtrace::Backtrace::capture()
+    )
+}

@@ -1,0 +1,342 @@
+//! Opens and closes a volume: puts the drivers, the zone, the content store and the
+//! syscalls together in the order that they need each other.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nexus_content::{ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, SegmentStore, Severity};
+use nexus_drivers::disk::RealDisk;
+use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
+use nexus_drivers::object_store::{LocalDiskStore, MemoryStore};
+use nexus_kernel::disk::{Disk, DiskSpace};
+use nexus_kernel::fs::FsOptions;
+use nexus_kernel::metastore::Table;
+use nexus_kernel::model::{Blob, BlobState, Usage, ZoneInfo, decode};
+use nexus_kernel::zone::ZoneStats;
+use nexus_kernel::{Clock, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
+use parking_lot::Mutex;
+
+use crate::config::{ByteSize, Config, MetastoreKind, ObjectStoreKind};
+use crate::error::{Error, Result};
+use crate::folder::{DataFolder, Identity, Layout};
+use crate::memory::MemoryPlan;
+
+/// Findings that a check tells one by one.
+pub const MAX_FINDINGS: usize = 10_000;
+/// Passes of the collector that one `reclaim` makes at the most.
+const RECLAIM_PASSES: usize = 10_000;
+
+/// An open volume.
+pub struct Volume {
+    folder: DataFolder,
+    fs: Arc<NexusFs>,
+    root: Arc<dyn Zone>,
+    content: Arc<SegmentStore>,
+    collector: Mutex<Option<ReclaimHandle>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// How a volume is.
+#[derive(Clone, Debug, Default)]
+pub struct VolumeState {
+    /// Its zones.
+    pub zones: Vec<ZoneState>,
+    /// Its content.
+    pub content: ContentState,
+    /// The disk below.
+    pub space: DiskSpace,
+    /// What is wrong, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// How a zone is.
+#[derive(Clone, Debug)]
+pub struct ZoneState {
+    /// Its place in the mount table.
+    pub index: ZoneIndex,
+    /// What never changes.
+    pub info: ZoneInfo,
+    /// What it holds.
+    pub usage: Usage,
+    /// Its log and metastore.
+    pub stats: ZoneStats,
+}
+
+/// What content takes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentState {
+    /// Segments that are not sealed yet.
+    pub segments: u64,
+    /// Bytes that they take.
+    pub segment_bytes: u64,
+    /// Sealed blobs.
+    pub blobs: u64,
+    /// Bytes in them.
+    pub blob_bytes: u64,
+    /// Bytes of both that files refer to.
+    pub live_bytes: u64,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default)]
+pub struct CheckReport {
+    /// A line for each finding, beginning with `damage:` or `note:`.
+    pub findings: Vec<String>,
+    /// What was looked at.
+    pub checked: String,
+}
+
+/// Whether the collector runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Collect {
+    InBackground,
+    Never,
+}
+
+impl Volume {
+    /// Opens the volume in `folder`, making what is missing if it is a new one.
+    pub fn open(folder: DataFolder, config: &Config, options: FsOptions) -> Result<Volume> {
+        Self::open_as(folder, config, options, Collect::InBackground)
+    }
+
+    /// Opens the volume in `folder` for looking only: nothing but recovery changes it.
+    pub fn open_to_check(folder: DataFolder, config: &Config) -> Result<Volume> {
+        let options = FsOptions { read_only: true, ..FsOptions::default() };
+        Self::open_as(folder, config, options, Collect::Never)
+    }
+
+    fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, collect: Collect) -> Result<Volume> {
+        let path = folder.path().to_owned();
+        let layout = Layout::of(&path);
+        let drivers = folder.identity().drivers;
+        if drivers.are_throwaway() {
+            clear(&layout)?;
+        }
+        let failed = |what: &'static str| {
+            let path = path.clone();
+            move |error| Error::kernel(&path, format!("{what} in {}", path.display()), error)
+        };
+        let plan = MemoryPlan::divide(config.memory);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+        let blobs: Arc<dyn ObjectStore> = match drivers.object_store {
+            ObjectStoreKind::Local => {
+                Arc::new(LocalDiskStore::open(disk.clone(), &layout.blobs).map_err(failed("open the object store"))?)
+            }
+            ObjectStoreKind::Memory => Arc::new(MemoryStore::new()),
+        };
+        let content_config = ContentConfig { writer: folder.identity().writer, ..ContentConfig::default() };
+        let content = SegmentStore::open(disk.clone(), blobs, clock.clone(), &path, content_config)
+            .map_err(failed("open the content store"))?;
+        let metastore = open_metastore(&folder, &layout, &disk, &plan)?;
+        let root = open_zone(metastore, content.clone(), clock.clone()).map_err(failed("open the root zone"))?;
+        let zones = vec![root.clone()];
+        content.attach(&zones).map_err(failed("attach the content store"))?;
+        let fs = NexusFs::with_zone(root.clone(), content.clone(), options).map_err(failed("start the file system"))?;
+        if !folder.is_finished() {
+            root.sync().map_err(failed("write the new volume"))?;
+            root.checkpoint().map_err(failed("write the new volume"))?;
+            folder.finish()?;
+        }
+        let collector = match collect {
+            Collect::InBackground => Some(
+                Reclaimer::new(content.clone(), zones, clock.clone(), ReclaimConfig::default())
+                    .spawn()
+                    .map_err(failed("start the collector"))?,
+            ),
+            Collect::Never => None,
+        };
+        Ok(Volume { folder, fs: Arc::new(fs), root, content, collector: Mutex::new(collector), clock })
+    }
+
+    /// The syscalls.
+    pub fn fs(&self) -> &Arc<NexusFs> {
+        &self.fs
+    }
+
+    /// The data folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Who this volume is.
+    pub fn identity(&self) -> &Identity {
+        self.folder.identity()
+    }
+
+    /// Tells others where the volume is mounted.
+    pub fn note_mounts(&self, mounts: &[PathBuf]) -> Result<()> {
+        self.folder.note_mounts(mounts)
+    }
+
+    /// How it is, without waiting for anything slow.
+    pub fn state(&self) -> VolumeState {
+        let mut state = VolumeState::default();
+        for (index, zone) in self.fs.router().zones() {
+            match zone.usage().and_then(|usage| Ok((usage, zone.stats()?))) {
+                Ok((usage, stats)) => state.zones.push(ZoneState { index, info: zone.info(), usage, stats }),
+                Err(error) => state.problems.push(format!("zone {index}: {error}")),
+            }
+            if let Err(error) = count_content(&*zone, &mut state.content) {
+                state.problems.push(format!("content of zone {index}: {error}"));
+            }
+        }
+        match self.content.space() {
+            Ok(space) => state.space = space,
+            Err(error) => state.problems.push(format!("content: {error}")),
+        }
+        if self.content.check_space(1).is_err() {
+            state.problems.push("the disk below is full, so writes are refused until there is space".to_owned());
+        }
+        state
+    }
+
+    /// Makes everything durable.
+    pub fn sync(&self) -> Result<()> {
+        self.root.sync().map_err(|error| self.failed("sync", error))
+    }
+
+    /// Writes the newest state into the metastore.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.root.checkpoint().map_err(|error| self.failed("checkpoint", error))
+    }
+
+    /// Frees what nobody uses any more, now; answers how many bytes of the disk that gave back.
+    pub fn reclaim(&self) -> Result<u64> {
+        self.fs.reap_now().map_err(|error| self.failed("reap", error))?;
+        self.checkpoint()?;
+        let config = ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, checkpoint_after_ms: 0, ..ReclaimConfig::default() };
+        let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
+        let mut freed = 0u64;
+        for _ in 0..RECLAIM_PASSES {
+            let progress = collector.run_once().map_err(|error| self.failed("collect", error))?;
+            freed = freed.saturating_add(progress.freed_bytes);
+            if !progress.more {
+                break;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Looks for damage; `deep` reads all content.
+    pub fn check(&self, deep: bool) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        let mut left_out = 0usize;
+        let summary = nexus_content::check(&*self.root, &self.content, deep, &mut |finding| {
+            if report.findings.len() < MAX_FINDINGS {
+                report.findings.push(finding.to_string());
+            } else if finding.severity == Severity::Damage {
+                left_out += 1;
+            }
+        })
+        .map_err(|error| self.failed("check", error))?;
+        if left_out > 0 {
+            report.findings.push(format!("damage: {left_out} findings more"));
+        }
+        report.checked = format!(
+            "{} inodes, {} names, {} extents, {} blobs, {} of content read",
+            summary.inodes,
+            summary.dentries,
+            summary.extents,
+            summary.blobs,
+            ByteSize(summary.verified_bytes)
+        );
+        Ok(report)
+    }
+
+    /// Ends the collector, takes no more changes, and leaves the metastore up to date, so
+    /// that the next start has nothing to recover.
+    pub fn close(&self) -> Result<()> {
+        if let Some(collector) = self.collector.lock().take() {
+            collector.stop();
+        }
+        if !self.fs.is_read_only()
+            && let Err(error) = self.fs.reap_now()
+        {
+            log::warn!("what was deleted but still in use is freed at the next start: {error}");
+        }
+        self.fs.set_read_only(true).map_err(|error| self.failed("close", error))?;
+        self.sync()?;
+        self.checkpoint()
+    }
+
+    fn failed(&self, what: &str, error: nexus_kernel::Error) -> Error {
+        Error::kernel(self.path(), format!("{what} {}", self.path().display()), error)
+    }
+}
+
+/// Removes what an earlier run of a throwaway volume left.
+fn clear(layout: &Layout) -> Result<()> {
+    for folder in [&layout.log, &layout.meta, &layout.segments, &layout.sums, &layout.blobs] {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("clear {}", folder.display()), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Opens the root zone's metastore. Only a volume that is still being made may have none.
+fn open_metastore(
+    folder: &DataFolder, layout: &Layout, disk: &Arc<dyn Disk>, plan: &MemoryPlan,
+) -> Result<Arc<dyn Metastore>> {
+    let failed = |error| Error::kernel(folder.path(), format!("open {}", layout.root_meta.display()), error);
+    let drivers = folder.identity().drivers;
+    match drivers.metastore {
+        MetastoreKind::Memory => Ok(Arc::new(MemoryMetastore::new())),
+        MetastoreKind::Redb => {
+            let options = RedbOptions {
+                cache_bytes: usize::try_from(plan.metastore_cache).unwrap_or(usize::MAX),
+                ..RedbOptions::default()
+            };
+            if folder.is_finished() && !drivers.are_throwaway() {
+                return match RedbMetastore::open(disk.clone(), &layout.root_meta, options) {
+                    Ok(metastore) => Ok(Arc::new(metastore)),
+                    Err(nexus_kernel::Error::NotFound) => Err(Error::Damaged {
+                        path: folder.path().to_owned(),
+                        problem: format!("{} is missing", layout.root_meta.display()),
+                    }),
+                    Err(error) => Err(failed(error)),
+                };
+            }
+            disk.create_dir_all(&layout.meta).map_err(failed)?;
+            let metastore = RedbMetastore::open_or_create(disk.clone(), &layout.root_meta, options).map_err(failed)?;
+            Ok(Arc::new(metastore))
+        }
+    }
+}
+
+/// Adds a zone's blobs to `content`.
+fn count_content(zone: &dyn Zone, content: &mut ContentState) -> nexus_kernel::Result<()> {
+    zone.read(&mut |state| {
+        let mut bad = None;
+        state.scan(Table::Blob, &[], &[0xff; 9], &mut |_, value| match decode::<Blob>("blob", value) {
+            Ok(blob) => {
+                let (count, bytes) = match blob.state {
+                    BlobState::Open => (&mut content.segments, &mut content.segment_bytes),
+                    BlobState::Sealed => (&mut content.blobs, &mut content.blob_bytes),
+                };
+                *count += 1;
+                *bytes = bytes.saturating_add(blob.len);
+                content.live_bytes = content.live_bytes.saturating_add(blob.live);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        bad.map_or(Ok(()), Err)
+    })
+}
+
+fn open_zone(
+    metastore: Arc<dyn Metastore>, content: Arc<SegmentStore>, clock: Arc<dyn Clock>,
+) -> nexus_kernel::Result<Arc<dyn Zone>> {
+    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let zone = nexus_kernel::direct_zone::DirectZone::open_or_format(metastore, content, clock, owner)?;
+    Ok(Arc::new(zone))
+}
