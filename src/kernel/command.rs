@@ -119,7 +119,17 @@ pub enum Command {
     Format { id: [u8; 16], hash_seed: u64, mode: u32, uid: u32, gid: u32, now: Timestamp },
     /// Makes an inode and its first name. Set-group-id and default ACLs of the parent are
     /// inherited here; `umask` counts only where there is no default ACL.
-    Create { parent: Ino, name: SmallBytes, ino: Ino, kind: NewKind, mode: u32, umask: u32, uid: u32, gid: u32, now: Timestamp },
+    Create {
+        parent: Ino,
+        name: SmallBytes,
+        ino: Ino,
+        kind: NewKind,
+        mode: u32,
+        umask: u32,
+        uid: u32,
+        gid: u32,
+        now: Timestamp,
+    },
     /// Gives an inode one more name.
     Link { ino: Ino, parent: Ino, name: SmallBytes, now: Timestamp },
     /// Takes a name from anything but a directory. With `keep`, an inode without names
@@ -130,8 +140,14 @@ pub enum Command {
     /// Moves a name. `whiteout` is the inode number of a character device 0:0 to leave at
     /// the source. `keep` as in `Unlink`, for what is replaced.
     Rename {
-        parent: Ino, name: SmallBytes, new_parent: Ino, new_name: SmallBytes,
-        mode: RenameMode, whiteout: Option<Ino>, keep: bool, now: Timestamp,
+        parent: Ino,
+        name: SmallBytes,
+        new_parent: Ino,
+        new_name: SmallBytes,
+        mode: RenameMode,
+        whiteout: Option<Ino>,
+        keep: bool,
+        now: Timestamp,
     },
     /// Changes attributes; ctime becomes `now`.
     SetAttr { ino: Ino, change: AttrChange, now: Timestamp },

@@ -84,14 +84,7 @@ fn commands() -> Vec<Command> {
             kill_privileges: false,
             now: NOW,
         },
-        Command::Range {
-            ino: Ino(2),
-            op: RangeOp::Insert,
-            offset: 4096,
-            len: 8192,
-            kill_privileges: false,
-            now: NOW,
-        },
+        Command::Range { ino: Ino(2), op: RangeOp::Insert, offset: 4096, len: 8192, kill_privileges: false, now: NOW },
         Command::Clone {
             from: Ino(2),
             from_offset: 0,

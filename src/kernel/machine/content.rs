@@ -36,14 +36,14 @@ pub fn extents(state: &dyn MetaRead, ino: Ino, start: u64, end: u64, limit: usiz
             ControlFlow::Break(())
         })?;
     }
-    state.scan(Table::Extent, &keys::extent(ino, start), &keys::extent(ino, end), &mut |key, value| {
-        match parse(key, value) {
-            Some(pair) if found.len() < limit => {
-                found.push(pair);
-                ControlFlow::Continue(())
-            }
-            Some(_) | None => ControlFlow::Break(()),
+    state.scan(Table::Extent, &keys::extent(ino, start), &keys::extent(ino, end), &mut |key, value| match parse(
+        key, value,
+    ) {
+        Some(pair) if found.len() < limit => {
+            found.push(pair);
+            ControlFlow::Continue(())
         }
+        Some(_) | None => ControlFlow::Break(()),
     })?;
     failed.map(|()| found)
 }
@@ -295,9 +295,9 @@ impl Txn<'_> {
         inode.allocated += extent.len;
         self.usage_mut()?.allocated += extent.len;
         if extent.blob.is_some() {
-            let mut blob = self
-                .find_blob(extent.blob)?
-                .ok_or_else(|| Error::Corrupt(format!("inode {ino} refers to blob {}, which is not known", extent.blob)))?;
+            let mut blob = self.find_blob(extent.blob)?.ok_or_else(|| {
+                Error::Corrupt(format!("inode {ino} refers to blob {}, which is not known", extent.blob))
+            })?;
             blob.live += extent.len;
             self.put_blob(extent.blob, Some(blob));
             self.put(Table::BlobRef, keys::blob_ref(extent.blob, ino), bytes::Bytes::new());

@@ -2,9 +2,9 @@
 //! answer out. It reads nothing else, so every order of the same commands gives the same
 //! bytes, on one machine or many.
 
+mod attributes;
 mod content;
 mod namespace;
-mod attributes;
 #[cfg(test)]
 mod tests;
 mod txn;
@@ -20,8 +20,8 @@ use crate::model::Inode;
 
 pub use attributes::{MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES};
 pub use content::extents;
-pub use txn::{find_dentry, find_dentry_in};
 use txn::Txn;
+pub use txn::{find_dentry, find_dentry_in};
 
 /// What a command changes.
 #[derive(Debug)]

@@ -119,7 +119,11 @@ impl Txn<'_> {
                 inode.mode |= mode::S_ISGID;
             }
         }
-        self.add_entry(parent, &mut dir, Dentry { ino, kind: file_kind, name: Bytes::copy_from_slice(name.as_bytes()) })?;
+        self.add_entry(
+            parent,
+            &mut dir,
+            Dentry { ino, kind: file_kind, name: Bytes::copy_from_slice(name.as_bytes()) },
+        )?;
         if is_dir {
             dir.nlink += 1;
         }
@@ -294,7 +298,12 @@ impl Txn<'_> {
         Ok(Outcome { inode: Some((ino, inode)), removed, count: 0 })
     }
 
-    fn exchange(&mut self, (parent, a): (Ino, Entry), (new_parent, b): (Ino, Entry), now: Timestamp) -> Result<Outcome> {
+    fn exchange(
+        &mut self,
+        (parent, a): (Ino, Entry),
+        (new_parent, b): (Ino, Entry),
+        now: Timestamp,
+    ) -> Result<Outcome> {
         let is_dir = |entry: &Entry| entry.dentry.kind == FileKind::Directory;
         if parent != new_parent && is_dir(&a) != is_dir(&b) {
             let (loses, gains) = if is_dir(&a) { (parent, new_parent) } else { (new_parent, parent) };

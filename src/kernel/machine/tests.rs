@@ -218,7 +218,8 @@ fn default_acls_reach_new_files_and_chmod_moves_the_mask() {
     let mut state = State::new();
     state.make(1, "d", 2, NewKind::Directory).unwrap();
     let mut value = vec![2, 0, 0, 0];
-    for (tag, perm, id) in [(1u16, 7u16, u32::MAX), (2, 7, 77), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)] {
+    for (tag, perm, id) in [(1u16, 7u16, u32::MAX), (2, 7, 77), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)]
+    {
         value.extend(tag.to_le_bytes());
         value.extend(perm.to_le_bytes());
         value.extend(id.to_le_bytes());
@@ -432,7 +433,10 @@ fn random_ranges_match_a_byte_model() {
                 4 => {
                     state.run(range(RangeOp::Allocate)).unwrap();
                     grow(file, end);
-                    file[offset as usize..end].iter_mut().filter(|b| **b == Byte::Hole).for_each(|b| *b = Byte::Reserved);
+                    file[offset as usize..end]
+                        .iter_mut()
+                        .filter(|b| **b == Byte::Hole)
+                        .for_each(|b| *b = Byte::Reserved);
                 }
                 5 => {
                     let change = AttrChange { size: Some(offset), ..AttrChange::default() };
