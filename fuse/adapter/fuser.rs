@@ -22,6 +22,7 @@ use nexus_kernel::{Error, Name, Result};
 use super::fuser_types::{bare_attr, errno, file_attr, file_type, set_time};
 use super::ops::{Adapter, SetAttr};
 use super::stat::Stat;
+use super::sync_queue::SyncQueue;
 use super::translate::{XattrAnswer, xattr_answer};
 use super::view::Coherence;
 
@@ -44,13 +45,14 @@ pub struct FuserTransport {
     adapter: Adapter,
     ttl: Duration,
     open_flags: FopenFlags,
+    syncs: SyncQueue<(u64, ReplyEmpty)>,
 }
 
 impl FuserTransport {
     /// Serves `adapter`.
     pub fn new(adapter: Adapter) -> FuserTransport {
         let keep = if adapter.keeps_cache() { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-        FuserTransport { ttl: adapter.view().ttl(), open_flags: keep, adapter }
+        FuserTransport { ttl: adapter.view().ttl(), open_flags: keep, syncs: SyncQueue::default(), adapter }
     }
 
     /// Capabilities to ask for, if the kernel has them. Left out on purpose: the writeback
@@ -82,6 +84,13 @@ impl FuserTransport {
         match answer {
             Ok(stat) => reply.entry(&self.ttl, &file_attr(&stat), GENERATION),
             Err(error) => reply.error(failed(what, &error)),
+        }
+    }
+
+    fn sync(&self, batch: Vec<(u64, ReplyEmpty)>) {
+        let (nodes, replies): (Vec<u64>, Vec<ReplyEmpty>) = batch.into_iter().unzip();
+        for (answer, reply) in self.adapter.fsync_all(&nodes).into_iter().zip(replies) {
+            reply_empty("fsync", answer, reply);
         }
     }
 
@@ -319,8 +328,8 @@ impl Filesystem for FuserTransport {
         reply_empty("release", self.adapter.release(ino.0, fh.0), reply);
     }
 
-    fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply_empty("fsync", self.adapter.fsync(ino.0, datasync), reply);
+    fn fsync(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.syncs.serve((ino.0, reply), |batch| self.sync(batch));
     }
 
     /// Listings go by cookies and need no handle; the kernel asks once, and then keeps
@@ -367,8 +376,8 @@ impl Filesystem for FuserTransport {
         }
     }
 
-    fn fsyncdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply_empty("fsyncdir", self.adapter.fsyncdir(ino.0, datasync), reply);
+    fn fsyncdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.syncs.serve((ino.0, reply), |batch| self.sync(batch));
     }
 
     fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {

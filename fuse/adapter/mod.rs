@@ -11,6 +11,7 @@ mod fuser_types;
 mod groups;
 mod ops;
 mod stat;
+mod sync_queue;
 pub mod translate;
 mod view;
 

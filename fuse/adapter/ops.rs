@@ -8,7 +8,8 @@ use bytes::Bytes;
 use nexus_kernel::command::{AttrChange, NewKind};
 use nexus_kernel::fs::{Caller, DirEntry, FsStats, XattrFlags};
 use nexus_kernel::model::{Inode, InodeFlags, XATTR_ACL_ACCESS, mode};
-use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp};
+use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp, ZoneIndex};
+use smallvec::SmallVec;
 
 use super::groups::process_in_group;
 use super::stat::Stat;
@@ -217,14 +218,20 @@ impl Adapter {
         self.fs.release(self.view.node(node), handle)
     }
 
-    /// FSYNC.
-    pub fn fsync(&self, node: u64, datasync: bool) -> Result<()> {
-        self.fs.fsync(self.view.node(node), datasync)
-    }
-
-    /// FSYNCDIR.
-    pub fn fsyncdir(&self, node: u64, datasync: bool) -> Result<()> {
-        self.fs.fsyncdir(self.view.node(node), datasync)
+    /// FSYNC and FSYNCDIR of several files at once: one sync makes durable what their zone
+    /// acknowledged before, so each zone among them is synced once. Answers in order.
+    pub fn fsync_all(&self, nodes: &[u64]) -> Vec<Result<()>> {
+        let mut zones: SmallVec<[(ZoneIndex, Result<()>); 2]> = SmallVec::new();
+        let sync = |&node: &u64| {
+            let node = self.view.node(node);
+            if let Some((_, outcome)) = zones.iter().find(|(zone, _)| *zone == node.zone()) {
+                return outcome.clone();
+            }
+            let outcome = self.fs.fsync(node, false);
+            zones.push((node.zone(), outcome.clone()));
+            outcome
+        };
+        nodes.iter().map(sync).collect()
     }
 
     /// Takes setuid, setgid and capabilities from a file that somebody unprivileged changes
