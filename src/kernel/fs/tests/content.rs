@@ -188,6 +188,43 @@ fn a_read_follows_extents_that_compaction_moves_under_it() {
     assert_eq!(rig.read(file, 12_345, 10_000), data[12_345..22_345]);
 }
 
+/// What is cut or punched away while a read is on its way is not read as rubbish.
+#[test]
+fn a_read_follows_extents_that_go_away_under_it() {
+    for cut in [false, true] {
+        let rig = Rig::plain();
+        let file = rig.file(ROOT, "f");
+        let data = pattern(9, 30_000);
+        rig.write(file, 0, &data);
+        let zone = rig.fs.router().zone(crate::ZoneIndex(0)).unwrap();
+        let (ino, now, content) = (file.ino(), zone.now(), Arc::downgrade(&rig.content));
+        let mut gone = false;
+        rig.content.on_read(Box::new(move |_| {
+            if std::mem::replace(&mut gone, true) {
+                return;
+            }
+            let shrink = AttrChange { size: Some(12_000), ..AttrChange::default() };
+            let (op, kill_privileges) = (RangeOp::PunchHole, false);
+            let command = match cut {
+                true => Command::SetAttr { ino, change: shrink, now },
+                false => Command::Range { ino, op, offset: 10_000, len: 20_000, kill_privileges, now },
+            };
+            zone.propose(&command).unwrap();
+            if !cut {
+                content.upgrade().unwrap().remove(crate::BlobId(2));
+            }
+            content.upgrade().unwrap().remove(crate::BlobId(3));
+        }));
+        let mut expected = data.clone();
+        if cut {
+            expected.truncate(12_000);
+        } else {
+            expected[10_000..].fill(0);
+        }
+        assert!(rig.read(file, 0, 30_000) == expected, "cut: {cut}");
+    }
+}
+
 /// Moves all that lies in blob 2 elsewhere, and takes the blob away.
 fn relocate(zone: &dyn Zone, content: &TestContent, ino: crate::Ino) {
     let mut found = Vec::new();

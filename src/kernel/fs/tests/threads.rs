@@ -22,7 +22,7 @@ fn open_files_stay_whole_while_names_come_and_go() {
             scope.spawn(move || {
                 let mut rng = Rng::new(thread);
                 start.wait();
-                for _ in 0..600 {
+                for _ in 0..2000 {
                     let name = format!("n{}", rng.below(3));
                     match rng.below(4) {
                         0 | 1 => use_file(rig, &name),
