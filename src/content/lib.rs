@@ -13,6 +13,8 @@ mod reclaim;
 mod store;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod volume_tests;
 mod time;
 
 pub use check::{CheckSummary, Finding, Severity, check};

@@ -23,6 +23,17 @@ impl Random {
         self.next() % bound
     }
 
+    /// One of several numbers.
+    pub fn pick(&mut self, from: &[u64]) -> u64 {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// Between one and `most` random bytes.
+    pub fn some_bytes(&mut self, most: u64) -> Vec<u8> {
+        let len = 1 + self.below(most);
+        self.bytes(len as usize)
+    }
+
     /// Random bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next() as u8).collect()

@@ -93,7 +93,7 @@ impl Reclaimer {
         }
         progress.more |= !complete;
         let mut batch = Batch::default();
-        for chunk in chunks(extents) {
+        for chunk in chunks(extents, COPY_BYTES.min(self.store.piece_bytes())) {
             if *budget == 0 || self.store.wake().is_stopped() {
                 break;
             }
@@ -109,10 +109,8 @@ impl Reclaimer {
             *budget = budget.saturating_sub(chunk.end - chunk.start);
             progress.copied_bytes += chunk.end - chunk.start;
             for part in &chunk.parts {
-                if let Some(relocation) = relocation(&chunk, part, &staged.pieces, &data) {
-                    batch.bytes += part.len;
-                    batch.moves.push(relocation);
-                }
+                batch.moves.push(relocation(&chunk, part, &staged.pieces, &data).ok_or(Error::Invalid)?);
+                batch.bytes += part.len;
                 if batch.moves.len() >= self.config.moves_per_command.max(1) {
                     self.propose(zone, blob, &mut batch, progress)?;
                 }
@@ -152,7 +150,7 @@ impl Reclaimer {
 
 /// Where a part of a chunk lies in its copy.
 fn relocation(chunk: &Chunk, part: &BlobExtent, pieces: &[Piece], data: &[u8]) -> Option<Relocation> {
-    // A chunk is never longer than what the write path keeps in one piece.
+    // No chunk is longer than what a write keeps in one piece.
     let [piece] = pieces else { return None };
     let skip = part.blob_offset.checked_sub(chunk.start)?;
     let bytes = data.get(usize::try_from(skip).ok()?..)?.get(..usize::try_from(part.len).ok()?)?;
@@ -161,8 +159,8 @@ fn relocation(chunk: &Chunk, part: &BlobExtent, pieces: &[Piece], data: &[u8]) -
     Some(Relocation { ino: part.ino, offset: part.offset, from_offset: part.blob_offset, to })
 }
 
-/// Cuts extents into chunks, in order of their place in the blob.
-fn chunks(mut extents: Vec<BlobExtent>) -> impl Iterator<Item = Chunk> {
+/// Cuts extents into chunks of at most `most` bytes, in order of their place in the blob.
+fn chunks(mut extents: Vec<BlobExtent>, most: u64) -> impl Iterator<Item = Chunk> {
     extents.sort_unstable_by_key(|extent| (extent.blob_offset, extent.ino, extent.offset));
     let mut waiting = extents.into_iter().peekable();
     // Extents that begin before the next chunk, and end after its start.
@@ -173,7 +171,7 @@ fn chunks(mut extents: Vec<BlobExtent>) -> impl Iterator<Item = Chunk> {
         if active.is_empty() {
             at = waiting.peek()?.blob_offset;
         }
-        let limit = at + COPY_BYTES;
+        let limit = at + most;
         let mut end = active.iter().map(|extent| extent.blob_offset + extent.len).max().unwrap_or(at);
         while let Some(extent) =
             waiting.next_if(|extent| extent.blob_offset < limit && (extent.blob_offset <= end || extent.blob_offset == at))
@@ -208,16 +206,15 @@ mod tests {
         for seed in 0..300 {
             let mut random = crate::testing::Random::new(seed);
             let extents: Vec<_> = (0..1 + random.below(40))
-                .map(|ino| BlobExtent {
-                    ino: Ino(ino),
-                    offset: random.below(1 << 30),
-                    blob_offset: random.below(8 << 20),
-                    len: 1 + random.below([100, 5000, 3 << 20][random.below(3) as usize]),
+                .map(|ino| {
+                    let (offset, blob_offset) = (random.below(1 << 30), random.below(8 << 20));
+                    let most = random.pick(&[100, 5000, 3 << 20]);
+                    BlobExtent { ino: Ino(ino), offset, blob_offset, len: 1 + random.below(most) }
                 })
                 .collect();
             let mut covered = vec![0; extents.len()];
             let mut last = 0;
-            for chunk in chunks(extents.clone()) {
+            for chunk in chunks(extents.clone(), COPY_BYTES) {
                 assert!(chunk.start >= last && chunk.start < chunk.end, "seed {seed}: {chunk:?}");
                 assert!(chunk.end - chunk.start <= COPY_BYTES);
                 last = chunk.end;

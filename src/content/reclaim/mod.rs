@@ -58,6 +58,8 @@ enum Need {
     Room,
 }
 
+/// How much more than its usual budget a pass may copy when room is needed.
+const ROOM_BUDGETS: u64 = 4;
 /// Percentage of live bytes below which a blob is compacted when room is needed.
 const ROOM_BELOW_PERCENT: u64 = 80;
 
@@ -107,7 +109,7 @@ impl Reclaimer {
         let mut progress = Progress::default();
         let mut budget = match need {
             Need::Calm => self.config.pass_bytes,
-            Need::Room => u64::MAX,
+            Need::Room => self.config.pass_bytes.saturating_mul(ROOM_BUDGETS),
         };
         // What is dead already costs nothing and makes room for the rest.
         self.drop_dead(need, &mut memory, &mut progress)?;
@@ -115,12 +117,19 @@ impl Reclaimer {
         self.close_segments(need)?;
         self.seal_settled(&mut budget, &mut progress)?;
         self.finish_seals()?;
-        self.compact(need, &mut budget, &mut memory, &mut progress)?;
-        if need == Need::Room {
+        loop {
+            self.compact(need, &mut budget, &mut memory, &mut progress)?;
+            if need == Need::Calm {
+                return Ok(progress);
+            }
+            // Copies need room themselves: what they gave back may be what the next ones take.
+            let before = progress.freed_bytes;
             self.drop_dead(need, &mut memory, &mut progress)?;
             self.delete_condemned(need, &mut progress)?;
+            if progress.freed_bytes == before || budget == 0 || self.store.wake().is_stopped() {
+                return Ok(progress);
+            }
         }
-        Ok(progress)
     }
 
     fn now_ms(&self) -> u64 {
@@ -163,10 +172,12 @@ impl Reclaimer {
             let records = self.records(id)?;
             if records.is_empty() {
                 self.condemn([id])?;
+                progress.more = true;
                 continue;
             }
             let len = if records.iter().all(|(_, blob)| blob.live == 0) {
                 // Not worth moving: it is dropped from where it is.
+                progress.more |= records.iter().any(|(_, blob)| blob.state == BlobState::Open);
                 records.iter().map(|(_, blob)| blob.len).max().unwrap_or(0)
             } else {
                 let len = self.store.seal(id)?;

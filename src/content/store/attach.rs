@@ -37,6 +37,17 @@ impl SegmentStore {
         Ok(())
     }
 
+    /// All blobs that have a file here, with its bytes.
+    pub(crate) fn list_files(&self) -> Result<BTreeMap<BlobId, u64>> {
+        let mut found = self.list_sealed()?;
+        for (name, len) in self.disk.list(&self.layout.segments)? {
+            if let Some(id) = parse_name(&name, ".seg") {
+                found.entry(id).or_insert(len);
+            }
+        }
+        Ok(found)
+    }
+
     fn list_sealed(&self) -> Result<BTreeMap<BlobId, u64>> {
         let mut found = BTreeMap::new();
         let mut after = BlobId::NONE;

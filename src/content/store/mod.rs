@@ -42,6 +42,8 @@ use space::{Asker, SpaceGauge};
 use sync::{GroupSync, Poison};
 
 pub(crate) use seal::Where;
+#[cfg(test)]
+pub(crate) use sums::FrameSums;
 pub(crate) use wake::{Call, Wake};
 
 /// Most bytes of one piece; a longer write becomes several.
@@ -109,7 +111,7 @@ impl SegmentStore {
             stream: config.stream_segment_bytes.min((total / 16).max(1 << 20)),
             stream_after: config.stream_after_bytes,
             streams: config.stream_lanes,
-            step: config.allocate_step_bytes.min((total / 256).max(64 << 10)),
+            step: config.allocate_step_bytes.min((total / 1024).max(64 << 10)),
         };
         let now = now_ms(&*clock);
         let mut counter = BlobCounter::open(Arc::clone(&disk), layout.clone(), config.writer)?;
@@ -141,9 +143,20 @@ impl SegmentStore {
         }))
     }
 
+    /// Most bytes that a write keeps in one piece.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.piece_bytes as u64
+    }
+
     /// Settings in use.
     pub fn config(&self) -> &ContentConfig {
         &self.config
+    }
+
+    /// Files of segments and blobs that are open now.
+    pub fn open_files(&self) -> usize {
+        let segments = self.segments.read().values().filter(|segment| segment.held_file().is_some()).count();
+        segments + self.files.len()
     }
 
     pub(crate) fn wake(&self) -> &Arc<Wake> {

@@ -93,11 +93,6 @@ impl Segment {
         &self.path
     }
 
-    /// Size at which it takes no more.
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// End of what was handed out.
     pub fn tail(&self) -> u64 {
         self.fill.lock().fill.tail()
@@ -190,11 +185,6 @@ impl Segment {
     pub fn is_settled(&self) -> bool {
         // Pins are only made while it is open, so this order can't miss one.
         self.fill.lock().closed && self.pins.load(Ordering::Acquire) == 0
-    }
-
-    /// Whether it takes no more writes.
-    pub fn is_closed(&self) -> bool {
-        self.fill.lock().closed
     }
 
     /// The open file, if it is held open.

@@ -61,7 +61,10 @@ impl SpaceGauge {
         let now = now_ms(&*self.clock);
         let stale = match *last {
             Some(measured) => {
-                now.abs_diff(measured.at_ms) > FRESH_MS || !self.fits(&measured, len, asker)
+                let headroom = measured.space.available.saturating_sub(self.reserve(&measured.space));
+                // What is written takes more than its bytes, so the closer the end, the oftener.
+                let drifted = measured.charged > headroom / 8;
+                drifted || now.abs_diff(measured.at_ms) > FRESH_MS || !self.fits(&measured, len, asker)
             }
             None => true,
         };

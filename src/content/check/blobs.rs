@@ -1,0 +1,59 @@
+//! Checks of the content that is there against the blobs that the metadata knows.
+
+use nexus_kernel::model::{Blob, BlobState};
+use nexus_kernel::{BlobId, Error, Result};
+
+use super::Checker;
+use crate::store::{SegmentStore, Where};
+
+impl Checker<'_> {
+    pub(super) fn check_content(&mut self, store: &SegmentStore, deep: bool) -> Result<()> {
+        let records: Vec<_> = self
+            .blobs
+            .iter()
+            .filter(|(_, (blob, _))| blob.store == store.config().store)
+            .map(|(id, (blob, _))| (*id, *blob))
+            .collect();
+        for (id, blob) in records {
+            let there = self.check_file(store, id, &blob)?;
+            if there && deep && blob.state == BlobState::Sealed && store.place_of(id) == Where::Elsewhere {
+                match store.scrub(id) {
+                    Ok(bytes) => self.summary.verified_bytes += bytes,
+                    Err(Error::Corrupt(text) | Error::Io(text) | Error::UnknownVersion(text)) => self.damage(text),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        for (id, len) in store.list_files()? {
+            if !self.blobs.contains_key(&id) {
+                self.note(format_args!("blob {:016x}, {len} bytes, belongs to no file and will be deleted", id.0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all that the metadata needs of a blob is there.
+    fn check_file(&mut self, store: &SegmentStore, id: BlobId, blob: &Blob) -> Result<bool> {
+        match store.blob_len(id) {
+            Ok(len) if len < blob.len && blob.live > 0 => {
+                self.damage(format_args!("blob {:016x}: has {len} bytes, files refer to bytes up to {}", id.0, blob.len));
+                Ok(false)
+            }
+            Ok(len) => {
+                if blob.state == BlobState::Sealed && store.place_of(id) == Where::Elsewhere && len != blob.len {
+                    self.damage(format_args!("blob {:016x}: was sealed with {} bytes, has {len}", id.0, blob.len));
+                }
+                Ok(true)
+            }
+            Err(Error::NotFound) if blob.live == 0 => {
+                self.note(format_args!("blob {:016x}: is gone, with nothing in it", id.0));
+                Ok(false)
+            }
+            Err(Error::NotFound) => {
+                self.damage(format_args!("blob {:016x}: is missing, with {} bytes of files", id.0, blob.live));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

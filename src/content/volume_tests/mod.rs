@@ -1,0 +1,9 @@
+//! Tests of store, collector and checker together, on a simulated disk.
+
+mod basic;
+mod crash;
+mod full;
+mod random;
+mod remote;
+mod rig;
+mod threads;
