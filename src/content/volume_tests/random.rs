@@ -66,7 +66,7 @@ fn compaction_keeps_shared_content_shared() {
         .collect();
     rig.collect().unwrap();
     let before = rig.extents(keep).unwrap()[0].1.blob;
-    dead.map(|ino| rig.unlink(ino).unwrap());
+    dead.iter().for_each(|ino| rig.unlink(*ino).unwrap());
     // Shared bytes count once for each file, so the blob is not sparse yet.
     assert_eq!(rig.collect().unwrap().copied_bytes, 0);
     for ino in &clones[2..] {
