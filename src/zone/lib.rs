@@ -1,0 +1,11 @@
+//! The zone tier: the node log, which orders commands and makes them durable, and the local
+//! zone, which keeps what is newer than its metastore in memory. It knows nothing of files'
+//! bytes beyond [`nexus_kernel::content::ContentSync`], and nothing of FUSE.
+
+mod digest;
+mod local;
+mod log;
+
+pub use crate::digest::digest;
+pub use crate::local::{Access, Background, LocalZone, NewZone, ZoneConfig, ZoneParts};
+pub use crate::log::{LogConfig, LogStats, NodeLog, Preallocate};

@@ -1,0 +1,206 @@
+//! What a local zone is, shared by its callers and its threads: proposing and reading.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nexus_kernel::machine::{self, Applied};
+use nexus_kernel::model::{self, Dentry, Inode, InodeFlags, ZoneInfo, keys, name_hash};
+use nexus_kernel::{
+    Clock, Command, Error, Ino, Lsn, MetaRead, Metastore, Name, Outcome, Result, Table, Timestamp, ZoneIndex,
+};
+use parking_lot::{Mutex, RwLock};
+
+use super::caches::Caches;
+use super::config::{Access, Background, ZoneConfig};
+use super::pressure::Pressure;
+use super::threads::Wake;
+use super::view::{Reader, View};
+use crate::log::{Claim, NodeLog};
+
+/// A local zone without its threads.
+pub struct Inner {
+    pub zone: ZoneIndex,
+    pub log: Arc<NodeLog>,
+    pub metastore: Arc<dyn Metastore>,
+    pub config: ZoneConfig,
+    pub info: ZoneInfo,
+    pub clock: Arc<dyn Clock>,
+    pub caches: Caches,
+    pub view: RwLock<View>,
+    /// Held while a command is applied: one at a time.
+    pub writer: Mutex<Writing>,
+    /// Held while the metastore is written.
+    pub drain: Mutex<()>,
+    pub pressure: Pressure,
+    pub wake: Wake,
+    /// This zone's last command.
+    pub last: AtomicU64,
+    /// What the metastore has.
+    pub checkpoint: AtomicU64,
+    pub next_ino: AtomicU64,
+    pub newest_time: Mutex<Timestamp>,
+}
+
+/// Whether commands are taken.
+pub enum Writing {
+    /// They are.
+    Open,
+    /// The zone was closed.
+    Closed,
+    /// Something failed that can't be put right.
+    Failed(Error),
+}
+
+impl Writing {
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Writing::Open => Ok(()),
+            Writing::Closed => Err(Error::Unavailable("the zone is closed".into())),
+            Writing::Failed(error) => Err(Error::Unavailable(format!(
+                "no changes are taken, because the metastore failed: {error}; check the disk, then mount again"
+            ))),
+        }
+    }
+}
+
+impl Inner {
+    pub fn propose(&self, command: &Command) -> Result<Outcome> {
+        if self.config.access == Access::ReadOnly {
+            return Err(Error::ReadOnly);
+        }
+        let payload = command.encode()?;
+        self.admit(command)?;
+        let mut writer = self.writer.lock();
+        writer.check()?;
+        let applied = {
+            let view = self.view.read_recursive();
+            machine::apply(&Reader { view: &view, caches: &self.caches }, command)?
+        };
+        if applied.writes.is_empty() {
+            // Nothing to be remembered.
+            self.log.check()?;
+            return Ok(applied.outcome);
+        }
+        let claim = if command.frees_space() { Claim::Reserved } else { Claim::Normal };
+        let lsn = self.log.append(self.zone, claim, &payload)?;
+        let outcome = applied.outcome.clone();
+        self.note_inos(&applied);
+        let (taken, pending) = {
+            let mut view = self.view.write();
+            let taken = view.apply(applied, lsn, &self.caches);
+            (taken, view.active.bytes())
+        };
+        if let Err(error) = taken {
+            *writer = Writing::Failed(error.clone());
+            return Err(error);
+        }
+        self.last.store(lsn.0, Ordering::Release);
+        self.pressure.appended(pending, payload.len() as u64);
+        drop(writer);
+        if self.pressure.wants_drain(&self.config) {
+            self.want_drain();
+        }
+        Ok(outcome)
+    }
+
+    fn note_inos(&self, applied: &Applied) {
+        let highest = applied.inodes.iter().filter(|(_, inode)| inode.is_some()).map(|(ino, _)| ino.0).max();
+        if let Some(highest) = highest
+            && highest >= self.next_ino.load(Ordering::Relaxed)
+        {
+            self.next_ino.fetch_max(highest + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Has a drain begin soon, or does it, if there is no thread for it.
+    fn want_drain(&self) {
+        match self.config.background {
+            Background::Thread => self.wake.want_drain(),
+            Background::Inline => {
+                // What it failed with, if anything, is what the next command meets.
+                let _ = self.checkpoint();
+            }
+        }
+    }
+
+    /// Runs `read` on the newest state, which stays the same meanwhile.
+    pub fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
+        // Recursive, because `read` may ask for an inode beside.
+        let view = self.view.read_recursive();
+        read(&Reader { view: &view, caches: &self.caches })
+    }
+
+    pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        if let Some(inode) = self.caches.inode(ino) {
+            return Ok(Some(inode));
+        }
+        self.caches.inode_or(ino, || match self.fetch(Table::Inode, &keys::ino(ino))? {
+            Some(bytes) => model::decode("inode", &bytes).map(Some),
+            None => Ok(None),
+        })
+    }
+
+    pub fn lookup(&self, parent: Ino, name: Name<'_>) -> Result<Option<(u64, Dentry)>> {
+        let Some(inode) = self.inode(parent)? else { return Ok(None) };
+        if inode.flags.has(InodeFlags::COLLIDED) {
+            let mut found = None;
+            self.read(&mut |state| {
+                found = machine::find_dentry(state, self.info.hash_seed, parent, name.as_bytes())?;
+                Ok(())
+            })?;
+            return Ok(found);
+        }
+        let position = name_hash(self.info.hash_seed, name.as_bytes());
+        let Some(bytes) = self.dentry(parent, position)? else { return Ok(None) };
+        let dentry: Dentry = model::decode("dentry", &bytes)?;
+        Ok((dentry.name == name.as_bytes()).then_some((position, dentry)))
+    }
+
+    fn dentry(&self, parent: Ino, position: u64) -> Result<Option<bytes::Bytes>> {
+        let place = (parent.0, position);
+        if let Some(cached) = self.caches.dentry(place) {
+            return Ok(cached);
+        }
+        let key = keys::dentry(parent, position);
+        {
+            let view = self.view.read_recursive();
+            if let Some(change) = view.pending(Table::Dentry, &key) {
+                return Ok(change.clone());
+            }
+            if view.is_unborn(Table::Dentry, &key) {
+                return Ok(None);
+            }
+        }
+        self.caches.dentry_or(place, || self.fetch(Table::Dentry, &key))
+    }
+
+    /// The newest value of a key. No lock is held while the metastore is read.
+    fn fetch(&self, table: Table, key: &[u8]) -> Result<Option<bytes::Bytes>> {
+        let base = {
+            let view = self.view.read_recursive();
+            if let Some(change) = view.pending(table, key) {
+                return Ok(change.clone());
+            }
+            if view.is_unborn(table, key) {
+                return Ok(None);
+            }
+            view.base().clone()
+        };
+        base.get(table, key)
+    }
+
+    /// Makes this zone's commands so far durable, with their content.
+    pub fn sync(&self) -> Result<()> {
+        match self.config.access {
+            Access::ReadOnly => Ok(()),
+            Access::ReadWrite => self.log.sync_to(Lsn(self.last.load(Ordering::Acquire))),
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        let mut newest = self.newest_time.lock();
+        *newest = now.max(*newest);
+        *newest
+    }
+}

@@ -1,0 +1,242 @@
+//! The newest state of a zone: changes in memory over a snapshot of the metastore, read as
+//! one.
+
+use std::cmp::Ordering;
+use std::iter::Peekable;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nexus_kernel::machine::Applied;
+use nexus_kernel::metastore::{Key, MetaSnapshot, Visitor};
+use nexus_kernel::model::{self, Inode, Usage, ZoneInfo, keys};
+use nexus_kernel::{Ino, Lsn, MetaRead, Result, Table};
+
+use super::caches::{Caches, Place};
+use super::memtable::{Change, MemTable};
+
+/// Everything that makes up the state. Changed by one command at a time, under a lock.
+pub struct View {
+    /// Newest changes.
+    pub active: MemTable,
+    /// Changes that are being drained into the metastore.
+    pub frozen: Option<Arc<MemTable>>,
+    base: Arc<dyn MetaSnapshot>,
+    /// No inode of this number or a higher one, nor anything of it, is in `base`.
+    unborn: u64,
+    usage: Usage,
+    info: Option<ZoneInfo>,
+}
+
+impl View {
+    /// The state in `base`, with nothing on top.
+    pub fn new(base: Arc<dyn MetaSnapshot>) -> Result<View> {
+        let (usage, info) = (base.usage()?, base.zone_info()?);
+        Ok(View { active: MemTable::default(), frozen: None, base, unborn: usage.next_ino.0, usage, info })
+    }
+
+    /// The zone's counters.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The zone's constants; `None` before it is formatted.
+    pub fn info(&self) -> Option<ZoneInfo> {
+        self.info
+    }
+
+    /// The metastore's part.
+    pub fn base(&self) -> &Arc<dyn MetaSnapshot> {
+        &self.base
+    }
+
+    /// Takes over what a command changes.
+    pub fn apply(&mut self, applied: Applied, lsn: Lsn, caches: &Caches) -> Result<()> {
+        for (table, key, change) in applied.writes {
+            match table {
+                Table::Dentry if !self.is_unborn(table, &key) => caches.put_dentry(keys::parse_pair(&key)?, change.clone()),
+                Table::Sys => self.note_sys(&key, change.as_ref())?,
+                _ => {}
+            }
+            self.active.insert(table, key, change);
+        }
+        for (ino, inode) in applied.inodes {
+            caches.put_inode(ino, inode);
+        }
+        self.active.set_last(lsn);
+        Ok(())
+    }
+
+    fn note_sys(&mut self, key: &[u8], change: Option<&Bytes>) -> Result<()> {
+        if key == Usage::KEY.as_bytes() {
+            self.usage = change.map(|value| model::decode("usage", value)).transpose()?.unwrap_or_default();
+        } else if key == ZoneInfo::KEY.as_bytes() {
+            self.info = change.map(|value| model::decode("zone", value)).transpose()?;
+        }
+        Ok(())
+    }
+
+    /// Puts the newest changes aside to be drained. Nothing may be aside already.
+    pub fn freeze(&mut self) {
+        debug_assert!(self.frozen.is_none());
+        self.frozen = Some(Arc::new(std::mem::take(&mut self.active)));
+    }
+
+    /// Goes on with a base that holds what was put aside, which is handed back.
+    pub fn rebase(&mut self, base: Arc<dyn MetaSnapshot>, base_usage: Usage) -> Option<Arc<MemTable>> {
+        self.base = base;
+        self.unborn = base_usage.next_ino.0;
+        self.frozen.take()
+    }
+
+    /// The change of a key in memory, if there is one.
+    pub fn pending(&self, table: Table, key: &[u8]) -> Option<&Change> {
+        self.active.get(table, key).or_else(|| self.frozen.as_ref()?.get(table, key))
+    }
+
+    /// Whether the key, and every greater key of its table, belongs to inodes that the base
+    /// can't have: they were made after it. Spares look-ups below, most of all in new
+    /// directories and files.
+    pub fn is_unborn(&self, table: Table, key: &[u8]) -> bool {
+        let of_inode = match table {
+            Table::Inode | Table::Dentry | Table::Extent | Table::Symlink | Table::Xattr | Table::Orphan => true,
+            Table::Blob | Table::BlobRef | Table::Sys => false,
+        };
+        of_inode && key.first_chunk::<8>().is_some_and(|ino| u64::from_be_bytes(*ino) >= self.unborn)
+    }
+}
+
+/// Reads one state; whoever has it keeps changes away.
+pub struct Reader<'a> {
+    /// The state.
+    pub view: &'a View,
+    /// Its caches.
+    pub caches: &'a Caches,
+}
+
+impl MetaRead for Reader<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        let unborn = self.view.is_unborn(table, key);
+        let place = if table == Table::Dentry && !unborn { keys::parse_pair(key).ok() } else { None };
+        if let Some(cached) = place.and_then(|place: Place| self.caches.dentry(place)) {
+            return Ok(cached);
+        }
+        if let Some(change) = self.view.pending(table, key) {
+            return Ok(change.clone());
+        }
+        if unborn {
+            return Ok(None);
+        }
+        let value = self.view.base.get(table, key)?;
+        if let Some(place) = place {
+            self.caches.put_dentry(place, value.clone());
+        }
+        Ok(value)
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
+        let active = self.view.active.range(table, start, end);
+        let frozen = self.view.frozen.iter().flat_map(|frozen| frozen.range(table, start, end));
+        let own = merge(active, frozen, Ordering::Less);
+        let base = (!self.view.is_unborn(table, start)).then_some(&self.view.base);
+        overlay(own, Ordering::Less, visit, |visit| match base {
+            Some(base) => base.scan(table, start, end, visit),
+            None => Ok(()),
+        })
+    }
+
+    fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
+        let active = self.view.active.range(table, start, end).rev();
+        let frozen = self.view.frozen.iter().flat_map(|frozen| frozen.range(table, start, end).rev());
+        let own = merge(active, frozen, Ordering::Greater);
+        let base = (!self.view.is_unborn(table, start)).then_some(&self.view.base);
+        overlay(own, Ordering::Greater, visit, |visit| match base {
+            Some(base) => base.scan_back(table, start, end, visit),
+            None => Ok(()),
+        })
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        if let Some(inode) = self.caches.inode(ino) {
+            return Ok(Some(inode));
+        }
+        let found = match self.get(Table::Inode, &keys::ino(ino))? {
+            Some(bytes) => Some(model::decode("inode", &bytes)?),
+            None => None,
+        };
+        if found.is_some() {
+            self.caches.put_inode(ino, found);
+        }
+        Ok(found)
+    }
+
+    fn zone_info(&self) -> Result<Option<ZoneInfo>> {
+        Ok(self.view.info)
+    }
+
+    fn usage(&self) -> Result<Usage> {
+        Ok(self.view.usage)
+    }
+}
+
+/// Two sorted runs of changes as one; of two for one key, that of `newer` counts. `before`
+/// is how a key compares with those that come after it.
+fn merge<'a>(
+    newer: impl Iterator<Item = (&'a Key, &'a Change)>,
+    older: impl Iterator<Item = (&'a Key, &'a Change)>,
+    before: Ordering,
+) -> impl Iterator<Item = (&'a Key, &'a Change)> {
+    let (mut newer, mut older) = (newer.peekable(), older.peekable());
+    std::iter::from_fn(move || match (newer.peek(), older.peek()) {
+        (Some((new_key, _)), Some((old_key, _))) => match new_key.cmp(old_key) {
+            Ordering::Equal => {
+                older.next();
+                newer.next()
+            }
+            order if order == before => newer.next(),
+            _ => older.next(),
+        },
+        (Some(_), None) => newer.next(),
+        (None, _) => older.next(),
+    })
+}
+
+/// Visits what `base` visits with the changes of `own` on top, in order.
+fn overlay<'a, I: Iterator<Item = (&'a Key, &'a Change)>>(
+    own: I,
+    before: Ordering,
+    visit: &mut Visitor<'_>,
+    base: impl FnOnce(&mut Visitor<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut own: Peekable<I> = own.peekable();
+    if own.peek().is_none() {
+        return base(visit);
+    }
+    let mut flow = ControlFlow::Continue(());
+    base(&mut |key, value| {
+        while let Some((own_key, change)) = own.next_if(|(own_key, _)| own_key.as_slice().cmp(key) == before) {
+            flow = visit_change(own_key, change, visit);
+            if flow.is_break() {
+                return flow;
+            }
+        }
+        flow = match own.next_if(|(own_key, _)| own_key.as_slice() == key) {
+            Some((own_key, change)) => visit_change(own_key, change, visit),
+            None => visit(key, value),
+        };
+        flow
+    })?;
+    while flow.is_continue()
+        && let Some((key, change)) = own.next()
+    {
+        flow = visit_change(key, change, visit);
+    }
+    Ok(())
+}
+
+fn visit_change(key: &Key, change: &Change, visit: &mut Visitor<'_>) -> ControlFlow<()> {
+    match change {
+        Some(value) => visit(key, value),
+        None => ControlFlow::Continue(()),
+    }
+}

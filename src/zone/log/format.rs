@@ -1,0 +1,300 @@
+//! Bytes of log segments: encoding and checking, without a disk. The layout is described in
+//! [`crate::log`].
+
+use nexus_kernel::{Lsn, ZoneIndex};
+
+/// Version of the segment format that this build writes, and the only one that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// First bytes of every segment.
+pub const MAGIC: [u8; 8] = *b"nexuslog";
+/// Where records start.
+pub const HEADER_BYTES: u64 = 4096;
+/// Bytes of the header that mean anything.
+pub const HEADER_USED: usize = 64;
+/// Bytes of a record before its payload.
+pub const RECORD_HEADER_BYTES: usize = 32;
+/// Records start at multiples of this.
+pub const ALIGN: usize = 8;
+/// Zone of records that belong to none.
+pub const NO_ZONE: ZoneIndex = ZoneIndex(u16::MAX);
+
+/// First bytes of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentHeader {
+    /// The opening of the log that wrote it.
+    pub epoch: u32,
+    /// Segments are numbered without gaps.
+    pub number: u64,
+    /// Of the first record.
+    pub first: Lsn,
+    /// Highest LSN known durable when the header was written.
+    pub durable: Lsn,
+    /// Length of the file in bytes.
+    pub segment_bytes: u64,
+}
+
+/// What a header turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ParsedHeader {
+    /// Whole.
+    Good(SegmentHeader),
+    /// Whole, but of a format that this build does not know.
+    UnknownVersion(u32),
+    /// Not a header, or a damaged one.
+    Bad,
+}
+
+/// What a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordKind {
+    /// An encoded [`nexus_kernel::Command`] that was applied.
+    Command,
+    /// Only tells what is durable.
+    Mark,
+    /// As `Mark`; the log was closed in good order after it.
+    Clean,
+}
+
+/// A record without its payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordHeader {
+    /// Bytes of the payload.
+    pub len: u32,
+    /// That of the segment.
+    pub epoch: u32,
+    /// The zone that the record is for, or [`NO_ZONE`].
+    pub zone: ZoneIndex,
+    /// What it is.
+    pub kind: RecordKind,
+    /// Its number.
+    pub lsn: Lsn,
+    /// Highest LSN known durable when it was written; below `lsn`.
+    pub durable: Lsn,
+}
+
+impl RecordKind {
+    fn number(self) -> u8 {
+        match self {
+            RecordKind::Command => 1,
+            RecordKind::Mark => 2,
+            RecordKind::Clean => 3,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<RecordKind> {
+        match number {
+            1 => Some(RecordKind::Command),
+            2 => Some(RecordKind::Mark),
+            3 => Some(RecordKind::Clean),
+            _ => None,
+        }
+    }
+}
+
+impl SegmentHeader {
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; HEADER_USED] {
+        let mut out = [0; HEADER_USED];
+        let mut fill = Fill(&mut out);
+        fill.put(&MAGIC);
+        fill.put(&FORMAT_VERSION.to_be_bytes());
+        fill.put(&self.epoch.to_be_bytes());
+        fill.put(&self.number.to_be_bytes());
+        fill.put(&self.first.0.to_be_bytes());
+        fill.put(&self.durable.0.to_be_bytes());
+        fill.put(&self.segment_bytes.to_be_bytes());
+        fill.put(&[0; 12]);
+        let (front, crc) = out.split_at_mut(HEADER_USED - 4);
+        crc.copy_from_slice(&crc32c::crc32c(front).to_be_bytes());
+        out
+    }
+
+    /// Reads a header.
+    pub fn parse(bytes: &[u8]) -> ParsedHeader {
+        let Some((front, crc)) = bytes.get(..HEADER_USED).and_then(|bytes| bytes.split_last_chunk::<4>()) else {
+            return ParsedHeader::Bad;
+        };
+        let mut take = Take(front);
+        if take.bytes::<8>() != Some(MAGIC) || crc32c::crc32c(front) != u32::from_be_bytes(*crc) {
+            return ParsedHeader::Bad;
+        }
+        match take.u32() {
+            Some(FORMAT_VERSION) => {}
+            Some(other) => return ParsedHeader::UnknownVersion(other),
+            None => return ParsedHeader::Bad,
+        }
+        let mut header = || {
+            Some(SegmentHeader {
+                epoch: take.u32()?,
+                number: take.u64()?,
+                first: Lsn(take.u64()?),
+                durable: Lsn(take.u64()?),
+                segment_bytes: take.u64()?,
+            })
+        };
+        match header() {
+            Some(header) if header.durable < header.first => ParsedHeader::Good(header),
+            _ => ParsedHeader::Bad,
+        }
+    }
+}
+
+impl RecordHeader {
+    /// Bytes that the record takes in a segment.
+    pub fn stored_bytes(&self) -> u64 {
+        stored_bytes(self.len as usize) as u64
+    }
+
+    /// Appends the whole record to `out`. `self.len` must be the payload's length.
+    pub fn encode(&self, payload: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.len.to_be_bytes());
+        out.extend_from_slice(&self.epoch.to_be_bytes());
+        out.extend_from_slice(&self.zone.0.to_be_bytes());
+        out.extend_from_slice(&[self.kind.number(), 0]);
+        out.extend_from_slice(&self.lsn.0.to_be_bytes());
+        out.extend_from_slice(&self.durable.0.to_be_bytes());
+        out.extend_from_slice(payload);
+        let crc = out.get(start + 4..).map_or(0, crc32c::crc32c);
+        if let Some(field) = out.get_mut(start..start + 4) {
+            field.copy_from_slice(&crc.to_be_bytes());
+        }
+        out.resize(start + stored_bytes(payload.len()), 0);
+    }
+
+    /// The record at the start of `bytes`, with its payload, if it is whole.
+    pub fn parse(bytes: &[u8]) -> Option<(RecordHeader, &[u8])> {
+        let (crc, rest) = bytes.split_first_chunk::<4>()?;
+        let mut take = Take(rest);
+        let len = take.u32()?;
+        let checked = rest.get(..(RECORD_HEADER_BYTES - 4).checked_add(len as usize)?)?;
+        let epoch = take.u32()?;
+        let zone = ZoneIndex(u16::from_be_bytes(take.bytes()?));
+        let [kind, reserved] = take.bytes()?;
+        let kind = RecordKind::from_number(kind)?;
+        let (lsn, durable) = (Lsn(take.u64()?), Lsn(take.u64()?));
+        if reserved != 0 || durable >= lsn || crc32c::crc32c(checked) != u32::from_be_bytes(*crc) {
+            return None;
+        }
+        let payload = checked.get(RECORD_HEADER_BYTES - 4..)?;
+        Some((RecordHeader { len, epoch, zone, kind, lsn, durable }, payload))
+    }
+
+    /// The epoch and LSN of what may be a record at the start of `bytes`, unchecked: spares
+    /// a search most checksums.
+    pub fn peek(bytes: &[u8]) -> Option<(u32, Lsn)> {
+        let mut take = Take(bytes.get(8..)?);
+        let epoch = take.u32()?;
+        take.u32()?;
+        Some((epoch, Lsn(take.u64()?)))
+    }
+}
+
+/// Bytes that a record with a payload of `len` takes.
+pub fn stored_bytes(len: usize) -> usize {
+    (RECORD_HEADER_BYTES + len).next_multiple_of(ALIGN)
+}
+
+/// Fills an array from the front.
+struct Fill<'a>(&'a mut [u8]);
+
+impl Fill<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let rest = std::mem::take(&mut self.0);
+        if let Some((front, rest)) = rest.split_at_mut_checked(bytes.len()) {
+            front.copy_from_slice(bytes);
+            self.0 = rest;
+        }
+    }
+}
+
+/// Takes numbers off the front.
+struct Take<'a>(&'a [u8]);
+
+impl Take<'_> {
+    fn bytes<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (front, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*front)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.bytes().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.bytes().map(u64::from_be_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn header() -> SegmentHeader {
+        SegmentHeader { epoch: 0x0102_0304, number: 7, first: Lsn(1 << 40), durable: Lsn(99), segment_bytes: 16 << 20 }
+    }
+
+    fn record() -> RecordHeader {
+        RecordHeader { len: 5, epoch: 3, zone: ZoneIndex(258), kind: RecordKind::Command, lsn: Lsn(11), durable: Lsn(10) }
+    }
+
+    /// Bytes of version 1 never change: logs in the field hold them.
+    #[test]
+    fn bytes_of_version_1() {
+        let golden = include_str!("fixtures/log-v1.hex");
+        let mut records = Vec::new();
+        record().encode(b"hello", &mut records);
+        let mark = RecordHeader { len: 0, zone: NO_ZONE, kind: RecordKind::Mark, lsn: Lsn(12), durable: Lsn(11), ..record() };
+        mark.encode(b"", &mut records);
+        RecordHeader { kind: RecordKind::Clean, lsn: Lsn(13), ..mark }.encode(b"", &mut records);
+        let written = format!("header {}\nrecords {}\n", hex(&header().encode()), hex(&records));
+        assert_eq!(golden, written, "as written now:\n{written}");
+    }
+
+    #[test]
+    fn parses_what_it_writes() {
+        assert_eq!(SegmentHeader::parse(&header().encode()), ParsedHeader::Good(header()));
+        let mut bytes = Vec::new();
+        record().encode(b"hello", &mut bytes);
+        assert_eq!(bytes.len() as u64, record().stored_bytes());
+        assert_eq!(RecordHeader::parse(&bytes), Some((record(), &b"hello"[..])));
+        assert_eq!(RecordHeader::peek(&bytes), Some((3, Lsn(11))));
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_cut_passes() {
+        let whole = header().encode();
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SegmentHeader::parse(&bytes), ParsedHeader::Bad, "bit {bit}");
+        }
+        let mut whole = Vec::new();
+        record().encode(b"hello", &mut whole);
+        let meaning = RECORD_HEADER_BYTES + 5;
+        for bit in 0..meaning * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(RecordHeader::parse(&bytes), None, "bit {bit}");
+        }
+        for len in 0..meaning {
+            assert_eq!(RecordHeader::parse(&whole[..len]), None);
+            assert_eq!(SegmentHeader::parse(&header().encode()[..len]), ParsedHeader::Bad);
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_apart_from_damage() {
+        let mut bytes = header().encode();
+        bytes[11] = 2;
+        let crc = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(SegmentHeader::parse(&bytes), ParsedHeader::UnknownVersion(2));
+    }
+}
