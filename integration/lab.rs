@@ -118,6 +118,7 @@ impl Place {
         match &mut self.mount {
             Some(mount) => {
                 mount.stop()?;
+                mount.check_log()?;
                 mount.fsck()
             }
             None => Ok(()),

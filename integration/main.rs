@@ -13,6 +13,7 @@ mod programs;
 mod random;
 mod report;
 mod scratch;
+mod soak;
 mod tool;
 mod tree;
 
@@ -67,6 +68,8 @@ enum Suite {
     Programs,
     /// Sizes: many files, large files, full disks.
     Limits,
+    /// Load makers for minutes, five million files.
+    Soak,
 }
 
 fn main() -> ExitCode {
@@ -100,6 +103,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Crash => ("crash", report::run(&lab, &crash::cases(&lab), filter)),
         Suite::Programs => ("programs", report::run(&lab, &programs::cases(), filter)),
         Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),
+        Suite::Soak => ("soak", report::run(&lab, &soak::cases(), filter)),
     };
     println!("{}", tally.line(name));
     Ok(tally.failed == 0 && tally.passed > 0)

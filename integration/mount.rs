@@ -139,6 +139,16 @@ impl Mount {
         ended.check().during("fsck")
     }
 
+    /// Fails if the daemon has logged an error.
+    pub fn check_log(&self) -> Check {
+        let said = fs::read(&self.log)?;
+        let said = String::from_utf8_lossy(&said);
+        let errors: Vec<&str> =
+            said.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked")).collect();
+        ensure!(errors.is_empty(), "the daemon logged errors: {}", errors.join(" | "));
+        Ok(())
+    }
+
     /// The end of what the daemon said.
     pub fn last_words(&self) -> String {
         let said = fs::read(&self.log).unwrap_or_default();
@@ -167,10 +177,10 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.daemon.is_some() || is_mount_point(&self.point).unwrap_or(true) {
-            if let Err(error) = self.kill() {
-                eprintln!("cannot clean up {}: {error:?}", self.point.display());
-            }
+        if (self.daemon.is_some() || is_mount_point(&self.point).unwrap_or(true))
+            && let Err(error) = self.kill()
+        {
+            eprintln!("cannot clean up {}: {error:?}", self.point.display());
         }
     }
 }

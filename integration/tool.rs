@@ -1,9 +1,9 @@
 //! Running other programs: with a time limit, their output kept, nothing left running.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -183,13 +183,4 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> Ch
         std::thread::sleep(Duration::from_millis(3));
     }
     Ok(())
-}
-
-/// Where a program is, if it is in the path.
-pub fn find(name: &str) -> Option<PathBuf> {
-    let path: OsString = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
 }

@@ -263,10 +263,10 @@ impl Shadow {
     }
 
     fn remove(&mut self, name: &str) {
-        if let Some(id) = self.names.remove(name) {
-            if !self.names.values().any(|other| *other == id) {
-                self.nodes.remove(&id);
-            }
+        if let Some(id) = self.names.remove(name)
+            && !self.names.values().any(|other| *other == id)
+        {
+            self.nodes.remove(&id);
         }
     }
 

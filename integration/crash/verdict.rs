@@ -39,10 +39,8 @@ pub fn judge(base: &Shadow, steps: &[Step], found: &Tree, promise: Promise) -> C
     let mut survived: Option<(Survived, Shadow)> = None;
     let mut closest: Option<(usize, Vec<String>)> = None;
     for count in 0..=steps.len() {
-        if count > 0 {
-            if let Some(step) = steps.get(count - 1) {
-                shadow.apply(&step.action);
-            }
+        if let Some(step) = count.checked_sub(1).and_then(|last| steps.get(last)) {
+            shadow.apply(&step.action);
         }
         if count < promised {
             continue;

@@ -73,7 +73,7 @@ pub fn run(lab: &Lab) -> Check {
 
 /// Writes files until one fails; notes those that were written and synced.
 fn fill(point: &Path, random: &mut Random, files: &mut BTreeMap<String, Vec<u8>>) -> Check {
-    for _ in 0..(2 * IMAGE_MIB << 20) / FILE_BYTES as u64 {
+    for _ in 0..((2 * IMAGE_MIB) << 20) / FILE_BYTES as u64 {
         let name = format!("file{:016x}", random.next());
         let content = random.bytes(FILE_BYTES);
         match write(&point.join(&name), &content) {

@@ -60,11 +60,9 @@ pub fn run(lab: &Lab, filter: &[String]) -> Tally {
             break;
         }
     }
-    if let Some(bench) = bench {
-        if let Err(stop) = bench.place.finish() {
-            println!("FAILED  in the end: {stop:?}");
-            tally.failed += 1;
-        }
+    if let Some(Err(stop)) = bench.map(|bench| bench.place.finish()) {
+        println!("FAILED  in the end: {stop:?}");
+        tally.failed += 1;
     }
     tally
 }

@@ -11,7 +11,7 @@ use crate::tool::Tool;
 
 /// Clones, commits, branches, collects garbage, checks; then again after a restart.
 pub fn run(lab: &Lab) -> Check {
-    let mut place = lab.place("git")?;
+    let place = lab.place("git")?;
     let origin = place.outside().join("origin.git");
     let at = |folder: &Path| Git { home: place.outside().to_owned(), folder: folder.to_owned() };
     at(place.outside()).run(&["init", "-q", "--bare", "-b", "main", "origin.git"])?;

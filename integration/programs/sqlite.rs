@@ -9,7 +9,7 @@ pub fn run(lab: &Lab, journal: &str) -> Check {
     let mut place = lab.place("sqlite")?;
     let python = |what: &str| {
         Tool::python(include_str!("sqlite.py"))
-            .args([what, journal, &lab.scale("150", "3000").to_string()])
+            .args([what, journal, lab.scale("150", "3000")])
             .arg(place.root().join("database"))
             .limit_s(600)
             .ok()
