@@ -55,7 +55,8 @@ impl FuserTransport {
         FuserTransport { ttl: adapter.view().ttl(), open_flags: keep, syncs: SyncQueue::default(), adapter }
     }
 
-    /// Capabilities to ask for, if the kernel has them. Left out on purpose: the writeback
+    /// Capabilities to ask for, if the kernel has them. Left out on purpose: ATOMIC_O_TRUNC
+    /// (the kernel would have a running program's file cut before it answers ETXTBSY), the writeback
     /// cache (an acknowledged write must survive SIGKILL), POSIX_LOCKS and FLOCK_LOCKS (the
     /// kernel keeps locks itself, OFD ones too), and what fuser 0.18 can't carry:
     /// SETXATTR_EXT (panics), OVER_IO_URING (hangs).
@@ -63,7 +64,6 @@ impl FuserTransport {
         let wanted = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_BIG_WRITES
             | InitFlags::FUSE_MAX_PAGES
-            | InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_EXPORT_SUPPORT
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
