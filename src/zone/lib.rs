@@ -5,6 +5,8 @@
 mod digest;
 mod local;
 mod log;
+#[cfg(test)]
+mod testing;
 
 pub use crate::digest::digest;
 pub use crate::local::{Access, Background, LocalZone, NewZone, ZoneConfig, ZoneParts};

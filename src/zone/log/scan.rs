@@ -26,7 +26,7 @@ pub struct Scanned {
 pub struct Scan {
     /// Segments with the log's records, in order, without a gap in LSNs.
     pub segments: Vec<Scanned>,
-    /// Segments that are no part of the log: behind the cut, or before a gap.
+    /// Segments that are no part of the log: what lies behind the cut.
     pub unused: Vec<u64>,
     /// Serials of ready segments, with their lengths.
     pub spares: Vec<(u64, u64)>,
@@ -157,38 +157,29 @@ fn limit_of(candidates: &[Candidate], i: usize) -> Lsn {
 /// Puts the segments together, up to the first record that is missing; refuses where that
 /// record must be there.
 fn chain(scan: &mut Scan, dir: &Path, candidates: &[Candidate], ends: &[Option<End>]) -> Result<()> {
-    let mut previous: Option<u64> = None;
     for (i, (candidate, end)) in candidates.iter().zip(ends).enumerate() {
-        let path = segment_path(dir, candidate.number);
-        if previous.is_some_and(|previous| previous + 1 != candidate.number) {
-            if scan.durable < scan.end {
-                // Never durable, so what lies before the gap is the log.
-                return Ok(());
-            }
-            // What lies before the gap was let go of; whoever still needs it will say so.
-            scan.segments.clear();
-            scan.zones.clear();
-        }
+        let last = scan.segments.last().map(|last| last.header);
+        let missing = last.map(|last| last.number + 1).filter(|number| *number != candidate.number);
         let follows = |header: &SegmentHeader| {
-            let last = scan.segments.last();
-            last.is_none_or(|last| header.first == scan.end && header.epoch >= last.header.epoch)
+            missing.is_none() && last.is_none_or(|last| header.first == scan.end && header.epoch >= last.epoch)
         };
         let (Some(header), Some(end)) = (candidate.header.filter(follows), end) else {
             if scan.durable >= scan.end {
+                let path = segment_path(dir, missing.unwrap_or(candidate.number));
                 return Err(damaged_header(&path, &format!("everything up to record {} was safely on disk", scan.durable)));
             }
             return Ok(());
         };
-        previous = Some(candidate.number);
         scan.end = end.lsn;
         scan.zones.extend(&end.zones);
         scan.segments.push(Scanned { header, end: end.lsn });
-        let limit = limit_of(candidates, i);
-        let next_is_whole = candidates.get(i + 1).is_none_or(|next| next.header.is_some());
-        if end.lsn < limit && scan.durable >= end.lsn && next_is_whole {
-            return Err(damaged(&path, end.lsn, end.offset, scan.durable));
-        }
-        if end.lsn < limit && next_is_whole {
+        // Where the next file is no segment, that is what is to be told.
+        let next = candidates.get(i + 1);
+        let next_follows = next.is_none_or(|next| next.header.is_some() && next.number == header.number + 1);
+        if end.lsn < limit_of(candidates, i) && next_follows {
+            if scan.durable >= end.lsn {
+                return Err(damaged(&segment_path(dir, header.number), end.lsn, end.offset, scan.durable));
+            }
             return Ok(());
         }
     }
@@ -203,7 +194,7 @@ fn damaged(path: &Path, lsn: Lsn, offset: u64, durable: Lsn) -> Error {
 }
 
 fn damaged_header(path: &Path, why: &str) -> Error {
-    Error::Corrupt(format!("the header of log segment {} is damaged or missing, though {why}; {ADVICE}", path.display()))
+    Error::Corrupt(format!("log segment {} is missing, or its header is damaged, though {why}; {ADVICE}", path.display()))
 }
 
 /// What to do about a damaged log.

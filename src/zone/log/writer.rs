@@ -118,8 +118,11 @@ impl Writer {
         if bytes > left {
             return self.roll(pool, claim, durable);
         }
-        if claim == Claim::Normal && pool.is_short() && left - bytes < self.config.reserve() && !pool.relieve() {
-            return Err(Error::NoSpace);
+        if claim == Claim::Normal && pool.is_short() {
+            let kept_back = left - bytes < self.config.reserve() || pool.len() == 0;
+            if kept_back && !pool.relieve() {
+                return Err(Error::NoSpace);
+            }
         }
         Ok(())
     }

@@ -1,0 +1,164 @@
+//! Doubles and helpers for the tests of this crate.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nexus_drivers::disk::SimDisk;
+use nexus_kernel::content::ContentSync;
+use nexus_kernel::disk::{Disk, DiskFile};
+use nexus_kernel::model::Piece;
+use nexus_kernel::{BlobId, Clock, Error, Result, Timestamp};
+use parking_lot::{Condvar, Mutex};
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A clock that ticks a nanosecond at each look.
+#[derive(Default)]
+pub struct Ticks(pub AtomicU64);
+
+impl Clock for Ticks {
+    fn now(&self) -> Timestamp {
+        Timestamp { sec: 1_700_000_000, nsec: self.0.fetch_add(1, Ordering::Relaxed) as u32 }
+    }
+}
+
+/// Content of one blob, in one file of a disk, as a segment store would keep it.
+pub struct FileContent {
+    file: Arc<dyn DiskFile>,
+    end: AtomicU64,
+}
+
+impl FileContent {
+    pub const BLOB: BlobId = BlobId(7);
+
+    fn path() -> PathBuf {
+        PathBuf::from("/content")
+    }
+
+    /// Opens the file, or makes it.
+    pub fn open(disk: &SimDisk) -> Arc<FileContent> {
+        let file = match disk.create(&FileContent::path()) {
+            Err(Error::Exists) => disk.open(&FileContent::path()).unwrap(),
+            created => {
+                disk.sync_dir(Path::new("/")).unwrap();
+                created.unwrap()
+            }
+        };
+        let end = AtomicU64::new(file.len().unwrap());
+        Arc::new(FileContent { file, end })
+    }
+
+    /// Stores bytes.
+    pub fn write(&self, data: &[u8]) -> Piece {
+        let blob_offset = self.end.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.file.write_at(data, blob_offset).unwrap();
+        Piece { len: data.len() as u64, blob: FileContent::BLOB, blob_offset, crc: crc32c::crc32c(data) }
+    }
+}
+
+impl ContentSync for FileContent {
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data()
+    }
+
+    fn verify(&self, piece: &Piece) -> Result<bool> {
+        let mut bytes = vec![0; piece.len as usize];
+        match self.file.read_at(&mut bytes, piece.blob_offset) {
+            Ok(()) => Ok(crc32c::crc32c(&bytes) == piece.crc),
+            Err(Error::Corrupt(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Content whose syncs wait for a gate to open.
+#[derive(Default)]
+pub struct GatedContent {
+    gate: Gate,
+}
+
+impl GatedContent {
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl ContentSync for GatedContent {
+    fn sync(&self) -> Result<()> {
+        self.gate.pass();
+        Ok(())
+    }
+
+    fn verify(&self, _piece: &Piece) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Something that can be closed for a while.
+#[derive(Default)]
+pub struct Gate {
+    shut: AtomicBool,
+    inside: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn shut(&self) {
+        self.shut.store(true, Ordering::SeqCst);
+    }
+
+    pub fn open(&self) {
+        let _inside = self.inside.lock();
+        self.shut.store(false, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Waits until somebody stands at the gate.
+    pub fn await_visitor(&self) {
+        let mut inside = self.inside.lock();
+        while *inside == 0 {
+            self.changed.wait(&mut inside);
+        }
+    }
+
+    pub fn pass(&self) {
+        let mut inside = self.inside.lock();
+        *inside += 1;
+        self.changed.notify_all();
+        while self.shut.load(Ordering::SeqCst) {
+            self.changed.wait(&mut inside);
+        }
+        *inside -= 1;
+    }
+}
+
+/// Bytes of every file, to tell whether something was changed.
+pub fn bytes_of(disk: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
+    let read = |(path, len): (PathBuf, u64)| {
+        let mut bytes = vec![0; len as usize];
+        disk.open(&path).unwrap().read_at(&mut bytes, 0).unwrap();
+        (path, bytes)
+    };
+    disk.files().into_iter().map(read).collect()
+}
+
+/// Overwrites a range with zeros.
+pub fn wipe(disk: &SimDisk, path: &Path, offset: u64, len: u64) {
+    disk.open(path).unwrap().write_at(&vec![0; len as usize], offset).unwrap();
+}
