@@ -14,27 +14,32 @@ use nexus_kernel::fs::FsOptions;
 use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, Usage, ZoneInfo, decode};
 use nexus_kernel::zone::ZoneStats;
-use nexus_kernel::{Clock, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
+use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
+use nexus_zone::{Access, LocalZone, LogConfig, NewZone, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
 
 use crate::config::{ByteSize, Config, MetastoreKind, ObjectStoreKind};
 use crate::error::{Error, Result};
-use crate::folder::{DataFolder, Identity, Layout};
+use crate::folder::{DataFolder, Identity, Layout, random_u64};
 use crate::memory::MemoryPlan;
 
 /// Findings that a check tells one by one.
 pub const MAX_FINDINGS: usize = 10_000;
 /// Passes of the collector that one `reclaim` makes at the most.
 const RECLAIM_PASSES: usize = 10_000;
+/// Mode of the root directory of a new volume.
+const ROOT_MODE: u32 = 0o755;
 
 /// An open volume.
 pub struct Volume {
-    folder: DataFolder,
-    fs: Arc<NexusFs>,
-    root: Arc<dyn Zone>,
-    content: Arc<SegmentStore>,
     collector: Mutex<Option<ReclaimHandle>>,
+    fs: Arc<NexusFs>,
+    root: Arc<LocalZone>,
+    log: Arc<NodeLog>,
+    content: Arc<SegmentStore>,
     clock: Arc<dyn Clock>,
+    // Last, so that the lock is let go of when all files are closed.
+    folder: DataFolder,
 }
 
 /// How a volume is.
@@ -87,26 +92,27 @@ pub struct CheckReport {
     pub checked: String,
 }
 
-/// Whether the collector runs.
+/// What a volume is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Collect {
-    InBackground,
-    Never,
+enum Purpose {
+    Serve,
+    Check,
 }
 
 impl Volume {
     /// Opens the volume in `folder`, making what is missing if it is a new one.
     pub fn open(folder: DataFolder, config: &Config, options: FsOptions) -> Result<Volume> {
-        Self::open_as(folder, config, options, Collect::InBackground)
+        Self::open_as(folder, config, options, Purpose::Serve)
     }
 
-    /// Opens the volume in `folder` for looking only: nothing but recovery changes it.
+    /// Opens the volume in `folder` for looking only. What the log is ahead of the metastore
+    /// is seen, but written nowhere.
     pub fn open_to_check(folder: DataFolder, config: &Config) -> Result<Volume> {
         let options = FsOptions { read_only: true, ..FsOptions::default() };
-        Self::open_as(folder, config, options, Collect::Never)
+        Self::open_as(folder, config, options, Purpose::Check)
     }
 
-    fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, collect: Collect) -> Result<Volume> {
+    fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, purpose: Purpose) -> Result<Volume> {
         let path = folder.path().to_owned();
         let layout = Layout::of(&path);
         let drivers = folder.identity().drivers;
@@ -130,24 +136,35 @@ impl Volume {
         let content = SegmentStore::open(disk.clone(), blobs, clock.clone(), &path, content_config)
             .map_err(failed("open the content store"))?;
         let metastore = open_metastore(&folder, &layout, &disk, &plan)?;
-        let root = open_zone(metastore, content.clone(), clock.clone()).map_err(failed("open the root zone"))?;
-        let zones = vec![root.clone()];
+        let log =
+            NodeLog::open(disk, &layout.log, content.clone(), LogConfig::default()).map_err(failed("open the log"))?;
+        let zone_config = ZoneConfig {
+            access: match purpose {
+                Purpose::Serve => Access::ReadWrite,
+                Purpose::Check => Access::ReadOnly,
+            },
+            memtable_bytes: plan.pending / 3,
+            cache_bytes: plan.inode_cache,
+            ..ZoneConfig::default()
+        };
+        let parts = ZoneParts { zone: ZoneIndex(0), log: log.clone(), metastore, clock: clock.clone() };
+        let root = Arc::new(open_zone(&folder, parts, zone_config)?);
+        let zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
         content.attach(&zones).map_err(failed("attach the content store"))?;
         let fs = NexusFs::with_zone(root.clone(), content.clone(), options).map_err(failed("start the file system"))?;
-        if !folder.is_finished() {
-            root.sync().map_err(failed("write the new volume"))?;
+        if purpose == Purpose::Serve && !folder.is_finished() {
             root.checkpoint().map_err(failed("write the new volume"))?;
             folder.finish()?;
         }
-        let collector = match collect {
-            Collect::InBackground => Some(
+        let collector = match purpose {
+            Purpose::Serve => Some(
                 Reclaimer::new(content.clone(), zones, clock.clone(), ReclaimConfig::default())
                     .spawn()
                     .map_err(failed("start the collector"))?,
             ),
-            Collect::Never => None,
+            Purpose::Check => None,
         };
-        Ok(Volume { folder, fs: Arc::new(fs), root, content, collector: Mutex::new(collector), clock })
+        Ok(Volume { collector: Mutex::new(collector), fs: Arc::new(fs), root, log, content, clock, folder })
     }
 
     /// The syscalls.
@@ -182,6 +199,9 @@ impl Volume {
                 state.problems.push(format!("content of zone {index}: {error}"));
             }
         }
+        if let Err(error) = self.log.check() {
+            state.problems.push(format!("log: {error}"));
+        }
         match self.content.space() {
             Ok(space) => state.space = space,
             Err(error) => state.problems.push(format!("content: {error}")),
@@ -206,7 +226,8 @@ impl Volume {
     pub fn reclaim(&self) -> Result<u64> {
         self.fs.reap_now().map_err(|error| self.failed("reap", error))?;
         self.checkpoint()?;
-        let config = ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, checkpoint_after_ms: 0, ..ReclaimConfig::default() };
+        let config =
+            ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, checkpoint_after_ms: 0, ..ReclaimConfig::default() };
         let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
         let mut freed = 0u64;
         for _ in 0..RECLAIM_PASSES {
@@ -257,8 +278,8 @@ impl Volume {
             log::warn!("what was deleted but still in use is freed at the next start: {error}");
         }
         self.fs.set_read_only(true).map_err(|error| self.failed("close", error))?;
-        self.sync()?;
-        self.checkpoint()
+        self.root.close().map_err(|error| self.failed("close the root zone of", error))?;
+        self.log.close().map_err(|error| self.failed("close the log of", error))
     }
 
     fn failed(&self, what: &str, error: nexus_kernel::Error) -> Error {
@@ -281,7 +302,10 @@ fn clear(layout: &Layout) -> Result<()> {
 
 /// Opens the root zone's metastore. Only a volume that is still being made may have none.
 fn open_metastore(
-    folder: &DataFolder, layout: &Layout, disk: &Arc<dyn Disk>, plan: &MemoryPlan,
+    folder: &DataFolder,
+    layout: &Layout,
+    disk: &Arc<dyn Disk>,
+    plan: &MemoryPlan,
 ) -> Result<Arc<dyn Metastore>> {
     let failed = |error| Error::kernel(folder.path(), format!("open {}", layout.root_meta.display()), error);
     let drivers = folder.identity().drivers;
@@ -292,7 +316,7 @@ fn open_metastore(
                 cache_bytes: usize::try_from(plan.metastore_cache).unwrap_or(usize::MAX),
                 ..RedbOptions::default()
             };
-            if folder.is_finished() && !drivers.are_throwaway() {
+            if !may_be_new(folder) {
                 return match RedbMetastore::open(disk.clone(), &layout.root_meta, options) {
                     Ok(metastore) => Ok(Arc::new(metastore)),
                     Err(nexus_kernel::Error::NotFound) => Err(Error::Damaged {
@@ -333,10 +357,34 @@ fn count_content(zone: &dyn Zone, content: &mut ContentState) -> nexus_kernel::R
     })
 }
 
-fn open_zone(
-    metastore: Arc<dyn Metastore>, content: Arc<SegmentStore>, clock: Arc<dyn Clock>,
-) -> nexus_kernel::Result<Arc<dyn Zone>> {
-    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let zone = nexus_kernel::direct_zone::DirectZone::open_or_format(metastore, content, clock, owner)?;
-    Ok(Arc::new(zone))
+/// Opens the root zone over its log and metastore. Only a volume that is still being made,
+/// or that begins anew each time, may have none.
+fn open_zone(folder: &DataFolder, parts: ZoneParts, config: ZoneConfig) -> Result<LocalZone> {
+    let failed =
+        |error| Error::kernel(folder.path(), format!("open the root zone of {}", folder.path().display()), error);
+    match LocalZone::open(parts.clone(), config.clone()) {
+        Err(nexus_kernel::Error::NotFound) if may_be_new(folder) => {
+            let new = NewZone {
+                id: folder.identity().id,
+                hash_seed: random_u64().map_err(|error| Error::io("read random numbers", error))?,
+                mode: ROOT_MODE,
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            };
+            LocalZone::create(parts, config, &new).map_err(failed)
+        }
+        Err(nexus_kernel::Error::NotFound) => {
+            Err(Error::Damaged { path: folder.path().to_owned(), problem: "the metastore has no root zone".to_owned() })
+        }
+        other => other.map_err(failed),
+    }
 }
+
+/// Whether what is missing is to be made.
+fn may_be_new(folder: &DataFolder) -> bool {
+    !folder.is_finished() || folder.identity().drivers.are_throwaway()
+}
+
+#[cfg(test)]
+#[path = "boot_tests.rs"]
+mod tests;

@@ -8,8 +8,8 @@ use crate::config::{Config, MetastoreKind};
 use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Layout};
 
-/// Checks the volume at `config.data`; `deep` reads everything. The log is replayed as at
-/// any start, nothing else is changed. Damage that keeps the volume from being opened is
+/// Checks the volume at `config.data`, with what its log is ahead of its metastore, and
+/// changes no content and no metadata; `deep` reads everything. Damage that keeps the volume from being opened is
 /// [`Error::Damaged`].
 pub fn offline(config: &Config, deep: bool) -> Result<CheckReport> {
     let folder = DataFolder::open(&config.data)?;
@@ -18,8 +18,5 @@ pub fn offline(config: &Config, deep: bool) -> Result<CheckReport> {
         RedbMetastore::check_integrity(&RealDisk::new(), &root_meta)
             .map_err(|error| Error::kernel(folder.path(), format!("check {}", root_meta.display()), error))?;
     }
-    let volume = Volume::open_to_check(folder, config)?;
-    let report = volume.check(deep)?;
-    volume.close()?;
-    Ok(report)
+    Volume::open_to_check(folder, config)?.check(deep)
 }

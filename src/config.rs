@@ -245,13 +245,17 @@ impl Settings {
             Some(data) if data.as_os_str().is_empty() => {
                 return Err(setting("data", "the data folder has no name".to_owned()));
             }
-            Some(data) => std::path::absolute(&data)
-                .map_err(|error| Error::io(format!("reach {}", data.display()), error))?,
+            Some(data) => {
+                std::path::absolute(&data).map_err(|error| Error::io(format!("reach {}", data.display()), error))?
+            }
             None => surroundings.volume(Path::new(DEFAULT_VOLUME))?,
         };
         let memory = self.memory.map_or(memory::DEFAULT_BYTES, |size| size.0);
         if memory < memory::MIN_BYTES {
-            return Err(setting("memory", format!("{} is too little: give at least {}", ByteSize(memory), ByteSize(memory::MIN_BYTES))));
+            return Err(setting(
+                "memory",
+                format!("{} is too little: give at least {}", ByteSize(memory), ByteSize(memory::MIN_BYTES)),
+            ));
         }
         Ok(Config {
             data,
@@ -291,7 +295,9 @@ pub fn parse_level(text: &str) -> std::result::Result<log::LevelFilter, String> 
     text.parse().map_err(|_| format!("{text:?} is no log level: use off, error, warn, info, debug or trace"))
 }
 
-fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> std::result::Result<Option<T>, D::Error> {
+fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
+    deserializer: D,
+) -> std::result::Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }

@@ -78,12 +78,9 @@ fn a_file_of_bytes_or_of_any_length_is_refused() {
 
 #[test]
 fn bad_variables_are_refused_by_name() {
-    for (name, value) in [
-        ("NEXUS_METASTORE", "sled"),
-        ("NEXUS_OBJECT_STORE", "tape"),
-        ("NEXUS_MEMORY", "12X"),
-        ("NEXUS_LOG", "loud"),
-    ] {
+    for (name, value) in
+        [("NEXUS_METASTORE", "sled"), ("NEXUS_OBJECT_STORE", "tape"), ("NEXUS_MEMORY", "12X"), ("NEXUS_LOG", "loud")]
+    {
         let error = Settings::from_environment(|asked| (asked == name).then(|| value.into())).unwrap_err().to_string();
         assert!(error.starts_with(name) && error.contains(value), "{error}");
     }
@@ -91,7 +88,9 @@ fn bad_variables_are_refused_by_name() {
 
 #[test]
 fn sizes_are_read_and_written_as_people_do() {
-    for (text, bytes) in [("0", 0), ("1048576", 1 << 20), ("64M", 64 << 20), ("1GiB", 1 << 30), ("3k", 3072), ("2tb", 2 << 40)] {
+    for (text, bytes) in
+        [("0", 0), ("1048576", 1 << 20), ("64M", 64 << 20), ("1GiB", 1 << 30), ("3k", 3072), ("2tb", 2 << 40)]
+    {
         assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
     }
     for text in ["", "M", "-1", "1.5G", "1 G", "12X", "99999999999T", "18446744073709551616", "１"] {

@@ -275,7 +275,11 @@ impl Drop for DataFolder {
 fn check_drivers(path: &Path, found: &Found, wanted: Drivers) -> Result<()> {
     match found {
         Found::Volume(identity) | Found::Unfinished(identity) if identity.drivers != wanted => {
-            Err(Error::OtherDrivers { path: path.to_owned(), made: identity.drivers.to_string(), wanted: wanted.to_string() })
+            Err(Error::OtherDrivers {
+                path: path.to_owned(),
+                made: identity.drivers.to_string(),
+                wanted: wanted.to_string(),
+            })
         }
         _ => Ok(()),
     }
@@ -320,15 +324,10 @@ fn make_folders(path: &Path) -> Result<()> {
 /// Writes FORMAT.new for a new volume, durably.
 fn begin(path: &Path, drivers: Drivers) -> Result<Identity> {
     let what = || format!("begin a volume in {}", path.display());
-    let mut random = [0u8; 20];
-    let write = |random: &mut [u8; 20]| -> io::Result<Identity> {
-        File::open("/dev/urandom")?.read_exact(random)?;
-        let (id, writer) = random.split_at(16);
-        let identity = Identity {
-            id: id.try_into().map_err(io::Error::other)?,
-            writer: (u32::from_be_bytes(writer.try_into().map_err(io::Error::other)?) & 0x00ff_ffff).max(1),
-            drivers,
-        };
+    let write = || -> io::Result<Identity> {
+        let id = (u128::from(random_u64()?) << 64) | u128::from(random_u64()?);
+        let writer = (random_u64()? as u32 & 0x00ff_ffff).max(1);
+        let identity = Identity { id: id.to_be_bytes(), writer, drivers };
         let temporary = path.join("FORMAT.tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(format_text(&identity).as_bytes())?;
@@ -341,7 +340,14 @@ fn begin(path: &Path, drivers: Drivers) -> Result<Identity> {
         }
         Ok(identity)
     };
-    write(&mut random).map_err(|error| Error::io(what(), error))
+    write().map_err(|error| Error::io(what(), error))
+}
+
+/// A random number, from the system.
+pub(crate) fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 fn sync_dir(path: &Path) -> io::Result<()> {
@@ -405,7 +411,9 @@ fn parse_format(path: &Path, text: &[u8]) -> Result<Identity> {
         .filter(|writer| (1..1 << 24).contains(writer))
         .ok_or_else(|| damaged("has a writer id out of range"))?;
     let drivers = Drivers {
-        metastore: field("metastore")?.parse().map_err(|problem: String| damaged(&format!("names a driver: {problem}")))?,
+        metastore: field("metastore")?
+            .parse()
+            .map_err(|problem: String| damaged(&format!("names a driver: {problem}")))?,
         object_store: field("object_store")?
             .parse()
             .map_err(|problem: String| damaged(&format!("names a driver: {problem}")))?,

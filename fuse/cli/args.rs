@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, parse_level};
 use nexus::Settings;
+use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, parse_level};
 
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]
@@ -104,7 +104,7 @@ Examples:
   nexus-fuse fsck /mnt/nexus             a mounted volume, through its daemon
 
 Prints one line for each damage. Exits with 0 if all is well, 1 if there is damage, 2 if
-the volume could not be looked at. The log is replayed as at any start; nothing else changes.";
+the volume could not be looked at. Changes nothing.";
 
 const GC_HELP: &str = "\
 Examples:

@@ -22,7 +22,9 @@ impl Volume {
     pub fn ask(&self, request: &Request, patience: std::time::Duration) -> Result<Reply, ControlError> {
         match &self.data {
             Some(data) => Client::new(&Layout::of(data).socket).ask(request, patience),
-            None => Err(ControlError::Refused("the mount belongs to another user, who alone can ask its daemon".to_owned())),
+            None => {
+                Err(ControlError::Refused("the mount belongs to another user, who alone can ask its daemon".to_owned()))
+            }
         }
     }
 

@@ -46,9 +46,10 @@ fn offline(data: &Path, args: &FsckArgs) -> Result<(Vec<String>, String), String
     let config = Config::load(args.config.as_deref(), settings).map_err(|error| error.to_string())?;
     match nexus::check::offline(&config, args.deep) {
         Ok(report) => Ok((report.findings, report.checked)),
-        Err(nexus::Error::Damaged { problem, .. }) => {
-            Ok((vec![format!("damage: {problem}")], "the volume cannot be opened, so nothing else was looked at".to_owned()))
-        }
+        Err(nexus::Error::Damaged { problem, .. }) => Ok((
+            vec![format!("damage: {problem}")],
+            "the volume cannot be opened, so nothing else was looked at".to_owned(),
+        )),
         Err(error) => Err(error.to_string()),
     }
 }

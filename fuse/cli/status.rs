@@ -23,6 +23,8 @@ enum Known {
     Running(Box<Status>),
     /// It is not mounted.
     NotMounted { name: String },
+    /// It belongs to another user, who alone can ask its daemon.
+    Foreign { name: String },
     /// It is mounted, but its daemon cannot be asked.
     Silent { name: String, data: Option<PathBuf>, problem: String },
 }
@@ -46,16 +48,20 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode, String> {
     }
     let well = known.iter().all(|known| match known {
         Known::Running(status) => status.health.ok,
-        Known::NotMounted { .. } => true,
+        Known::NotMounted { .. } | Known::Foreign { .. } => true,
         Known::Silent { .. } => false,
     });
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn ask(volume: &find::Volume) -> Known {
+    if volume.data.is_none() {
+        return Known::Foreign { name: volume.name() };
+    }
     let problem = match volume.ask(&Request::Status, PATIENCE) {
         Ok(Reply::Status(status)) => return Known::Running(status),
         Ok(other) => format!("the daemon answered something else: {other:?}"),
+        Err(ControlError::NotOurs(_)) => return Known::Foreign { name: volume.name() },
         Err(ControlError::NobodyThere(_)) if volume.mount.is_none() => {
             return Known::NotMounted { name: volume.name() };
         }
@@ -70,6 +76,7 @@ fn ask(volume: &find::Volume) -> Known {
 fn describe(known: &Known) -> String {
     match known {
         Known::Running(status) => describe_running(status),
+        Known::Foreign { name } => format!("{name}: belongs to another user, who alone can ask its daemon\n"),
         Known::NotMounted { name } => format!("{name}: not mounted\n"),
         Known::Silent { name, data, problem } => {
             let data = data.as_ref().map(|data| format!("  data       {}\n", data.display())).unwrap_or_default();
@@ -80,7 +87,11 @@ fn describe(known: &Known) -> String {
 
 fn describe_running(status: &Status) -> String {
     let mut out = String::new();
-    let health = if status.health.ok { "healthy".to_owned() } else { format!("NOT WELL: {}", status.health.problems.join("; ")) };
+    let health = if status.health.ok {
+        "healthy".to_owned()
+    } else {
+        format!("NOT WELL: {}", status.health.problems.join("; "))
+    };
     for mount in &status.mounts {
         let read_only = if mount.read_only { ", read-only" } else { "" };
         let _ = writeln!(out, "{}: {health}{read_only}", mount.target.display());
@@ -89,7 +100,13 @@ fn describe_running(status: &Status) -> String {
     }
     let _ = writeln!(out, "  data       {}", status.data.display());
     let _ = writeln!(out, "  volume     {} ({}, {})", status.volume, status.metastore, status.object_store);
-    let _ = writeln!(out, "  daemon     process {}, version {}, up {}", status.pid, status.version, duration(status.uptime_sec));
+    let _ = writeln!(
+        out,
+        "  daemon     process {}, version {}, up {}",
+        status.pid,
+        status.version,
+        duration(status.uptime_sec)
+    );
     let _ = writeln!(
         out,
         "  memory     {} in use, limit {}",
@@ -113,7 +130,8 @@ fn describe_running(status: &Status) -> String {
         ByteSize(content.live_bytes)
     );
     for zone in &status.zones {
-        let _ = writeln!(out, "  zone {:<5} {} inodes, {} of files", zone.index, zone.inodes, ByteSize(zone.content_bytes));
+        let _ =
+            writeln!(out, "  zone {:<5} {} inodes, {} of files", zone.index, zone.inodes, ByteSize(zone.content_bytes));
         let _ = writeln!(
             out,
             "    log      at {}, durable to {}, checkpoint at {}; {} on disk",

@@ -59,7 +59,9 @@ impl Client {
         stream.write_all(&line).map_err(failed)?;
         let line = match socket::read_line(&stream, MAX_REPLY_BYTES) {
             Ok(Some(line)) => line,
-            Ok(None) => return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up without an answer"))),
+            Ok(None) => {
+                return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up without an answer")));
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(failed(io::Error::new(
                     io::ErrorKind::TimedOut,

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::protocol::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Reply, ReplyLine, Request, RequestLine, VERSION, VersionOnly};
+use super::protocol::{
+    MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Reply, ReplyLine, Request, RequestLine, VERSION, VersionOnly,
+};
 use super::socket;
 
 /// Connections that are served at once; more are turned away.

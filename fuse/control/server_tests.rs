@@ -11,9 +11,13 @@ struct Echo;
 impl Handler for Echo {
     fn handle(&self, request: Request) -> Result<Reply, String> {
         match request {
-            Request::Check { deep } => Ok(Reply::Findings { findings: vec![format!("deep {deep}")], checked: String::new() }),
+            Request::Check { deep } => {
+                Ok(Reply::Findings { findings: vec![format!("deep {deep}")], checked: String::new() })
+            }
             Request::Sync => Ok(Reply::Done),
-            Request::Gc => Ok(Reply::Findings { findings: vec!["x".repeat(MAX_REPLY_BYTES as usize)], checked: String::new() }),
+            Request::Gc => {
+                Ok(Reply::Findings { findings: vec!["x".repeat(MAX_REPLY_BYTES as usize)], checked: String::new() })
+            }
             other => Err(format!("no {other:?} today")),
         }
     }

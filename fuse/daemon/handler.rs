@@ -7,9 +7,7 @@ use nexus::folder::id_text;
 use nexus::{Config, Volume};
 use nexus_services::ServiceRegistry;
 
-use crate::control::{
-    ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, ZoneStatus,
-};
+use crate::control::{ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, ZoneStatus};
 use crate::mount::{MountOptions, Mounted, Unmount};
 
 /// Answers control requests.
@@ -24,7 +22,10 @@ pub struct DaemonHandler {
 impl DaemonHandler {
     /// A handler for a daemon that starts now.
     pub fn new(
-        volume: Arc<Volume>, mounted: Arc<Mounted>, services: Arc<ServiceRegistry>, config: Config,
+        volume: Arc<Volume>,
+        mounted: Arc<Mounted>,
+        services: Arc<ServiceRegistry>,
+        config: Config,
     ) -> DaemonHandler {
         DaemonHandler { volume, mounted, services, config, started: Instant::now() }
     }
@@ -113,9 +114,10 @@ impl Handler for DaemonHandler {
 /// Resident memory of this process in bytes; 0 if the system does not tell.
 fn memory_used() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| {
-        rest.split_ascii_whitespace().next().and_then(|number| number.parse::<u64>().ok())
-    });
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.split_ascii_whitespace().next().and_then(|number| number.parse::<u64>().ok()));
     kib.unwrap_or(0) * 1024
 }
 

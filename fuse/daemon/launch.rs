@@ -94,6 +94,8 @@ impl Reporter {
     pub fn new() -> Reporter {
         // Fails only where this process leads a session already, which is as good.
         let _ = rustix::process::setsid();
+        // Else it would be called "exe", as it was started through /proc.
+        let _ = rustix::thread::set_name(c"nexus-fuse");
         Reporter(())
     }
 

@@ -88,7 +88,7 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        if !self.enabled(record.metadata()) || crate::adapter::is_noise(record) {
             return;
         }
         let line = line(SystemClock.now(), record);

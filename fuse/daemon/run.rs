@@ -89,11 +89,15 @@ pub fn run(plan: &Plan, ready: &mut dyn FnMut(&Ready)) -> Result<(), Failure> {
 }
 
 fn run_on(
-    plan: &Plan, options: MountOptions, point: &mount::MountPoint, ready: &mut dyn FnMut(&Ready),
+    plan: &Plan,
+    options: MountOptions,
+    point: &mount::MountPoint,
+    ready: &mut dyn FnMut(&Ready),
 ) -> Result<(), Failure> {
     let folder = open_folder(&plan.config)?;
     if plan.log_to_file {
-        logger::to_file(&Layout::of(folder.path()).daemon_log).map_err(|error| Failure::System("open the log", error))?;
+        logger::to_file(&Layout::of(folder.path()).daemon_log)
+            .map_err(|error| Failure::System("open the log", error))?;
     }
     log::info!("nexus-fuse {} opens {}", env!("CARGO_PKG_VERSION"), folder.path().display());
     let (events, happened) = mpsc::channel();
@@ -171,7 +175,10 @@ fn is_closing(mounts: &[PathBuf]) -> bool {
 
 /// Mounts, and has signals and the mount's end reported to `events`.
 fn serve(
-    plan: &Plan, options: MountOptions, volume: &Volume, events: Sender<Event>,
+    plan: &Plan,
+    options: MountOptions,
+    volume: &Volume,
+    events: Sender<Event>,
 ) -> Result<(Arc<Mounted>, SignalWatch), Failure> {
     let root = match &options.subdir {
         Some(path) => mount::resolve_subdir(volume.fs(), path)?,

@@ -1,1 +1,0 @@
-//! The command line and the daemon, as a user meets them: the real program on real mounts.
