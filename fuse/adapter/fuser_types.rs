@@ -1,4 +1,4 @@
-//! Conversions between our types and fuser's: attributes, times, errnos.
+//! Conversions between our types and fuser's: attributes, times, errnos, log records.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -68,6 +68,16 @@ pub fn file_type(kind: FileKind) -> FileType {
 /// fuser's errno.
 pub fn errno(error: &Error) -> ::fuser::Errno {
     ::fuser::Errno::from_i32(error.errno() as i32)
+}
+
+/// Whether a log record is fuser's complaint that nobody waits for a reply any more. It
+/// makes that of every INTERRUPT that comes after its request was answered, or on another
+/// thread's descriptor; nothing is wrong then.
+pub fn is_noise(record: &log::Record<'_>) -> bool {
+    record.target().starts_with("fuser") && {
+        let text = record.args().to_string();
+        text.starts_with("Failed to send FUSE reply") && text.ends_with("(os error 2)")
+    }
 }
 
 /// A time for a reply. fuser encodes times before 1970 correctly.
@@ -156,6 +166,17 @@ mod tests {
         let attr = file_attr(&stat);
         assert_eq!((attr.size, attr.blocks), (i64::MAX as u64, u64::MAX / 512));
         assert_eq!((attr.rdev, attr.perm, attr.kind), (0xfff0_0fff, 0o7777, FileType::CharDevice));
+    }
+
+    #[test]
+    fn only_late_replies_are_noise() {
+        let noise = |target, text: &str| {
+            is_noise(&log::Record::builder().target(target).args(format_args!("{text}")).build())
+        };
+        let late = "Failed to send FUSE reply: No such file or directory (os error 2)";
+        assert!(noise("fuser::reply", late));
+        assert!(!noise("nexus_fuse::adapter", late));
+        assert!(!noise("fuser::reply", "Failed to send FUSE reply: Invalid argument (os error 22)"));
     }
 
     #[test]

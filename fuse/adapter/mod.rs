@@ -16,6 +16,7 @@ pub mod translate;
 mod view;
 
 pub use fuser::FuserTransport;
+pub use fuser_types::is_noise;
 pub use ops::{Adapter, AdapterOptions, ListingSink, SetAttr, SetTime};
 pub use stat::Stat;
 pub use view::{Coherence, Ownership, View};
