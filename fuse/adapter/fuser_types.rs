@@ -170,9 +170,8 @@ mod tests {
 
     #[test]
     fn only_late_replies_are_noise() {
-        let noise = |target, text: &str| {
-            is_noise(&log::Record::builder().target(target).args(format_args!("{text}")).build())
-        };
+        let noise =
+            |target, text: &str| is_noise(&log::Record::builder().target(target).args(format_args!("{text}")).build());
         let late = "Failed to send FUSE reply: No such file or directory (os error 2)";
         assert!(noise("fuser::reply", late));
         assert!(!noise("nexus_fuse::adapter", late));

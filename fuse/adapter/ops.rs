@@ -341,3 +341,7 @@ impl Adapter {
         self.fs.removexattr(self.view.node(node), name)
     }
 }
+
+#[cfg(test)]
+#[path = "ops_tests.rs"]
+mod tests;

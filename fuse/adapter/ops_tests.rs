@@ -1,0 +1,214 @@
+//! Tests of [`super`]: the protocol's terms, answered by a real volume without a mount.
+
+use std::collections::BTreeMap;
+
+use nexus::config::{ByteSize, Settings, Surroundings};
+use nexus::Volume;
+use nexus::folder::DataFolder;
+use nexus_kernel::fs::FsOptions;
+use tempfile::TempDir;
+
+use super::super::view::Ownership;
+use super::*;
+
+const ALICE: Caller = Caller { uid: 1000, gid: 1000, umask: 0o022 };
+/// A process id that no process has.
+const NOBODYS_PID: u32 = 0;
+
+struct Rig {
+    volume: Volume,
+    _folder: TempDir,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            data: Some(folder.path().join("data")),
+            memory: Some(ByteSize(64 << 20)),
+            ..Settings::default()
+        };
+        let config = settings.decide(&Surroundings::default()).unwrap();
+        let data = DataFolder::open_or_make(&config.data, config.drivers).unwrap();
+        let options = FsOptions { caching_client: true, ..FsOptions::default() };
+        Rig { volume: Volume::open(data, &config, options).unwrap(), _folder: folder }
+    }
+
+    fn adapter(&self, root: NodeId, owner: Ownership) -> Adapter {
+        let view = View { root, owner, coherence: Coherence::Sole };
+        Adapter::new(self.volume.fs().clone(), view, AdapterOptions::default())
+    }
+
+    fn plain(&self) -> Adapter {
+        self.adapter(NodeId::ROOT, Ownership::default())
+    }
+}
+
+/// A file with some bytes, of `mode`, that belongs to root and group 50.
+fn file(adapter: &Adapter, name: &[u8], mode: u32) -> u64 {
+    let (stat, handle) = adapter.create(&Caller::ROOT, 1, name, 0o600, 0o2).unwrap();
+    assert_eq!(adapter.write(stat.ino, handle, 0, &[7; 10_000], false), Ok(10_000));
+    adapter.release(stat.ino, handle).unwrap();
+    set(adapter, stat.ino, SetAttr { gid: Some(50), ..SetAttr::default() });
+    set(adapter, stat.ino, SetAttr { mode: Some(mode), ..SetAttr::default() });
+    stat.ino
+}
+
+fn set(adapter: &Adapter, node: u64, change: SetAttr) -> Stat {
+    adapter.setattr(&Caller::ROOT, node, &change).unwrap()
+}
+
+fn permissions(adapter: &Adapter, node: u64) -> u16 {
+    adapter.getattr(node).unwrap().permissions
+}
+
+fn listing(adapter: &Adapter, node: u64) -> BTreeMap<Vec<u8>, u64> {
+    let (mut names, mut cookie) = (BTreeMap::new(), 0);
+    loop {
+        let before = cookie;
+        let mut sink = |entry: &DirEntry, id: u64, _: Option<Stat>| {
+            cookie = entry.cookie;
+            names.insert(entry.name.to_vec(), id);
+            ControlFlow::Continue(())
+        };
+        adapter.readdirplus(node, before, &mut sink).unwrap();
+        if cookie == before {
+            return names;
+        }
+    }
+}
+
+#[test]
+fn a_subdirectory_is_a_root_of_its_own() {
+    let rig = Rig::new();
+    let whole = rig.plain();
+    let dir = whole.mkdir(&Caller::ROOT, 1, b"dir", 0o755).unwrap().ino;
+    let inner = whole.mkdir(&Caller::ROOT, dir, b"inner", 0o755).unwrap().ino;
+    let part = rig.adapter(NodeId(dir), Ownership::default());
+    assert_eq!(part.getattr(1).unwrap().ino, 1);
+    assert_eq!(part.lookup(1, b"inner").unwrap().unwrap().ino, inner);
+    assert_eq!(part.lookup(1, b"dir"), Ok(None));
+    assert_eq!(part.lookup(1, b"..").unwrap().unwrap().ino, 1, "nothing above the root is shown");
+    assert_eq!(part.lookup(inner, b"..").unwrap().unwrap().ino, 1);
+    let expected = BTreeMap::from([(b".".to_vec(), 1), (b"..".to_vec(), 1), (b"inner".to_vec(), inner)]);
+    assert_eq!(listing(&part, 1), expected);
+    let expected = BTreeMap::from([(b".".to_vec(), inner), (b"..".to_vec(), 1)]);
+    assert_eq!(listing(&part, inner), expected);
+    part.mkdir(&ALICE, 1, b"new", 0o777).unwrap();
+    assert!(whole.lookup(dir, b"new").unwrap().is_some());
+}
+
+#[test]
+fn files_seem_to_belong_to_the_ids_of_the_mount() {
+    let rig = Rig::new();
+    let shown = rig.adapter(NodeId::ROOT, Ownership { uid: Some(7), gid: Some(8) });
+    let stat = shown.mknod(&ALICE, 1, b"f", 0o100_644, 0).unwrap();
+    assert_eq!((stat.uid, stat.gid), (7, 8));
+    let truly = rig.plain().getattr(stat.ino).unwrap();
+    assert_eq!((truly.uid, truly.gid), (1000, 1000));
+    let to = |uid| SetAttr { uid: Some(uid), ..SetAttr::default() };
+    assert_eq!(shown.setattr(&ALICE, stat.ino, &to(7)).unwrap().uid, 7);
+    assert_eq!(shown.setattr(&ALICE, stat.ino, &to(9)), Err(Error::NotPermitted));
+    assert_eq!(rig.plain().getattr(stat.ino).unwrap().uid, 1000);
+}
+
+#[test]
+fn changes_by_others_than_root_take_privileges() {
+    let rig = Rig::new();
+    let adapter = rig.plain();
+    let source = file(&adapter, b"source", 0o644);
+    type Change = fn(&Adapter, &Caller, u64, u64);
+    let changes: [(&str, Change); 5] = [
+        ("truncate", |adapter, caller, node, _| {
+            adapter.setattr(caller, node, &SetAttr { size: Some(5), ..SetAttr::default() }).unwrap();
+        }),
+        ("open with O_TRUNC", |adapter, caller, node, _| {
+            let handle = adapter.open(caller, node, 0o1001).unwrap();
+            adapter.release(node, handle).unwrap();
+        }),
+        ("write", |adapter, caller, node, _| {
+            let handle = adapter.open(caller, node, 1).unwrap();
+            adapter.write(node, handle, 0, b"x", caller.uid != 0).unwrap();
+            adapter.release(node, handle).unwrap();
+        }),
+        ("punch", |adapter, caller, node, _| adapter.fallocate(caller, node, 0, 10, 3).unwrap()),
+        ("copy", |adapter, caller, node, source| {
+            assert_eq!(adapter.copy_file_range(caller, (source, 0), (node, 100), 10, 0), Ok(10));
+        }),
+    ];
+    for (what, change) in changes {
+        let node = file(&adapter, what.as_bytes(), 0o6777);
+        change(&adapter, &Caller::ROOT, node, source);
+        assert_eq!(permissions(&adapter, node), 0o6777, "{what} by root");
+        change(&adapter, &ALICE, node, source);
+        assert_eq!(permissions(&adapter, node), 0o777, "{what} by a user");
+    }
+    let node = file(&adapter, b"owner", 0o6777);
+    assert_eq!(set(&adapter, node, SetAttr { uid: Some(0), ..SetAttr::default() }).permissions, 0o777, "chown by root");
+}
+
+#[test]
+fn an_acl_from_outside_the_group_clears_set_group_id() {
+    // u::rwx g::r-x m::rwx u:1001:r-- o::r--, as linux/posix_acl_xattr.h lays it out.
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 7, u32::MAX), (2, 4, 1001), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 4, u32::MAX)];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in entries {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(perm.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let rig = Rig::new();
+    let adapter = rig.plain();
+    let member = Caller { gid: 50, ..ALICE };
+    for (who, caller, expected) in
+        [("root", Caller::ROOT, 0o2774), ("a member", member, 0o2774), ("an outsider", ALICE, 0o774)]
+    {
+        let node = file(&adapter, who.as_bytes(), 0o2755);
+        adapter.setxattr(&caller, NOBODYS_PID, node, XATTR_ACL_ACCESS, &acl, 0).unwrap();
+        assert_eq!(permissions(&adapter, node), expected, "{who}");
+    }
+}
+
+#[test]
+fn misses_are_told_apart_from_errors() {
+    let rig = Rig::new();
+    let adapter = rig.plain();
+    let node = file(&adapter, b"file", 0o644);
+    assert_eq!(adapter.lookup(1, b"none"), Ok(None));
+    assert_eq!(adapter.lookup(1, &[b'x'; 256]), Err(Error::NameTooLong));
+    assert_eq!(adapter.lookup(node, b"x"), Err(Error::NotDirectory));
+    assert_eq!(adapter.getattr(1 << 40), Err(Error::Stale));
+    assert_eq!(adapter.lseek(node, -1, 3), Err(Error::NoSuchOffset));
+    assert_eq!(adapter.lseek(node, 0, 7), Err(Error::Invalid));
+    assert_eq!(adapter.lseek(node, 0, 4), Ok(10_000));
+    assert_eq!(adapter.copy_file_range(&ALICE, (node, 0), (node, 20_000), 1, 1), Err(Error::Invalid));
+    assert_eq!(adapter.fallocate(&ALICE, node, 0, 1, 0x40), Err(Error::NotSupported));
+}
+
+#[test]
+fn one_sync_answers_all_who_wait() {
+    let rig = Rig::new();
+    let adapter = rig.plain();
+    let elsewhere = NodeId::new(ZoneIndex(9), nexus_kernel::Ino(1)).0;
+    let answers = adapter.fsync_all(&[1, elsewhere, 1 << 40, 1]);
+    assert_eq!(answers, [Ok(()), Err(Error::Stale), Ok(()), Ok(())]);
+    let before = rig.volume.state();
+    file(&adapter, b"file", 0o644);
+    adapter.fsync_all(&[1, 1]);
+    let after = rig.volume.state();
+    let (Some(before), Some(after)) = (before.zones.first(), after.zones.first()) else { panic!("no zone") };
+    assert!(after.stats.durable >= after.stats.last && after.stats.last > before.stats.last);
+}
+
+#[test]
+fn times_can_be_now_or_long_ago() {
+    let rig = Rig::new();
+    let adapter = rig.plain();
+    let node = file(&adapter, b"file", 0o644);
+    let old = Timestamp { sec: -5, nsec: 999_999_999 };
+    let stat =
+        set(&adapter, node, SetAttr { atime: Some(SetTime::At(old)), mtime: Some(SetTime::Now), ..SetAttr::default() });
+    assert_eq!(stat.atime, old);
+    assert!(stat.mtime > old && stat.mtime <= stat.ctime);
+}
