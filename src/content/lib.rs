@@ -13,9 +13,9 @@ mod reclaim;
 mod store;
 #[cfg(test)]
 mod testing;
+mod time;
 #[cfg(test)]
 mod volume_tests;
-mod time;
 
 pub use check::{CheckSummary, Finding, Severity, check};
 pub use config::{ContentConfig, ReclaimConfig};

@@ -36,7 +36,10 @@ impl Checker<'_> {
     fn check_file(&mut self, store: &SegmentStore, id: BlobId, blob: &Blob) -> Result<bool> {
         match store.blob_len(id) {
             Ok(len) if len < blob.len && blob.live > 0 => {
-                self.damage(format_args!("blob {:016x}: has {len} bytes, files refer to bytes up to {}", id.0, blob.len));
+                self.damage(format_args!(
+                    "blob {:016x}: has {len} bytes, files refer to bytes up to {}",
+                    id.0, blob.len
+                ));
                 Ok(false)
             }
             Ok(len) => {

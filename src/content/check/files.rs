@@ -107,7 +107,9 @@ impl Checker<'_> {
             .blobs
             .iter()
             .filter(|(_, (blob, live))| blob.live != *live)
-            .map(|(id, (blob, live))| format!("blob {:016x}: counts {} live bytes, extents have {live}", id.0, blob.live))
+            .map(|(id, (blob, live))| {
+                format!("blob {:016x}: counts {} live bytes, extents have {live}", id.0, blob.live)
+            })
             .collect();
         for text in wrong {
             self.damage(text);
@@ -115,7 +117,8 @@ impl Checker<'_> {
         self.each(state, Table::BlobRef, |checker, key, _| {
             let (blob, ino) = keys::parse_pair(key)?;
             if !checker.blobs.contains_key(&BlobId(blob)) {
-                checker.damage(format_args!("blob {blob:016x}, which is not known, is said to hold bytes of inode {ino}"));
+                checker
+                    .damage(format_args!("blob {blob:016x}, which is not known, is said to hold bytes of inode {ino}"));
             }
             Ok(())
         })

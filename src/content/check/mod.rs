@@ -32,7 +32,8 @@ pub fn check(
     deep: bool,
     report: &mut dyn FnMut(Finding),
 ) -> Result<CheckSummary> {
-    let mut checker = Checker { report, summary: CheckSummary::default(), marks: Marks::default(), blobs: BTreeMap::new() };
+    let mut checker =
+        Checker { report, summary: CheckSummary::default(), marks: Marks::default(), blobs: BTreeMap::new() };
     zone.read(&mut |state| {
         checker.list_blobs(state)?;
         checker.list_inodes(state)?;

@@ -102,7 +102,13 @@ impl Checker<'_> {
     }
 
     /// Whether the same name stands before this one among those of its hash.
-    fn has_twin(&self, state: &dyn MetaRead, parent: Ino, (first, position): (u64, u64), dentry: &Dentry) -> Result<bool> {
+    fn has_twin(
+        &self,
+        state: &dyn MetaRead,
+        parent: Ino,
+        (first, position): (u64, u64),
+        dentry: &Dentry,
+    ) -> Result<bool> {
         let mut twin = false;
         let (start, end) = (keys::dentry(parent, first), keys::dentry(parent, position));
         state.scan(Table::Dentry, &start, &end, &mut |_, value| {
@@ -148,7 +154,8 @@ impl Checker<'_> {
             allocated = allocated.saturating_add(inode.allocated);
             let mark = checker.marks.get(ino);
             if mark.orphan != (inode.nlink == 0) {
-                let text = if mark.orphan { "waits to be reaped, but has names" } else { "has no name, but is no orphan" };
+                let text =
+                    if mark.orphan { "waits to be reaped, but has names" } else { "has no name, but is no orphan" };
                 checker.damage(format_args!("inode {ino}: {text}"));
             }
             if inode.is_dir() {
@@ -191,7 +198,10 @@ impl Checker<'_> {
             self.damage(format_args!("directory {ino}: has {} names", mark.links));
         }
         if !mark.counted && (inode.size != 0 || !matches!(inode.nlink, 0 | 2)) {
-            self.damage(format_args!("directory {ino}: counts {} entries and {} links, but is empty", inode.size, inode.nlink));
+            self.damage(format_args!(
+                "directory {ino}: counts {} entries and {} links, but is empty",
+                inode.size, inode.nlink
+            ));
         }
         if inode.nlink == 0 {
             return Ok(());
@@ -246,7 +256,9 @@ impl Checker<'_> {
             if !inode.flags.has(flag) {
                 checker.damage(format_args!("inode {ino}: its attribute {shown:?} is not noted"));
             }
-            if (flag == InodeFlags::ACL_ACCESS || flag == InodeFlags::ACL_DEFAULT) && !matches!(Acl::parse(value), Ok(Some(_))) {
+            if (flag == InodeFlags::ACL_ACCESS || flag == InodeFlags::ACL_DEFAULT)
+                && !matches!(Acl::parse(value), Ok(Some(_)))
+            {
                 checker.damage(format_args!("inode {ino}: {shown} can't be read"));
             }
             Ok(())
@@ -254,7 +266,9 @@ impl Checker<'_> {
         self.each(state, Table::Inode, |checker, key, value| {
             let ino = Ino(keys::parse_one(key)?);
             let inode: Inode = model::decode("inode", value)?;
-            for (flag, name) in [(InodeFlags::ACL_ACCESS, XATTR_ACL_ACCESS), (InodeFlags::ACL_DEFAULT, XATTR_ACL_DEFAULT)] {
+            for (flag, name) in
+                [(InodeFlags::ACL_ACCESS, XATTR_ACL_ACCESS), (InodeFlags::ACL_DEFAULT, XATTR_ACL_DEFAULT)]
+            {
                 if inode.flags.has(flag) && state.get(Table::Xattr, &keys::xattr(ino, name))?.is_none() {
                     checker.damage(format_args!("inode {ino}: has lost its {}", String::from_utf8_lossy(name)));
                 }

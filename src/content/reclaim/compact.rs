@@ -173,8 +173,8 @@ fn chunks(mut extents: Vec<BlobExtent>, most: u64) -> impl Iterator<Item = Chunk
         }
         let limit = at + most;
         let mut end = active.iter().map(|extent| extent.blob_offset + extent.len).max().unwrap_or(at);
-        while let Some(extent) =
-            waiting.next_if(|extent| extent.blob_offset < limit && (extent.blob_offset <= end || extent.blob_offset == at))
+        while let Some(extent) = waiting
+            .next_if(|extent| extent.blob_offset < limit && (extent.blob_offset <= end || extent.blob_offset == at))
         {
             end = end.max(extent.blob_offset + extent.len);
             active.push(extent);
@@ -218,7 +218,8 @@ mod tests {
                 assert!(chunk.start >= last && chunk.start < chunk.end, "seed {seed}: {chunk:?}");
                 assert!(chunk.end - chunk.start <= COPY_BYTES);
                 last = chunk.end;
-                let mut live: Vec<_> = chunk.parts.iter().map(|part| (part.blob_offset, part.blob_offset + part.len)).collect();
+                let mut live: Vec<_> =
+                    chunk.parts.iter().map(|part| (part.blob_offset, part.blob_offset + part.len)).collect();
                 live.sort_unstable();
                 let mut reach = chunk.start;
                 for (start, end) in live {

@@ -69,7 +69,6 @@ pub struct Reclaimer {
     zones: Vec<Arc<dyn Zone>>,
     clock: Arc<dyn Clock>,
     config: ReclaimConfig,
-    /// One pass at a time.
     memory: Mutex<Memory>,
 }
 
@@ -105,6 +104,7 @@ impl Reclaimer {
     }
 
     fn pass(&self, need: Need) -> Result<Progress> {
+        let _alone = self.store.collecting().lock();
         let mut memory = self.memory.lock();
         let mut progress = Progress::default();
         let mut budget = match need {
@@ -119,14 +119,12 @@ impl Reclaimer {
         self.finish_seals()?;
         loop {
             self.compact(need, &mut budget, &mut memory, &mut progress)?;
-            if need == Need::Calm {
-                return Ok(progress);
-            }
-            // Copies need room themselves: what they gave back may be what the next ones take.
             let before = progress.freed_bytes;
             self.drop_dead(need, &mut memory, &mut progress)?;
             self.delete_condemned(need, &mut progress)?;
-            if progress.freed_bytes == before || budget == 0 || self.store.wake().is_stopped() {
+            // Copies need room themselves: what was given back may be what the next ones take.
+            let again = need == Need::Room && progress.freed_bytes > before && budget > 0;
+            if !again || self.store.wake().is_stopped() {
                 return Ok(progress);
             }
         }
@@ -172,12 +170,10 @@ impl Reclaimer {
             let records = self.records(id)?;
             if records.is_empty() {
                 self.condemn([id])?;
-                progress.more = true;
                 continue;
             }
             let len = if records.iter().all(|(_, blob)| blob.live == 0) {
                 // Not worth moving: it is dropped from where it is.
-                progress.more |= records.iter().any(|(_, blob)| blob.state == BlobState::Open);
                 records.iter().map(|(_, blob)| blob.len).max().unwrap_or(0)
             } else {
                 let len = self.store.seal(id)?;
@@ -262,8 +258,7 @@ impl Reclaimer {
             after.push((zone.info().id, zone.stats()?.last));
         }
         let since_ms = self.now_ms();
-        self.store
-            .condemn(ids.into_iter().map(|id| Condemned { id, after: after.clone(), since_ms }).collect());
+        self.store.condemn(ids.into_iter().map(|id| Condemned { id, after: after.clone(), since_ms }).collect());
         Ok(())
     }
 

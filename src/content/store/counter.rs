@@ -42,7 +42,9 @@ impl BlobCounter {
                 };
                 parsed.map_err(|what| {
                     let path = path.display();
-                    Error::Corrupt(format!("{path} is damaged ({what}); if it is removed, it is made anew from the blobs that are there"))
+                    Error::Corrupt(format!(
+                        "{path} is damaged ({what}); if it is removed, it is made anew from the blobs that are there"
+                    ))
                 })?
             }
             Err(Error::NotFound) => (writer, 1),

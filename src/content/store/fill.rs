@@ -54,8 +54,7 @@ impl Fill {
         let end = at.checked_add(len)?;
         let free = if at >= self.tail {
             let open: u64 = self.gaps.iter().map(|(start, end)| end - start).sum();
-            end <= limit
-                && (at == self.tail || self.gaps.len() < MAX_GAPS && open + (at - self.tail) <= MAX_GAP_BYTES)
+            end <= limit && (at == self.tail || self.gaps.len() < MAX_GAPS && open + (at - self.tail) <= MAX_GAP_BYTES)
         } else {
             self.gaps.iter().any(|gap| gap.0 <= at && end <= gap.1)
         };

@@ -60,7 +60,15 @@ mod tests {
         let id = BlobId::new(0xabcdef, 42);
         let path = layout.segment(id);
         assert_eq!(parse_name(path.file_name().unwrap().to_str().unwrap(), ".seg"), Some(id));
-        for bad in ["", ".seg", "0.seg", "ABCDEF000000002a.seg", "abcdef000000002a.sum", "+bcdef000000002a.seg", "0000000000000000.seg"] {
+        for bad in [
+            "",
+            ".seg",
+            "0.seg",
+            "ABCDEF000000002a.seg",
+            "abcdef000000002a.sum",
+            "+bcdef000000002a.seg",
+            "0000000000000000.seg",
+        ] {
             assert_eq!(parse_name(bad, ".seg"), None, "{bad}");
         }
     }

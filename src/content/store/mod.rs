@@ -89,6 +89,8 @@ pub struct SegmentStore {
     new_names: Mutex<bool>,
     condemned: Mutex<Vec<Condemned>>,
     wake: Arc<Wake>,
+    /// Held by the one pass of a collector that runs.
+    collecting: Mutex<()>,
 }
 
 impl SegmentStore {
@@ -134,6 +136,7 @@ impl SegmentStore {
             new_names: Mutex::new(true),
             condemned: Mutex::default(),
             wake: Arc::new(Wake::default()),
+            collecting: Mutex::default(),
             piece_bytes: usize::try_from(sizes.shared.min(MAX_PIECE_BYTES)).unwrap_or(usize::MAX).max(1),
             disk,
             blobs,
@@ -157,6 +160,10 @@ impl SegmentStore {
     pub fn open_files(&self) -> usize {
         let segments = self.segments.read().values().filter(|segment| segment.held_file().is_some()).count();
         segments + self.files.len()
+    }
+
+    pub(crate) fn collecting(&self) -> &Mutex<()> {
+        &self.collecting
     }
 
     pub(crate) fn wake(&self) -> &Arc<Wake> {

@@ -8,10 +8,10 @@ use nexus_kernel::disk::DiskFile;
 use nexus_kernel::object_store::BlobSource;
 use nexus_kernel::{BlobId, Error, Result};
 
+use super::block_on::block_on;
 use super::segment::Segment;
 use super::sums::FrameSums;
 use super::{Condemned, SegmentStore};
-use super::block_on::block_on;
 
 /// Unused ranges of at least this much are given back when a segment is sealed.
 const PUNCH_FROM: u64 = 64 << 10;
@@ -74,9 +74,7 @@ impl SegmentStore {
 
     /// Closes the open segments that `choose` picks by id, bytes used and time of last write.
     pub(crate) fn close_segments(&self, mut choose: impl FnMut(BlobId, u64, u64) -> bool) {
-        self.lanes
-            .lock()
-            .close_segments(|segment| choose(segment.id(), segment.tail(), segment.last_write_ms()));
+        self.lanes.lock().close_segments(|segment| choose(segment.id(), segment.tail(), segment.last_write_ms()));
     }
 
     /// Moves a settled segment into the object store; answers the blob's bytes. It is done

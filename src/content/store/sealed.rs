@@ -58,7 +58,11 @@ impl SegmentStore {
         let stop = end.next_multiple_of(FRAME_BYTES).min(sums.len);
         let frames = block_on(self.blobs.get(blob, start..stop))?;
         if frames.len() as u64 != stop - start {
-            return Err(Error::Corrupt(format!("blob {:016x}: the store answered {} bytes for {start}..{stop}", blob.0, frames.len())));
+            return Err(Error::Corrupt(format!(
+                "blob {:016x}: the store answered {} bytes for {start}..{stop}",
+                blob.0,
+                frames.len()
+            )));
         }
         sums.check(first, &frames)?;
         let skip = (offset - start) as usize;

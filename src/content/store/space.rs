@@ -91,8 +91,7 @@ impl SpaceGauge {
 
     /// What a medium keeps free.
     fn reserve(&self, space: &DiskSpace) -> u64 {
-        self.reserve
-            .unwrap_or_else(|| (space.total / 100).clamp(64 * MIB, 512 * MIB).min(space.total / 20))
+        self.reserve.unwrap_or_else(|| (space.total / 100).clamp(64 * MIB, 512 * MIB).min(space.total / 20))
     }
 
     /// Space for content: what the medium has, less the reserve.

@@ -92,8 +92,33 @@ impl FrameSums {
         let bad = |what: &str| Error::Corrupt(format!("the checksums of blob {:016x}: {what}", id.0));
         let (rest, stored) = bytes.split_last_chunk::<4>().ok_or_else(|| bad("too short"))?;
         let (head, sums) = rest.split_first_chunk::<HEAD_BYTES>().ok_or_else(|| bad("too short"))?;
-        let [magic @ .., v0, v1, log2, _, n0, n1, n2, n3, i0, i1, i2, i3, i4, i5, i6, i7, l0, l1, l2, l3, l4, l5, l6, l7] =
-            *head;
+        let [
+            magic @ ..,
+            v0,
+            v1,
+            log2,
+            _,
+            n0,
+            n1,
+            n2,
+            n3,
+            i0,
+            i1,
+            i2,
+            i3,
+            i4,
+            i5,
+            i6,
+            i7,
+            l0,
+            l1,
+            l2,
+            l3,
+            l4,
+            l5,
+            l6,
+            l7,
+        ] = *head;
         if magic != *MAGIC {
             return Err(bad("not a file of checksums"));
         }

@@ -172,7 +172,11 @@ fn a_missing_or_short_blob_refuses_the_start() {
     let name = format!("{:016x}", id.0);
     let message = |rig: &Rig, change: &dyn Fn(&nexus_drivers::disk::SimDisk, &std::path::Path)| {
         let disk = rig.disk.fork();
-        let (path, _) = disk.files().into_iter().find(|(p, _)| p.extension().is_none_or(|e| e == "seg") && p.to_string_lossy().contains(&name)).unwrap();
+        let (path, _) = disk
+            .files()
+            .into_iter()
+            .find(|(p, _)| p.extension().is_none_or(|e| e == "seg") && p.to_string_lossy().contains(&name))
+            .unwrap();
         change(&disk, &path);
         match Rig::open(disk, rig.meta.clone(), small()) {
             Err(Error::Corrupt(text)) => text,
@@ -211,7 +215,8 @@ fn writes_wait_for_the_metadata() {
     let disk = std::sync::Arc::new(rig.disk.fork());
     let blobs = std::sync::Arc::new(nexus_drivers::object_store::MemoryStore::new());
     let store =
-        crate::SegmentStore::open(disk, blobs, rig.clock.clone(), std::path::Path::new(super::rig::ROOT), small()).unwrap();
+        crate::SegmentStore::open(disk, blobs, rig.clock.clone(), std::path::Path::new(super::rig::ROOT), small())
+            .unwrap();
     assert!(matches!(store.write(hint(1, 0), b"x"), Err(Error::Unavailable(_))));
     let _ = memory();
 }
@@ -242,7 +247,8 @@ fn a_sync_makes_every_segment_durable_with_its_name() {
         let cut = rig.disk.power_cut(seed);
         let blobs = std::sync::Arc::new(nexus_drivers::object_store::MemoryStore::new());
         let root = std::path::Path::new(super::rig::ROOT);
-        let store = crate::SegmentStore::open(std::sync::Arc::new(cut), blobs, rig.clock.clone(), root, small()).unwrap();
+        let store =
+            crate::SegmentStore::open(std::sync::Arc::new(cut), blobs, rig.clock.clone(), root, small()).unwrap();
         for piece in &pieces {
             assert_eq!(store.verify(piece), Ok(true), "seed {seed}: {piece:?}");
         }

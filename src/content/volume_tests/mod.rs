@@ -5,5 +5,5 @@ mod crash;
 mod full;
 mod random;
 mod remote;
-mod rig;
+pub(crate) mod rig;
 mod threads;

@@ -36,7 +36,10 @@ fn files_stay_as_they_are_whatever_is_collected() {
         for (id, blob) in rig.blobs() {
             assert!(blob.live > 0, "seed {seed}: blob {id} is dead: {blob:?}");
             let sparse = blob.live * 2 < blob.len;
-            assert!(!sparse || blob.state == nexus_kernel::model::BlobState::Open, "seed {seed}: blob {id} is sparse: {blob:?}");
+            assert!(
+                !sparse || blob.state == nexus_kernel::model::BlobState::Open,
+                "seed {seed}: blob {id} is sparse: {blob:?}"
+            );
         }
         for ino in model.files.keys().copied().collect::<Vec<_>>() {
             rig.unlink(ino).unwrap();

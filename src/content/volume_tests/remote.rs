@@ -20,7 +20,10 @@ fn reads_are_checked_frame_by_frame() {
     }
     rig.collect().unwrap();
     assert!(rig.blobs().keys().all(|id| rig.store.place_of(*id) == crate::store::Where::Elsewhere));
-    assert!(rig.disk.files().iter().all(|(path, _)| path.extension().is_none_or(|e| e != "seg")), "local copies are gone");
+    assert!(
+        rig.disk.files().iter().all(|(path, _)| path.extension().is_none_or(|e| e != "seg")),
+        "local copies are gone"
+    );
     model.assert_same(&rig, "from the store");
     rig.assert_sound("from the store");
 }

@@ -56,7 +56,13 @@ pub fn small() -> ContentConfig {
 }
 
 pub fn eager() -> ReclaimConfig {
-    ReclaimConfig { idle_seal_bytes: 1, drop_grace_ms: 0, checkpoint_after_ms: 0, moves_per_command: 5, ..ReclaimConfig::default() }
+    ReclaimConfig {
+        idle_seal_bytes: 1,
+        drop_grace_ms: 0,
+        checkpoint_after_ms: 0,
+        moves_per_command: 5,
+        ..ReclaimConfig::default()
+    }
 }
 
 pub const ROOT: &str = "/vol";
@@ -80,7 +86,11 @@ pub fn memory() -> Arc<dyn Metastore> {
 pub fn redb(disk: &SimDisk) -> Result<Arc<dyn Metastore>> {
     disk.create_dir_all(&Path::new(ROOT).join("meta"))?;
     let options = RedbOptions { cache_bytes: 1 << 20, ..RedbOptions::default() };
-    Ok(Arc::new(RedbMetastore::open_or_create(Arc::new(disk.clone()), &Path::new(ROOT).join("meta/zone.redb"), options)?))
+    Ok(Arc::new(RedbMetastore::open_or_create(
+        Arc::new(disk.clone()),
+        &Path::new(ROOT).join("meta/zone.redb"),
+        options,
+    )?))
 }
 
 impl Rig {
@@ -100,8 +110,7 @@ impl Rig {
         config: ContentConfig,
     ) -> Result<Rig> {
         let clock = Arc::new(TestClock::default());
-        let store =
-            SegmentStore::open(Arc::new(disk.clone()), blobs, clock.clone(), Path::new(ROOT), config.clone())?;
+        let store = SegmentStore::open(Arc::new(disk.clone()), blobs, clock.clone(), Path::new(ROOT), config.clone())?;
         let zone = Arc::new(DirectZone::open_or_format(meta.clone(), store.clone(), clock.clone(), (0, 0))?);
         let zones: Vec<Arc<dyn Zone>> = vec![zone.clone()];
         store.attach(&zones)?;
@@ -126,7 +135,14 @@ impl Rig {
         let size = self.zone.inode(ino)?.ok_or(Error::Stale)?.size;
         let staged = self.store.write(WriteHint { ino, offset, size }, data)?;
         let (pieces, store) = (staged.pieces.clone(), staged.store);
-        self.zone.propose(&Command::Write { ino, offset, pieces, store, kill_privileges: false, now: self.clock.now() })?;
+        self.zone.propose(&Command::Write {
+            ino,
+            offset,
+            pieces,
+            store,
+            kill_privileges: false,
+            now: self.clock.now(),
+        })?;
         Ok(())
     }
 
@@ -220,7 +236,9 @@ impl Rig {
     /// Files of segments, blobs and sums, by folder.
     pub fn content_files(&self) -> Vec<PathBuf> {
         let files = self.disk.files().into_iter().map(|(path, _)| path);
-        files.filter(|path| path.extension().is_none_or(|e| e == "seg" || e == "sum") && !path.ends_with("counter")).collect()
+        files
+            .filter(|path| path.extension().is_none_or(|e| e == "seg" || e == "sum") && !path.ends_with("counter"))
+            .collect()
     }
 }
 
