@@ -123,7 +123,7 @@ impl Volume {
             let path = path.clone();
             move |error| Error::kernel(&path, format!("{what} in {}", path.display()), error)
         };
-        let plan = MemoryPlan::divide(config.memory);
+        let plan = MemoryPlan::divide(config.memory, config.cache);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
         let blobs: Arc<dyn ObjectStore> = match drivers.object_store {

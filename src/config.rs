@@ -7,6 +7,7 @@
 //! metastore = "redb"         # NEXUS_METASTORE     --metastore      redb, memory
 //! object_store = "local"     # NEXUS_OBJECT_STORE  --object-store   local, memory
 //! memory = "512M"            # NEXUS_MEMORY        --memory
+//! cache = "96M"              # NEXUS_CACHE         --cache
 //! log = "info"               # NEXUS_LOG           --log
 //! options = "noatime"        # NEXUS_OPTIONS       -o
 //! ```
@@ -22,7 +23,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 use crate::folder::Drivers;
-use crate::memory;
+use crate::memory::{self, MemoryPlan};
 
 /// Longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -62,6 +63,8 @@ pub struct Config {
     pub drivers: Drivers,
     /// Memory limit in bytes.
     pub memory: u64,
+    /// How much of that is for caches; a share if left open.
+    pub cache: Option<u64>,
     /// How much is logged.
     pub log: log::LevelFilter,
     /// Mount options that are always on, comma-separated.
@@ -84,6 +87,9 @@ pub struct Settings {
     /// See [`Config::memory`].
     #[serde(default, deserialize_with = "byte_size")]
     pub memory: Option<ByteSize>,
+    /// See [`Config::cache`].
+    #[serde(default, deserialize_with = "byte_size")]
+    pub cache: Option<ByteSize>,
     /// See [`Config::log`].
     #[serde(default, deserialize_with = "level")]
     pub log: Option<log::LevelFilter>,
@@ -173,6 +179,7 @@ impl Settings {
             metastore: parse_variable("NEXUS_METASTORE", text("NEXUS_METASTORE")?)?,
             object_store: parse_variable("NEXUS_OBJECT_STORE", text("NEXUS_OBJECT_STORE")?)?,
             memory: parse_variable("NEXUS_MEMORY", text("NEXUS_MEMORY")?)?,
+            cache: parse_variable("NEXUS_CACHE", text("NEXUS_CACHE")?)?,
             log: text("NEXUS_LOG")?
                 .map(|level| parse_level(&level).map_err(|problem| setting("NEXUS_LOG", problem)))
                 .transpose()?,
@@ -231,6 +238,7 @@ impl Settings {
             metastore: stronger.metastore.or(self.metastore),
             object_store: stronger.object_store.or(self.object_store),
             memory: stronger.memory.or(self.memory),
+            cache: stronger.cache.or(self.cache),
             log: stronger.log.or(self.log),
             options: match (self.options, stronger.options) {
                 (Some(weak), Some(strong)) => Some(format!("{weak},{strong}")),
@@ -257,6 +265,17 @@ impl Settings {
                 format!("{} is too little: give at least {}", ByteSize(memory), ByteSize(memory::MIN_BYTES)),
             ));
         }
+        let cache = self.cache.map(|size| size.0);
+        let most = MemoryPlan::most_cache(memory);
+        if let Some(cache) = cache.filter(|cache| *cache > most) {
+            let problem = format!(
+                "{} is too much for caches: of {} of memory they may have {}",
+                ByteSize(cache),
+                ByteSize(memory),
+                ByteSize(most)
+            );
+            return Err(setting("cache", problem));
+        }
         Ok(Config {
             data,
             drivers: Drivers {
@@ -264,6 +283,7 @@ impl Settings {
                 object_store: self.object_store.unwrap_or_default(),
             },
             memory,
+            cache,
             log: self.log.unwrap_or(log::LevelFilter::Info),
             options: self.options.unwrap_or_default(),
         })

@@ -32,6 +32,7 @@ fn flags_beat_the_file_and_the_file_beats_the_environment() {
             data: "/var/lib/nexus/default".into(),
             drivers: Drivers { metastore: MetastoreKind::Memory, object_store: ObjectStoreKind::Local },
             memory: 1 << 30,
+            cache: None,
             log: log::LevelFilter::Debug,
             options: "ro,noatime".to_owned(),
         }
@@ -106,6 +107,15 @@ fn too_little_memory_is_refused() {
     let settings = Settings { memory: Some(ByteSize(1 << 20)), ..Settings::default() };
     let error = settings.decide(&root()).unwrap_err().to_string();
     assert!(error.contains("1 MiB is too little") && error.contains("32 MiB"), "{error}");
+}
+
+#[test]
+fn too_much_cache_is_refused() {
+    let with =
+        |cache| Settings { memory: Some(ByteSize(64 << 20)), cache: Some(ByteSize(cache)), ..Settings::default() };
+    assert_eq!(with(32 << 20).decide(&root()).unwrap().cache, Some(32 << 20));
+    let error = with(33 << 20).decide(&root()).unwrap_err().to_string();
+    assert!(error.contains("33 MiB is too much for caches") && error.contains("32 MiB"), "{error}");
 }
 
 #[test]

@@ -77,7 +77,7 @@ data folder. SIGTERM and SIGINT unmount and close the volume; SIGHUP reopens the
 
 Settings come, in rising order, from NEXUS_* variables, the configuration file
 (/etc/nexus/config.toml for root, else ~/.config/nexus/config.toml) and flags:
-  data, metastore, object_store, memory, log, options
+  data, metastore, object_store, memory, cache, log, options
 
 In /etc/fstab, with the helper that scripts/install puts in place:
   photos  /mnt/photos  fuse.nexus  defaults,allow_other  0  0";
@@ -138,6 +138,9 @@ pub struct VolumeArgs {
     /// Memory limit of the daemon, 32M or more [default: 256M]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// How much of that is for caches, half of it at the most [default: 3/8 of it]
+    #[arg(long, value_name = "SIZE")]
+    pub cache: Option<ByteSize>,
     /// Driver of the metadata: redb, memory [default: redb]
     #[arg(long, value_name = "DRIVER")]
     pub metastore: Option<MetastoreKind>,
@@ -221,6 +224,7 @@ impl VolumeArgs {
             metastore: self.metastore,
             object_store: self.object_store,
             memory: self.memory,
+            cache: self.cache,
             log: self.log,
             options: None,
         })

@@ -1,6 +1,6 @@
 //! `nexus-fuse mount`, and what mount(8) calls as `mount.fuse.nexus`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub fn run_helper(call: &MountCall) -> Result<(), String> {
 
 /// The daemon that `daemon::start` started.
 fn run_daemon(args: &MountArgs) -> ExitCode {
-    let reporter = Reporter::new();
+    let reporter = Reporter::begin();
     let result = plan(args).and_then(|plan| {
         logger::init(plan.config.log);
         daemon::run(&plan, &mut |ready| reporter.ready(ready)).map_err(|failure| failure.to_string())
@@ -93,6 +93,7 @@ fn plan(args: &MountArgs) -> Result<Plan, String> {
         // What mount(8) can only say as an option is as strong as a flag.
         settings.data = options.data.or(settings.data);
         settings.memory = options.memory_bytes.map(ByteSize).or(settings.memory);
+        settings.cache = options.cache_bytes.map(ByteSize).or(settings.cache);
         settings.decide(&surroundings).map_err(text)?
     };
     let source = source(args, &config, &surroundings);
@@ -158,7 +159,7 @@ fn announce(ready: &Ready) -> String {
 }
 
 /// A path as a shell takes it.
-fn quote(path: &PathBuf) -> String {
+fn quote(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,@%:=".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn paths_are_quoted_where_a_shell_needs_it() {
-        assert_eq!(quote(&"/mnt/a-b_1.x".into()), "/mnt/a-b_1.x");
-        assert_eq!(quote(&"/mnt/it's".into()), "'/mnt/it'\\''s'");
+        assert_eq!(quote(Path::new("/mnt/a-b_1.x")), "/mnt/a-b_1.x");
+        assert_eq!(quote(Path::new("/mnt/it's")), "'/mnt/it'\\''s'");
     }
 }

@@ -69,6 +69,9 @@ fn command(plan: &Plan) -> Command {
     command.arg("--metastore").arg(config.drivers.metastore.to_string());
     command.arg("--object-store").arg(config.drivers.object_store.to_string());
     command.arg("--memory").arg(config.memory.to_string());
+    if let Some(cache) = config.cache {
+        command.arg("--cache").arg(cache.to_string());
+    }
     command.arg("--log").arg(config.log.to_string());
     if !config.options.is_empty() {
         command.arg("-o").arg(&config.options);
@@ -91,7 +94,7 @@ pub struct Reporter(());
 
 impl Reporter {
     /// Leaves the session of the terminal. Standard output is the pipe.
-    pub fn new() -> Reporter {
+    pub fn begin() -> Reporter {
         // Fails only where this process leads a session already, which is as good.
         let _ = rustix::process::setsid();
         // Else it would be called "exe", as it was started through /proc.

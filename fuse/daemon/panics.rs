@@ -35,7 +35,9 @@ pub fn watch(events: Sender<Event>) {
 fn describe(info: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-    let message = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = text.unwrap_or("no message");
     format!(
         "thread {} panicked at {place}: {message}\n{}",
         thread.name().unwrap_or("without a name"),

@@ -79,7 +79,7 @@ fn wrong_calls_are_refused() {
 #[test]
 fn options_can_name_folder_and_memory() {
     let sandbox = Sandbox::new();
-    sandbox.ok(&["mount", "m", "-o", &format!("data={},memory=48M,subdir=/", sandbox.at("d").display())]);
+    sandbox.ok(&["mount", "m", "-o", &format!("data={},memory=48M,cache_size=8M,subdir=/", sandbox.at("d").display())]);
     assert!(sandbox.ok(&["status", "m"]).contains("limit 48 MiB"));
     fs::create_dir_all(sandbox.at("m/a/b")).unwrap();
     fs::write(sandbox.at("m/a/b/file"), "x").unwrap();
@@ -105,8 +105,8 @@ fn mount_8_and_fstab_find_the_helper() {
             mkdir "$BOX/over/up" "$BOX/over/work"
             sbin=$(readlink -f /sbin)
             mount -t overlay none -o "lowerdir=$sbin,upperdir=$BOX/over/up,workdir=$BOX/over/work" "$sbin"
-            ln -s "$PROGRAM" /sbin/mount.fuse.nexus
-            ln -s "$PROGRAM" /sbin/umount.fuse.nexus
+            ln -sf "$PROGRAM" /sbin/mount.fuse.nexus
+            ln -sf "$PROGRAM" /sbin/umount.fuse.nexus
             printf "%s %s fuse.nexus noatime,nofail 0 0\n" "$BOX/vol" "$BOX/m" > "$BOX/fstab"
             mount --bind "$BOX/fstab" /etc/fstab
             mount "$BOX/m"

@@ -106,6 +106,12 @@ fn mount_points_and_settings() {
             ..DEFAULT
         },
         Case {
+            name: "too much cache",
+            words: &["mount", "m", "--data", "d", "-o", "memory=64M,cache_size=48M"],
+            message: &["48 MiB is too much for caches"],
+            ..DEFAULT
+        },
+        Case {
             name: "two volumes named",
             words: &["mount", "m", "--data", "d", "--volume", "v"],
             message: &["cannot be used with"],

@@ -55,7 +55,7 @@ impl Sandbox {
     /// A command that sees nothing of the settings of whoever runs the tests.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        for name in ["DATA", "METASTORE", "OBJECT_STORE", "MEMORY", "LOG", "OPTIONS"] {
+        for name in ["DATA", "METASTORE", "OBJECT_STORE", "MEMORY", "CACHE", "LOG", "OPTIONS"] {
             command.env_remove(format!("NEXUS_{name}"));
         }
         command.env("HOME", self.path()).stdin(Stdio::null()).current_dir(self.path());
