@@ -247,7 +247,9 @@ fn is_for_mount_only(name: &str) -> bool {
         "fuse",
         "fsc",
     ];
-    EXACT.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+    // What /proc/mounts shows of a FUSE mount; mount(8) hands it back with a remount.
+    const SHOWN: [&str; 5] = ["user_id", "group_id", "rootmode", "fd", "blksize"];
+    EXACT.contains(&name) || SHOWN.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
 }
 
 /// Splits at commas, except those after a backslash.
@@ -339,6 +341,12 @@ mod tests {
         let list = "defaults,auto,noauto,user,user=joe,users,nofail,_netdev,x-systemd.automount,X-mount.mkdir=0755,comment=hi,,";
         assert_eq!(MountOptions::parse(list), Ok(MountOptions::default()));
         assert_eq!(MountOptions::parse(""), Ok(MountOptions::default()));
+    }
+
+    #[test]
+    fn a_remount_takes_back_what_proc_mounts_shows() {
+        let shown = MountOptions::parse("rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,remount,ro");
+        assert_eq!(shown.map(|options| (options.remount, options.read_only)), Ok((true, Some(true))));
     }
 
     #[test]
