@@ -55,7 +55,7 @@ impl Node {
             ..ContentConfig::default()
         };
         let content = SegmentStore::open(disk.clone(), blobs, clock.clone(), root, config)?;
-        let options = RedbOptions { cache_bytes: 1 << 20, verify_up_to_bytes: 0 };
+        let options = RedbOptions { cache_bytes: 1 << 20, verify_up_to_bytes: 0, reserve_bytes: 512 << 10 };
         let metastore = Arc::new(RedbMetastore::open_or_create(disk.clone(), &root.join("meta.redb"), options)?);
         let zone = open_zone(&disk, root, metastore, content.clone(), clock.clone())?;
         content.attach(std::slice::from_ref(&zone))?;
@@ -65,7 +65,6 @@ impl Node {
             idle_seal_ms: 50,
             idle_seal_bytes: 1,
             drop_grace_ms: 20,
-            checkpoint_after_ms: 10,
             moves_per_command: 4,
             ..ReclaimConfig::default()
         };

@@ -4,6 +4,8 @@ mod memory_metastore;
 mod redb_backend;
 mod redb_database;
 mod redb_metastore;
+mod reserve;
+mod scratch_file;
 
 pub use memory_metastore::MemoryMetastore;
 pub use redb_metastore::{RedbMetastore, RedbOptions};

@@ -71,6 +71,11 @@ impl FileFacts {
         &self.path
     }
 
+    /// The file.
+    pub fn file(&self) -> Arc<dyn DiskFile> {
+        self.file.clone()
+    }
+
     /// The first failure since the file was opened.
     pub fn failure(&self) -> Option<Failure> {
         self.failure.lock().clone()

@@ -12,16 +12,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nexus_kernel::disk::Disk;
+use nexus_kernel::disk::{Disk, DiskFile};
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::metastore::{Durability, Table, Visitor, WriteBatch};
 use redb::{
-    CommitError, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError,
-    TableDefinition, TableError, TransactionError,
+    CommitError, Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    StorageError, TableDefinition, TableError, TransactionError,
 };
 
 use super::redb_backend::{Failure, FileFacts, RedbBackend, damaged};
 use super::redb_metastore::RedbOptions;
+use super::scratch_file::ScratchFile;
 
 /// The format that this build writes, and the only one that it reads.
 const FORMAT: u64 = 1;
@@ -60,17 +61,17 @@ impl RedbDatabase {
         let file = disk.create(path)?;
         let this = RedbDatabase::start(file, path, options, false)?;
         this.guard(|database| {
-            let mut txn = database.begin_write().map_err(|e| this.transaction_error(e))?;
+            let mut txn = database.begin_write().map_err(|e| transaction_error(&this.facts, e))?;
             txn.set_quick_repair(true);
             for table in Table::ALL {
-                txn.open_table(raw(table)).map_err(|e| this.table_error(e))?;
+                txn.open_table(raw(table)).map_err(|e| table_error(&this.facts, e))?;
             }
             {
-                let mut own = txn.open_table(OWN).map_err(|e| this.table_error(e))?;
+                let mut own = txn.open_table(OWN).map_err(|e| table_error(&this.facts, e))?;
                 own.insert("format", FORMAT).map_err(|e| this.facts.error(e))?;
                 own.insert("commit", 0).map_err(|e| this.facts.error(e))?;
             }
-            txn.commit().map_err(|e| this.commit_error(e))
+            txn.commit().map_err(|e| commit_error(&this.facts, e))
         })?;
         this.close()
     }
@@ -93,12 +94,7 @@ impl RedbDatabase {
         Ok((this, commits))
     }
 
-    fn start(
-        file: Arc<dyn nexus_kernel::disk::DiskFile>,
-        path: &Path,
-        options: &RedbOptions,
-        verify: bool,
-    ) -> Result<RedbDatabase> {
+    fn start(file: Arc<dyn DiskFile>, path: &Path, options: &RedbOptions, verify: bool) -> Result<RedbDatabase> {
         let facts = FileFacts::new(file, path);
         let backend = RedbBackend(facts.clone());
         let mut builder = Database::builder();
@@ -113,37 +109,31 @@ impl RedbDatabase {
         Ok(RedbDatabase { database: Some(database), facts })
     }
 
+    /// The last durable state of `file`, which is not changed: what is written stays in
+    /// memory. For when the disk takes no writes.
+    pub fn open_in_memory(file: Arc<dyn DiskFile>, path: &Path, options: &RedbOptions) -> Result<(RedbDatabase, u64)> {
+        let this = RedbDatabase::start(Arc::new(ScratchFile::new(file)?), path, options, false)?;
+        let commits = this.check_format()?;
+        Ok((this, commits))
+    }
+
+    /// The file below.
+    pub fn file(&self) -> Arc<dyn DiskFile> {
+        self.facts.file()
+    }
+
     fn check_format(&self) -> Result<u64> {
         self.guard(|database| {
-            let txn = database.begin_read().map_err(|e| self.transaction_error(e))?;
-            let own = match txn.open_table(OWN) {
-                Ok(own) => own,
-                Err(TableError::TableDoesNotExist(_)) => return Err(self.facts.damaged(&"no metastore format is noted in it")),
-                Err(error) => return Err(self.table_error(error)),
-            };
-            let number = |key: &str| match own.get(key) {
-                Ok(Some(value)) => Ok(value.value()),
-                Ok(None) => Err(self.facts.damaged(&format_args!("{key} is not noted in it"))),
-                Err(error) => Err(self.facts.error(error)),
-            };
-            match number("format")? {
-                FORMAT => number("commit"),
-                other => Err(Error::UnknownVersion(format!(
-                    "the metastore {} has format {other}, and this build knows format {FORMAT} only; use the build that made it",
-                    self.facts.path().display()
-                ))),
-            }
+            let txn = database.begin_read().map_err(|error| transaction_error(&self.facts, error))?;
+            check_format(&txn, &self.facts)
         })
     }
 
     /// The newest state.
     pub fn tables(&self) -> Result<Tables> {
         self.guard(|database| {
-            let txn = database.begin_read().map_err(|e| self.transaction_error(e))?;
-            let open = |table: Table| txn.open_table(raw(table)).map_err(|e| self.table_error(e));
-            let [a, b, c, d, e, f, g, h, i] = Table::ALL;
-            let tables = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?, open(f)?, open(g)?, open(h)?, open(i)?];
-            Ok(Tables { tables, facts: self.facts.clone() })
+            let txn = database.begin_read().map_err(|error| transaction_error(&self.facts, error))?;
+            Tables::open(&txn, &self.facts)
         })
     }
 
@@ -155,7 +145,7 @@ impl RedbDatabase {
         durability: Durability,
     ) -> Result<()> {
         self.guard(|database| {
-            let mut txn = database.begin_write().map_err(|e| self.transaction_error(e))?;
+            let mut txn = database.begin_write().map_err(|e| transaction_error(&self.facts, e))?;
             match durability {
                 Durability::Durable => txn.set_quick_repair(true),
                 Durability::Buffered => {
@@ -168,7 +158,7 @@ impl RedbDatabase {
                 if writes.peek().is_none() {
                     continue;
                 }
-                let mut open = txn.open_table(raw(table)).map_err(|e| self.table_error(e))?;
+                let mut open = txn.open_table(raw(table)).map_err(|e| table_error(&self.facts, e))?;
                 for (_, key, value) in writes {
                     match value {
                         Some(value) => open.insert(key.as_slice(), value.as_ref()).map_err(|e| self.facts.error(e))?,
@@ -177,10 +167,10 @@ impl RedbDatabase {
                 }
             }
             {
-                let mut own = txn.open_table(OWN).map_err(|e| self.table_error(e))?;
+                let mut own = txn.open_table(OWN).map_err(|e| table_error(&self.facts, e))?;
                 own.insert("commit", commits).map_err(|e| self.facts.error(e))?;
             }
-            txn.commit().map_err(|e| self.commit_error(e))
+            txn.commit().map_err(|e| commit_error(&self.facts, e))
         })
     }
 
@@ -230,27 +220,6 @@ impl RedbDatabase {
             Err(_) => Err(self.facts.damaged(&"a page has the wrong shape")),
         }
     }
-
-    fn transaction_error(&self, error: TransactionError) -> Error {
-        match error {
-            TransactionError::Storage(error) => self.facts.error(error),
-            error => self.facts.io(&error),
-        }
-    }
-
-    fn commit_error(&self, error: CommitError) -> Error {
-        match error {
-            CommitError::Storage(error) => self.facts.error(error),
-            error => self.facts.io(&error),
-        }
-    }
-
-    fn table_error(&self, error: TableError) -> Error {
-        match error {
-            TableError::Storage(error) => self.facts.error(error),
-            error => self.facts.damaged(&error),
-        }
-    }
 }
 
 impl Drop for RedbDatabase {
@@ -259,6 +228,48 @@ impl Drop for RedbDatabase {
         if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
             log::error!("{}", self.facts.damaged(&"closing it failed"));
         }
+    }
+}
+
+/// Refuses all formats but this build's; answers how many commits there are.
+fn check_format(txn: &ReadTransaction, facts: &FileFacts) -> Result<u64> {
+    let own = match txn.open_table(OWN) {
+        Ok(own) => own,
+        Err(TableError::TableDoesNotExist(_)) => return Err(facts.damaged(&"no metastore format is noted in it")),
+        Err(error) => return Err(table_error(facts, error)),
+    };
+    let number = |key: &str| match own.get(key) {
+        Ok(Some(value)) => Ok(value.value()),
+        Ok(None) => Err(facts.damaged(&format_args!("{key} is not noted in it"))),
+        Err(error) => Err(facts.error(error)),
+    };
+    match number("format")? {
+        FORMAT => number("commit"),
+        other => Err(Error::UnknownVersion(format!(
+            "the metastore {} has format {other}, and this build knows format {FORMAT} only; use the build that made it",
+            facts.path().display()
+        ))),
+    }
+}
+
+fn transaction_error(facts: &FileFacts, error: TransactionError) -> Error {
+    match error {
+        TransactionError::Storage(error) => facts.error(error),
+        error => facts.io(&error),
+    }
+}
+
+fn commit_error(facts: &FileFacts, error: CommitError) -> Error {
+    match error {
+        CommitError::Storage(error) => facts.error(error),
+        error => facts.io(&error),
+    }
+}
+
+fn table_error(facts: &FileFacts, error: TableError) -> Error {
+    match error {
+        TableError::Storage(error) => facts.error(error),
+        error => facts.damaged(&error),
     }
 }
 
@@ -277,6 +288,13 @@ fn database_error(facts: &FileFacts, error: DatabaseError) -> Error {
 }
 
 impl Tables {
+    fn open(txn: &ReadTransaction, facts: &Arc<FileFacts>) -> Result<Tables> {
+        let open = |table: Table| txn.open_table(raw(table)).map_err(|error| table_error(facts, error));
+        let [a, b, c, d, e, f, g, h, i] = Table::ALL;
+        let tables = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?, open(f)?, open(g)?, open(h)?, open(i)?];
+        Ok(Tables { tables, facts: facts.clone() })
+    }
+
     fn table(&self, table: Table) -> Result<&ReadOnlyTable<&'static [u8], &'static [u8]>> {
         self.tables.get(table as usize - 1).ok_or(Error::Invalid)
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use nexus_kernel::disk::Disk;
+use nexus_kernel::disk::{Disk, DiskFile};
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::metastore::{
     Durability, MetaRead, MetaSnapshot, Metastore, MetastoreStats, Table, Visitor, WriteBatch,
@@ -20,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::redb_backend::damaged;
 use super::redb_database::{Order, RedbDatabase, Tables, Verify};
+use super::reserve::Reserve;
 
 /// Bytes of batches kept at the most; a buffered commit beyond that is made durable.
 const RETAINED_BYTES: usize = 32 << 20;
@@ -32,11 +33,13 @@ pub struct RedbOptions {
     /// A file of up to this many bytes is read and verified whole when it is opened, which
     /// takes about 0.06 s for 100 MiB in RAM. Of a larger one, damage is found when it is met.
     pub verify_up_to_bytes: u64,
+    /// Space kept back, so that a full disk still takes commits that free some.
+    pub reserve_bytes: u64,
 }
 
 impl Default for RedbOptions {
     fn default() -> Self {
-        RedbOptions { cache_bytes: 64 << 20, verify_up_to_bytes: 128 << 20 }
+        RedbOptions { cache_bytes: 64 << 20, verify_up_to_bytes: 128 << 20, reserve_bytes: 8 << 20 }
     }
 }
 
@@ -57,6 +60,10 @@ struct Inner {
 struct Writer {
     /// `None` while the file could not be opened again after a failure.
     database: Option<RedbDatabase>,
+    /// What readers use meanwhile.
+    stand_in: Option<RedbDatabase>,
+    /// The metastore's file, as it was opened last.
+    file: Arc<dyn DiskFile>,
     /// Number of the newest commit.
     newest: u64,
     /// Commits that the file may not hold yet, with their numbers, ascending.
@@ -64,6 +71,7 @@ struct Writer {
     retained_bytes: usize,
     /// Why no commit is taken any more.
     refused: Option<Error>,
+    reserve: Reserve,
 }
 
 /// The state after one commit.
@@ -81,8 +89,17 @@ impl RedbMetastore {
         let verify = Verify::UpTo(options.verify_up_to_bytes);
         let (database, newest) = RedbDatabase::open(&*disk, path, &options, verify)?;
         let tables = database.tables()?;
-        let writer =
-            Writer { database: Some(database), newest, retained: Vec::new(), retained_bytes: 0, refused: None };
+        let reserve = Reserve::open(disk.clone(), path, options.reserve_bytes);
+        let writer = Writer {
+            file: database.file(),
+            database: Some(database),
+            stand_in: None,
+            newest,
+            retained: Vec::new(),
+            retained_bytes: 0,
+            refused: None,
+            reserve,
+        };
         let inner = Arc::new_cyclic(|inner| Inner {
             disk,
             path: path.to_owned(),
@@ -157,11 +174,24 @@ impl Metastore for RedbMetastore {
 impl Inner {
     fn commit(&self, batch: &WriteBatch, durability: Durability) -> Result<()> {
         let mut writer = self.writer.lock();
+        let done = match self.commit_once(&mut writer, batch, durability) {
+            Err(Error::NoSpace | Error::QuotaExceeded) if writer.reserve.release_for(batch) => {
+                self.commit_once(&mut writer, batch, durability)
+            }
+            done => done,
+        };
+        if done.is_ok() && durability == Durability::Durable {
+            writer.reserve.make();
+        }
+        done
+    }
+
+    fn commit_once(&self, writer: &mut Writer, batch: &WriteBatch, durability: Durability) -> Result<()> {
         if let Some(refused) = &writer.refused {
             return Err(Error::Unavailable(format!("the metastore takes no changes after a failure: {refused}")));
         }
         if writer.database.as_ref().is_none_or(|database| database.failure().is_some()) {
-            self.recover(&mut writer, None)?;
+            self.recover(writer, None)?;
         }
         let current = self.current.read().clone();
         for (table, key, expected) in &batch.expect {
@@ -175,7 +205,7 @@ impl Inner {
         let Some(database) = &writer.database else { return Err(self.closed()) };
         match database.commit([batch], number, durability) {
             Ok(()) => {}
-            Err(error) => return self.after_failed_commit(&mut writer, number, error),
+            Err(error) => return self.after_failed_commit(writer, number, error),
         }
         let tables = database.tables();
         writer.newest = number;
@@ -188,7 +218,7 @@ impl Inner {
             // The commit stands; that its state can't be read is the readers' trouble.
             Err(error) => {
                 log::error!("metastore {}: {error}", self.path.display());
-                let _ = self.recover(&mut writer, None);
+                let _ = self.recover(writer, None);
             }
         }
         Ok(())
@@ -233,13 +263,34 @@ impl Inner {
             // Its failure is known and handled here; closing only tells of it again.
             let _ = database.close();
         }
-        let (database, held) = RedbDatabase::open(&*self.disk, &self.path, &self.options, Verify::No)?;
-        if held > writer.newest && in_flight != Some(held) {
-            let text = format!("a commit that was given up is in the metastore {} after all", self.path.display());
-            writer.refuse(&self.path, &Error::Io(text));
+        match RedbDatabase::open(&*self.disk, &self.path, &self.options, Verify::No) {
+            Ok((database, held)) => {
+                if held > writer.newest && in_flight != Some(held) {
+                    let text =
+                        format!("a commit that was given up is in the metastore {} after all", self.path.display());
+                    writer.refuse(&self.path, &Error::Io(text));
+                }
+                self.catch_up(writer, &database, held)?;
+                writer.file = database.file();
+                writer.database = Some(database);
+                writer.stand_in = None;
+                Ok(())
+            }
+            Err(error) => {
+                if writer.stand_in.is_none()
+                    && let Err(other) = self.read_on(writer)
+                {
+                    log::error!("metastore {} can't be read: {other}", self.path.display());
+                }
+                Err(error)
+            }
         }
-        let missing: Vec<&WriteBatch> =
-            writer.retained.iter().filter(|(number, _)| *number > held).map(|(_, batch)| batch).collect();
+    }
+
+    /// Applies to a database that holds `held` commits what it lacks, and shows it to readers.
+    fn catch_up(&self, writer: &mut Writer, database: &RedbDatabase, held: u64) -> Result<()> {
+        let missing = writer.retained.iter().filter(|(number, _)| *number > held).map(|(_, batch)| batch);
+        let missing: Vec<&WriteBatch> = missing.collect();
         let newest = held.max(writer.newest);
         if held + (missing.len() as u64) < newest {
             return Err(damaged(&self.path, &format_args!("it holds {held} commits and should hold {newest}")));
@@ -247,10 +298,19 @@ impl Inner {
         if !missing.is_empty() {
             database.commit(missing, newest, Durability::Buffered)?;
         }
-        let tables = database.tables()?;
+        self.publish(database.tables()?, newest);
         writer.newest = newest;
-        writer.database = Some(database);
-        self.publish(tables, newest);
+        Ok(())
+    }
+
+    /// Keeps reads going where the disk takes no writes.
+    fn read_on(&self, writer: &mut Writer) -> Result<()> {
+        let (database, held) = RedbDatabase::open_in_memory(writer.file.clone(), &self.path, &self.options)?;
+        if held > writer.newest {
+            return Err(Error::Unavailable("it is not known which state is the newest".into()));
+        }
+        self.catch_up(writer, &database, held)?;
+        writer.stand_in = Some(database);
         Ok(())
     }
 
@@ -271,11 +331,17 @@ impl Inner {
     /// of a newer opening, if it is still the newest.
     fn replacement(&self, failed: &RedbSnapshot) -> Result<Arc<RedbSnapshot>> {
         let mut writer = self.writer.lock();
-        if std::ptr::eq(Arc::as_ptr(&*self.current.read()), failed) {
-            self.recover(&mut writer, None)?;
-        }
+        let is_failed = |current: &Arc<RedbSnapshot>| std::ptr::eq(Arc::as_ptr(current), failed);
+        let recovered = if is_failed(&self.current.read()) {
+            writer.stand_in = None;
+            self.recover(&mut writer, None)
+        } else {
+            Ok(())
+        };
         let current = self.current.read().clone();
-        if current.commit == failed.commit {
+        if is_failed(&current) {
+            recovered.map(|()| current)
+        } else if current.commit == failed.commit {
             Ok(current)
         } else {
             Err(Error::Unavailable(format!(

@@ -26,7 +26,7 @@ impl Simulated {
 
 /// A cache so small that pages are evicted, and written before their commit.
 fn options() -> RedbOptions {
-    RedbOptions { cache_bytes: 256 << 10, ..RedbOptions::default() }
+    RedbOptions { cache_bytes: 256 << 10, reserve_bytes: 0, ..RedbOptions::default() }
 }
 
 impl Medium for Simulated {
@@ -220,7 +220,7 @@ fn damage_met_while_reading_is_an_error_and_ends_commits() {
     let mut met = 0;
     for page in 1..len / 4096 {
         let image = Simulated(simulated.0.fork());
-        let options = RedbOptions { cache_bytes: 0, verify_up_to_bytes: 0 };
+        let options = RedbOptions { cache_bytes: 0, verify_up_to_bytes: 0, reserve_bytes: 0 };
         let store = RedbMetastore::open(Arc::new(image.0.clone()), Path::new(PATH), options).unwrap();
         for byte in 0..4 {
             image.0.damage(Path::new(PATH), page * 4096 + byte, 0xff).unwrap();
@@ -305,6 +305,63 @@ fn want_of_space_at_any_operation_changes_nothing_and_heals() {
         assert_eq!((value(&again, 1).unwrap(), value(&again, 2).unwrap()), ("buffered".into(), "late".into()));
     }
     assert!(healed > 3 && refused == 2, "{healed} healed, {refused} refused");
+}
+
+/// A full disk takes a commit that frees something, out of what was kept back for it; the
+/// reserve comes back with the space.
+#[test]
+fn a_full_disk_takes_deletions() {
+    let simulated = Simulated::new();
+    let reserved = || RedbOptions { reserve_bytes: 1 << 20, ..options() };
+    let open =
+        |disk: &SimDisk| RedbMetastore::open_or_create(Arc::new(disk.clone()), Path::new(PATH), reserved()).unwrap();
+    let reserve = Path::new("/zone/meta.redb.reserve");
+    let store = open(&simulated.0);
+    let fill = |round: u64| {
+        let writes = (0..500).flat_map(|key| put(round * 1000 + key, &[round as u8; 300]).writes).collect();
+        store.commit(&WriteBatch { expect: vec![], writes }, Durability::Durable)
+    };
+    fill(1).unwrap();
+    simulated.0.set_capacity(Some(simulated.0.used_bytes()));
+    let full = (2..20).find(|round| fill(*round).is_err()).unwrap();
+    assert_eq!(fill(full), Err(Error::NoSpace));
+    assert!(simulated.0.open(reserve).is_ok(), "what frees nothing is kept off the reserve");
+    let delete = |range: std::ops::Range<u64>| {
+        let writes = range.map(|key| (Table::Inode, Key::from_slice(&key.to_be_bytes()), None)).collect();
+        store.commit(&WriteBatch { expect: vec![], writes }, Durability::Durable)
+    };
+    delete(1000..1500).unwrap();
+    assert_eq!(value(&store, 1001), None);
+    assert!(simulated.0.open(reserve).is_err(), "the reserve was not needed");
+    simulated.0.set_capacity(None);
+    fill(full).unwrap();
+    assert!(simulated.0.open(reserve).is_ok(), "the reserve did not come back");
+    drop(store);
+    assert_eq!(value(&open(&simulated.0.power_cut(1)), full * 1000 + 1).unwrap(), vec![full as u8; 300]);
+}
+
+/// While the disk takes no writes at all, the durable state can be read, from a file that is
+/// in the cache only in part.
+#[test]
+fn reads_go_on_while_the_disk_takes_no_writes() {
+    let simulated = filled();
+    let store = RedbMetastore::open(
+        Arc::new(simulated.0.clone()),
+        Path::new(PATH),
+        RedbOptions { cache_bytes: 0, ..options() },
+    )
+    .unwrap();
+    store.commit(&put(1, b"durable"), Durability::Durable).unwrap();
+    let before = store.snapshot().unwrap();
+    simulated.0.fail_after(0, Error::Io("read-only".into()));
+    assert_eq!(store.commit(&put(2, b"lost"), Durability::Durable), Err(Error::Io("read-only".into())));
+    assert_eq!(value(&store, 1).unwrap(), "durable");
+    for key in 2..300u64 {
+        assert_eq!(value(&store, key).unwrap(), vec![key as u8; 200]);
+        assert_eq!(before.get(Table::Inode, &key.to_be_bytes()).unwrap().unwrap(), vec![key as u8; 200]);
+    }
+    simulated.0.heal();
+    assert_eq!(value(&store, 3).unwrap(), vec![3; 200]);
 }
 
 #[test]
