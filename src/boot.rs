@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nexus_content::{ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, SegmentStore, Severity};
 use nexus_drivers::disk::RealDisk;
@@ -15,6 +16,7 @@ use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, Usage, ZoneInfo, decode};
 use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
+use nexus_services::{Context, ServiceRegistry, UsageLog};
 use nexus_zone::{Access, LocalZone, LogConfig, NewZone, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
 
@@ -29,9 +31,12 @@ pub const MAX_FINDINGS: usize = 10_000;
 const RECLAIM_PASSES: usize = 10_000;
 /// Mode of the root directory of a new volume.
 const ROOT_MODE: u32 = 0o755;
+/// How often the usage log looks.
+const USAGE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// An open volume.
 pub struct Volume {
+    services: ServiceRegistry,
     collector: Mutex<Option<ReclaimHandle>>,
     fs: Arc<NexusFs>,
     root: Arc<LocalZone>,
@@ -164,12 +169,21 @@ impl Volume {
             ),
             Purpose::Check => None,
         };
-        Ok(Volume { collector: Mutex::new(collector), fs: Arc::new(fs), root, log, content, clock, folder })
+        let services = ServiceRegistry::new(Context { router: fs.router().clone() });
+        if purpose == Purpose::Serve {
+            services.load(Arc::new(UsageLog::new(USAGE_INTERVAL))).map_err(failed("start the usage log"))?;
+        }
+        Ok(Volume { services, collector: Mutex::new(collector), fs: Arc::new(fs), root, log, content, clock, folder })
     }
 
     /// The syscalls.
     pub fn fs(&self) -> &Arc<NexusFs> {
         &self.fs
+    }
+
+    /// The services that run beside it.
+    pub fn services(&self) -> &ServiceRegistry {
+        &self.services
     }
 
     /// The data folder.
@@ -226,8 +240,7 @@ impl Volume {
     pub fn reclaim(&self) -> Result<u64> {
         self.fs.reap_now().map_err(|error| self.failed("reap", error))?;
         self.checkpoint()?;
-        let config =
-            ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, checkpoint_after_ms: 0, ..ReclaimConfig::default() };
+        let config = ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, ..ReclaimConfig::default() };
         let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
         let mut freed = 0u64;
         for _ in 0..RECLAIM_PASSES {
@@ -266,9 +279,10 @@ impl Volume {
         Ok(report)
     }
 
-    /// Ends the collector, takes no more changes, and leaves the metastore up to date, so
+    /// Ends the services and the collector, takes no more changes, and leaves the metastore up to date, so
     /// that the next start has nothing to recover.
     pub fn close(&self) -> Result<()> {
+        self.services.unload_all();
         if let Some(collector) = self.collector.lock().take() {
             collector.stop();
         }

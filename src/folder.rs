@@ -18,10 +18,10 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -328,6 +328,8 @@ fn begin(path: &Path, drivers: Drivers) -> Result<Identity> {
         let id = (u128::from(random_u64()?) << 64) | u128::from(random_u64()?);
         let writer = (random_u64()? as u32 & 0x00ff_ffff).max(1);
         let identity = Identity { id: id.to_be_bytes(), writer, drivers };
+        // The folder may have been there, open to others.
+        fs::set_permissions(path, Permissions::from_mode(0o700))?;
         let temporary = path.join("FORMAT.tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(format_text(&identity).as_bytes())?;
@@ -471,104 +473,5 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_volume_is_made_finished_and_found_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/b");
-        assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Nothing);
-        let mut folder = DataFolder::open_or_make(&path, Drivers::default()).unwrap();
-        let identity = folder.identity().clone();
-        assert!(!folder.is_finished());
-        assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Unfinished(identity.clone()));
-        folder.finish().unwrap();
-        drop(folder);
-        assert_eq!(DataFolder::inspect(&path).unwrap(), Found::Volume(identity.clone()));
-        let again = DataFolder::open(&path).unwrap();
-        assert!(again.is_finished());
-        assert_eq!(again.identity(), &identity);
-        use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-    }
-
-    #[test]
-    fn a_making_that_was_cut_short_keeps_its_identity() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap().identity().clone();
-        let again = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap();
-        assert_eq!(again.identity(), &first);
-        assert!(!again.is_finished());
-    }
-
-    #[test]
-    fn a_second_opener_is_told_who_has_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap();
-        let mount = PathBuf::from(OsString::from_vec(b"/mnt/a\nb\\ \xff".to_vec()));
-        folder.note_mounts(std::slice::from_ref(&mount)).unwrap();
-        match DataFolder::open_or_make(dir.path(), Drivers::default()) {
-            Err(Error::InUse { pid, mounts, .. }) => {
-                assert_eq!(pid, Some(std::process::id()));
-                assert_eq!(mounts, vec![mount.clone()]);
-            }
-            other => panic!("{other:?}"),
-        }
-        let holder = DataFolder::holder(dir.path()).unwrap().unwrap();
-        assert_eq!(holder.mounts, vec![mount]);
-        drop(folder);
-        assert_eq!(DataFolder::holder(dir.path()).unwrap(), None);
-    }
-
-    #[test]
-    fn a_folder_of_other_things_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("letter.txt"), "dear").unwrap();
-        let error = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap_err();
-        assert!(matches!(&error, Error::NotAVolume { found, .. } if found == "letter.txt"), "{error}");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn other_versions_and_damage_are_refused_and_left_alone() {
-        let good = format_text(&Identity { id: [7; 16], writer: 9, drivers: Drivers::default() });
-        let cases: [(&str, String, &str); 9] = [
-            ("newer", good.replace("format 1", "format 2"), "volume format \"2\""),
-            ("no number", good.replace("format 1", "format one"), "volume format \"one\""),
-            ("empty", String::new(), "does not begin"),
-            ("cut in the id", good.get(..40).unwrap().to_owned(), "an id that is none"),
-            ("cut after the id", good.get(..63).unwrap().to_owned(), "no writer line"),
-            ("cut at the end", good.trim_end().to_owned(), "does not end"),
-            ("writer too large", good.replace("writer 9", "writer 16777216"), "writer id out of range"),
-            ("unknown driver", good.replace("redb", "sled"), "\"sled\" is no metastore"),
-            ("more", format!("{good}more\n"), "does not end"),
-        ];
-        for (case, text, expected) in cases {
-            let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join(FORMAT), &text).unwrap();
-            let error = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap_err().to_string();
-            assert!(error.contains(expected), "{case}: {error}");
-            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{case}: nothing may be added");
-            assert_eq!(fs::read_to_string(dir.path().join(FORMAT)).unwrap(), text, "{case}");
-        }
-    }
-
-    #[test]
-    fn a_volume_keeps_the_drivers_it_was_made_with() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap());
-        let memory = Drivers { metastore: MetastoreKind::Memory, ..Drivers::default() };
-        let error = DataFolder::open_or_make(dir.path(), memory).unwrap_err().to_string();
-        assert!(error.contains("made with metastore redb") && error.contains("not metastore memory"), "{error}");
-        assert_eq!(DataFolder::open(dir.path()).unwrap().identity().drivers, Drivers::default());
-    }
-
-    #[test]
-    fn opening_needs_a_volume() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(DataFolder::open(dir.path()), Err(Error::NoVolume(_))));
-        assert!(matches!(DataFolder::open(&dir.path().join("none")), Err(Error::NoVolume(_))));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-}
+#[path = "folder_tests.rs"]
+mod tests;

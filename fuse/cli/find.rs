@@ -60,10 +60,10 @@ pub fn by_mount_point(target: &Path) -> Result<Option<Volume>, String> {
 }
 
 /// The volume that `name` means: a mount point, else a volume by name or data folder; the
-/// one that `mount` would take if there is no name.
-pub fn by_name(name: Option<&Path>) -> Result<Volume, String> {
+/// one that `mount` would take, with this configuration file, if there is no name.
+pub fn by_name(name: Option<&Path>, file: Option<&Path>) -> Result<Volume, String> {
     let Some(name) = name else {
-        let config = nexus::Config::load(None, nexus::Settings::default()).map_err(|error| error.to_string())?;
+        let config = nexus::Config::load(file, nexus::Settings::default()).map_err(|error| error.to_string())?;
         return existing(config.data);
     };
     if let Some(volume) = by_mount_point(name)? {

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// Looks for damage, prints what it finds, and answers the exit status: 0 none, 1 some.
 pub fn run(args: &FsckArgs) -> Result<ExitCode, String> {
     logger::init(log::LevelFilter::Error);
-    let volume = find::by_name(args.target.as_deref())?;
+    let volume = find::by_name(args.target.as_deref(), args.config.as_deref())?;
     let (findings, checked) = match volume.ask(&Request::Check { deep: args.deep }, PATIENCE) {
         Ok(Reply::Findings { findings, checked }) => (findings, checked),
         Ok(other) => return Err(format!("the daemon answered something else: {other:?}")),

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Has the daemon give dead space back; answers what to print.
 pub fn run(target: Option<&Path>) -> Result<String, String> {
-    let volume = find::by_name(target)?;
+    let volume = find::by_name(target, None)?;
     match volume.ask(&Request::Gc, PATIENCE) {
         Ok(Reply::Reclaimed { bytes }) => Ok(format!("{} given back", ByteSize(bytes))),
         Ok(other) => Err(format!("the daemon answered something else: {other:?}")),

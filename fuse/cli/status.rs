@@ -33,7 +33,7 @@ enum Known {
 /// all is well.
 pub fn run(args: &StatusArgs) -> Result<ExitCode, String> {
     let volumes = match &args.target {
-        Some(target) => vec![find::by_name(Some(target))?],
+        Some(target) => vec![find::by_name(Some(target), None)?],
         None => find::mounted()?,
     };
     let known: Vec<Known> = volumes.iter().map(ask).collect();

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use nexus::folder::id_text;
 use nexus::{Config, Volume};
-use nexus_services::ServiceRegistry;
 
 use crate::control::{ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, ZoneStatus};
 use crate::mount::{MountOptions, Mounted, Unmount};
@@ -14,20 +13,14 @@ use crate::mount::{MountOptions, Mounted, Unmount};
 pub struct DaemonHandler {
     volume: Arc<Volume>,
     mounted: Arc<Mounted>,
-    services: Arc<ServiceRegistry>,
     config: Config,
     started: Instant,
 }
 
 impl DaemonHandler {
     /// A handler for a daemon that starts now.
-    pub fn new(
-        volume: Arc<Volume>,
-        mounted: Arc<Mounted>,
-        services: Arc<ServiceRegistry>,
-        config: Config,
-    ) -> DaemonHandler {
-        DaemonHandler { volume, mounted, services, config, started: Instant::now() }
+    pub fn new(volume: Arc<Volume>, mounted: Arc<Mounted>, config: Config) -> DaemonHandler {
+        DaemonHandler { volume, mounted, config, started: Instant::now() }
     }
 
     fn status(&self) -> Status {
@@ -74,7 +67,7 @@ impl DaemonHandler {
             space: SpaceStatus { total_bytes: state.space.total, available_bytes: state.space.available },
             memory_limit_bytes: self.config.memory,
             memory_used_bytes: memory_used(),
-            services: self.services.list(),
+            services: self.volume.services().list(),
         }
     }
 

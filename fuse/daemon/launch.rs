@@ -3,10 +3,12 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 
+use rustix::io::FdFlags;
 use serde::{Deserialize, Serialize};
 
 use super::run::Plan;
@@ -42,6 +44,7 @@ enum Report {
 /// Starts a daemon, and waits until its mount answers. On an error no daemon is left.
 pub fn start(plan: &Plan) -> Result<Ready, String> {
     let cannot = |error: io::Error| format!("cannot start the daemon: {error}");
+    keep_descriptors_here().map_err(cannot)?;
     let (reports, pipe) = io::pipe().map_err(cannot)?;
     let mut child = command(plan).stdin(Stdio::null()).stdout(pipe).spawn().map_err(cannot)?;
     let mut line = Vec::new();
@@ -59,6 +62,27 @@ pub fn start(plan: &Plan) -> Result<Ready, String> {
             Err(format!("the daemon {ended} before the mount answered; its log is {}", plan.daemon_log().display()))
         }
     }
+}
+
+/// Whatever this process got from its parent beyond the standard streams (a lock that a
+/// script holds, say) ends with it, and is not kept open by the daemon.
+fn keep_descriptors_here() -> io::Result<()> {
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in open {
+        #[expect(
+            unsafe_code,
+            reason = "the number is only handed to fcntl(2), which answers EBADF for one that is closed"
+        )]
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        match rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC) {
+            Ok(()) | Err(rustix::io::Errno::BADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn command(plan: &Plan) -> Command {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use nexus::folder::{DataFolder, Layout};
 use nexus::{Config, Volume};
 use nexus_kernel::fs::FsOptions;
-use nexus_services::{Context, ServiceRegistry, UsageLog};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
@@ -21,13 +20,11 @@ use crate::control::Server;
 use crate::mount::{self, MountError, MountOptions, MountSpec, Mounted, Unmount};
 
 /// How long a daemon that is closing may hold a data folder that a new one wants.
-const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
+const CLOSING_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two tries.
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 /// How long users of a mount that must go may take to close their files.
 const DETACH_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the usage log looks.
-const USAGE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What to mount where.
 #[derive(Clone, Debug)]
@@ -114,11 +111,7 @@ fn run_on(
             return Err(failure);
         }
     };
-    let services = Arc::new(ServiceRegistry::new(Context { router: volume.fs().router().clone() }));
-    if let Err(error) = services.load(Arc::new(UsageLog::new(USAGE_INTERVAL))) {
-        log::warn!("the usage log cannot start: {error}");
-    }
-    let handler = DaemonHandler::new(volume.clone(), mounted.clone(), services.clone(), plan.config.clone());
+    let handler = DaemonHandler::new(volume.clone(), mounted.clone(), plan.config.clone());
     // Without a socket the mount works, and can be unmounted; only nobody can ask how it is.
     let server = Server::start(&Layout::of(volume.path()).socket, Arc::new(handler))
         .inspect_err(|error| log::error!("the control socket cannot be made: {error}"));
@@ -140,7 +133,6 @@ fn run_on(
     });
     let ended = supervise(&happened, &mounted);
     drop(server);
-    services.unload_all();
     signals.end();
     let closed = match ended {
         Err(Failure::Panicked) => {

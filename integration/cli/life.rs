@@ -88,6 +88,10 @@ fn what_was_acknowledged_survives_a_crash_and_the_dead_mount_is_cleared() {
     let status = sandbox.run(&["status", "m"]);
     assert_eq!(status.status, 1, "{status:?}");
     assert!(status.out.contains("NOT WELL"), "{status:?}");
+    sandbox.ok(&["umount", "m"]);
+    assert!(!sandbox.is_mounted("m"), "a dead mount can be unmounted");
+    sandbox.ok(&["mount", "m", "--data", "d"]);
+    sandbox.crash("d");
     let said = sandbox.ok(&["mount", "m", "--data", "d"]);
     assert!(said.contains("a dead daemon's mount was cleared away"), "{said}");
     let here = mounts().into_iter().filter(|(target, _, _)| *target == sandbox.at("m")).count();
@@ -182,6 +186,8 @@ fn the_daemon_lets_go_of_the_terminal_and_the_folder() {
         let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
         assert_eq!(target, std::path::Path::new("/dev/null"), "descriptor {fd}");
     }
+    let locked = sandbox.script("exec 9>lock; flock 9; \"$PROGRAM\" mount m2 --data d2; exec 9>&-; flock -n lock true");
+    assert_eq!(locked.status, 0, "a lock of the caller's is not kept: {locked:?}");
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let session = stat.rsplit(") ").next().unwrap().split(' ').nth(3).unwrap().to_owned();
     assert_eq!(session, pid.to_string(), "it leads a session of its own");
