@@ -1,5 +1,6 @@
 //! What the tests across crates share: a whole node on a simulated disk, a model of a file
 //! tree, and random operations that are done to both.
+#![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
