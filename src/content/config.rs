@@ -69,9 +69,6 @@ pub struct ReclaimConfig {
     pub pass_bytes: u64,
     /// Most extents that one `Relocate` command moves.
     pub moves_per_command: usize,
-    /// A deleted blob's file waits for the metastore's checkpoint to pass its `DropBlob`;
-    /// after this long the checkpoint is asked for.
-    pub checkpoint_after_ms: u64,
     /// How long the thread rests after a pass that copied, in percent of that pass's time.
     pub rest_percent: u64,
 }
@@ -86,7 +83,6 @@ impl Default for ReclaimConfig {
             compact_below_percent: 50,
             pass_bytes: 32 << 20,
             moves_per_command: 256,
-            checkpoint_after_ms: 30_000,
             rest_percent: 300,
         }
     }

@@ -230,6 +230,7 @@ impl Command {
             | Command::DropBlob { .. }
             | Command::Relocate { .. }
             | Command::RemoveXattr { .. } => true,
+            Command::SetSys { value, .. } => value.is_none(),
             Command::SetAttr { change, .. } => change.size.is_some(),
             Command::Range { op, .. } => matches!(op, RangeOp::PunchHole | RangeOp::Collapse),
             Command::Format { .. }
@@ -239,8 +240,7 @@ impl Command {
             | Command::SetAtime { .. }
             | Command::Write { .. }
             | Command::Clone { .. }
-            | Command::SetXattr { .. }
-            | Command::SetSys { .. } => false,
+            | Command::SetXattr { .. } => false,
         }
     }
 

@@ -13,6 +13,9 @@ use crate::name::Name;
 /// of the zone's state: digests leave it out.
 pub const APPLIED_KEY: &str = "applied";
 
+/// Name in the `sys` table that is never there; see [`Zone::settle`].
+pub const SETTLED_KEY: &str = "settled";
+
 /// Facts for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneStats {
@@ -53,6 +56,18 @@ pub trait Zone: Send + Sync {
 
     /// Makes everything proposed so far durable, with its content.
     fn sync(&self) -> Result<()>;
+
+    /// As [`Zone::sync`]; and no recovery will ask any more for the content that what was
+    /// proposed before this call points at. What of it is dropped may then be deleted.
+    ///
+    /// A log learns only from later records what was durable, and holds the content of all
+    /// others against its checksums when it recovers. So it takes a record behind the sync.
+    fn settle(&self) -> Result<()> {
+        self.sync()?;
+        // Changes nothing, and finds room where the log is nearly full.
+        self.propose(&Command::SetSys { key: SETTLED_KEY.into(), value: None })?;
+        self.sync()
+    }
 
     /// Writes the newest state into the metastore and gives log space back.
     fn checkpoint(&self) -> Result<()>;

@@ -1,14 +1,14 @@
 //! Every kind of damage is found, each alone, and a sound volume has none.
 
 use nexus_kernel::command::{NewKind, RangeOp, XattrMode};
-use nexus_kernel::metastore::{Durability, Key, WriteBatch};
+use nexus_kernel::metastore::{Durability, Key, Metastore, WriteBatch};
 use nexus_kernel::model::{
     self, Blob, BlobState, Dentry, Extent, FileKind, Inode, InodeFlags, Usage, XATTR_ACL_DEFAULT, ZoneInfo, keys,
 };
-use nexus_kernel::{BlobId, Command, Ino, MetaRead, Name, Table, Zone};
+use nexus_kernel::{BlobId, Command, Ino, MetaRead, Name, Table};
 
 use crate::Severity;
-use crate::volume_tests::rig::Rig;
+use crate::volume_tests::rig::{Metadata, Rig};
 
 /// A volume with one of everything.
 struct Volume {
@@ -62,7 +62,8 @@ fn volume() -> Volume {
 impl Volume {
     fn set(&self, table: Table, key: Key, value: Option<bytes::Bytes>) {
         let batch = WriteBatch { expect: Vec::new(), writes: vec![(table, key, value)] };
-        self.rig.meta.commit(&batch, Durability::Durable).unwrap();
+        let Metadata::Memory(memory) = &self.rig.metadata else { panic!("not in memory") };
+        memory.commit(&batch, Durability::Durable).unwrap();
     }
 
     fn inode(&self, ino: Ino, change: impl FnOnce(&mut Inode)) {

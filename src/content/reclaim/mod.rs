@@ -9,14 +9,14 @@
 //! |---|---|---|
 //! | settled segment, record open | not sealed yet | seal, `SealBlob` |
 //! | sealed file, record open | `SealBlob` is missing | `SealBlob` |
-//! | record sealed, no live bytes | dead | after a grace `DropBlob`, sync |
-//! | file, no record | dropped, or never known | deleted once no recovery can meet it |
+//! | record sealed, no live bytes | dead | after a grace `DropBlob` |
+//! | file, no record | dropped, or never known | deleted once the zones are settled |
 //! | record sealed, few live bytes | sparse | extents copied, `Relocate` |
 
 mod compact;
 mod thread;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use nexus_kernel::model::{Blob, BlobState};
@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::config::ReclaimConfig;
 use crate::metadata::{find_blob, known_blobs, zone_blobs};
-use crate::store::{Condemned, SegmentStore, Where};
+use crate::store::{SegmentStore, Where};
 use crate::time::now_ms;
 
 pub use thread::ReclaimHandle;
@@ -113,7 +113,7 @@ impl Reclaimer {
         };
         // What is dead already costs nothing and makes room for the rest.
         self.drop_dead(need, &mut memory, &mut progress)?;
-        self.delete_condemned(need, &mut progress)?;
+        self.delete_condemned(&mut progress)?;
         self.close_segments(need)?;
         self.seal_settled(&mut budget, &mut progress)?;
         self.finish_seals()?;
@@ -121,7 +121,7 @@ impl Reclaimer {
             self.compact(need, &mut budget, &mut memory, &mut progress)?;
             let before = progress.freed_bytes;
             self.drop_dead(need, &mut memory, &mut progress)?;
-            self.delete_condemned(need, &mut progress)?;
+            self.delete_condemned(&mut progress)?;
             // Copies need room themselves: what was given back may be what the next ones take.
             let again = need == Need::Room && progress.freed_bytes > before && budget > 0;
             if !again || self.store.wake().is_stopped() {
@@ -169,7 +169,7 @@ impl Reclaimer {
             // It was settled before the records are read, so they tell of all its writes.
             let records = self.records(id)?;
             if records.is_empty() {
-                self.condemn([id])?;
+                self.store.condemn([id]);
                 continue;
             }
             let len = if records.iter().all(|(_, blob)| blob.live == 0) {
@@ -219,7 +219,6 @@ impl Reclaimer {
         let mut dead = BTreeSet::new();
         let mut dropped = BTreeSet::new();
         for zone in &self.zones {
-            let before = dropped.len();
             for (id, blob) in zone_blobs(&**zone, self.store.config().store)? {
                 if blob.state != BlobState::Sealed || blob.live != 0 {
                     continue;
@@ -234,61 +233,33 @@ impl Reclaimer {
                     Err(Error::Conflict | Error::NotFound) => continue,
                     Err(error) => return Err(error),
                 };
-            }
-            if dropped.len() > before {
-                zone.sync()?;
+                if self.records(id)?.is_empty() {
+                    self.store.condemn([id]);
+                }
             }
         }
         memory.dead_since.retain(|id, _| dead.contains(id) && !dropped.contains(id));
         memory.wrong.retain(|id| !dropped.contains(id));
         progress.dropped += dropped.len() as u64;
-        let mut forgotten = Vec::with_capacity(dropped.len());
-        for id in dropped {
-            if self.records(id)?.is_empty() {
-                forgotten.push(id);
-            }
-        }
-        self.condemn(forgotten)
-    }
-
-    /// Notes blobs that no zone knows any more, with how far the zones are now.
-    fn condemn(&self, ids: impl IntoIterator<Item = BlobId>) -> Result<()> {
-        let mut after = Vec::with_capacity(self.zones.len());
-        for zone in &self.zones {
-            after.push((zone.info().id, zone.stats()?.last));
-        }
-        let since_ms = self.now_ms();
-        self.store.condemn(ids.into_iter().map(|id| Condemned { id, after: after.clone(), since_ms }).collect());
         Ok(())
     }
 
-    /// Deletes the files that no recovery can meet any more.
-    fn delete_condemned(&self, need: Need, progress: &mut Progress) -> Result<()> {
-        let Some(since) = self.store.condemned_since() else { return Ok(()) };
-        if need == Need::Room || self.now_ms().saturating_sub(since) >= self.config.checkpoint_after_ms {
-            for zone in &self.zones {
-                zone.checkpoint()?;
-            }
+    /// Deletes the files of blobs that no zone knows, nor any recovery will ask for.
+    fn delete_condemned(&self, progress: &mut Progress) -> Result<()> {
+        let condemned = self.store.condemned();
+        if condemned.is_empty() {
+            return Ok(());
         }
-        let mut come = BTreeMap::new();
         for zone in &self.zones {
-            come.insert(zone.info().id, zone.stats()?.checkpoint);
+            zone.settle()?;
         }
-        let ready = self
-            .store
-            .take_condemned(|blob| blob.after.iter().all(|(zone, lsn)| come.get(zone).is_some_and(|at| at >= lsn)));
-        let mut left = ready.into_iter();
-        while let Some(blob) = left.next() {
-            match self.store.delete_blob(blob.id) {
-                Ok(len) => {
-                    progress.deleted += 1;
-                    progress.freed_bytes += len;
-                }
-                Err(error) => {
-                    self.store.condemn(std::iter::once(blob).chain(left).collect());
-                    return Err(error);
-                }
+        for id in condemned {
+            // I5, held once more where it would be broken.
+            if !self.records(id)?.is_empty() {
+                return Err(Error::Corrupt(format!("blob {:016x} was to be deleted, but a zone knows it", id.0)));
             }
+            progress.freed_bytes += self.store.delete_blob(id)?;
+            progress.deleted += 1;
         }
         Ok(())
     }

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use nexus_kernel::model::BlobState;
 use nexus_kernel::{BlobId, Error, Result, Zone};
 
+use super::SegmentStore;
 use super::block_on::block_on;
 use super::layout::parse_name;
 use super::segment::Segment;
-use super::{Condemned, SegmentStore};
 use crate::metadata::{KnownBlob, known_blobs};
 
 /// Blobs listed at a time.
@@ -31,7 +31,7 @@ impl SegmentStore {
             known.keys().chain(sealed.keys()).for_each(|id| counter.seen(*id));
         }
         self.sort_segments(&known, &sealed)?;
-        self.condemn_unknown(zones, &known, &sealed)?;
+        self.condemn_unknown(&known, &sealed)?;
         self.attached.store(true, Ordering::Release);
         self.wake.work();
         Ok(())
@@ -114,30 +114,18 @@ impl SegmentStore {
     }
 
     /// Files that no zone knows: of blobs that were dropped, or that only commands used that
-    /// were lost. A recovery from the same log could meet them again, so they stay until the
-    /// metastores have come past it.
-    fn condemn_unknown(
-        &self,
-        zones: &[Arc<dyn Zone>],
-        known: &BTreeMap<BlobId, KnownBlob>,
-        sealed: &BTreeMap<BlobId, u64>,
-    ) -> Result<()> {
+    /// were lost. The log may still tell of them, so they stay until the zones are settled.
+    fn condemn_unknown(&self, known: &BTreeMap<BlobId, KnownBlob>, sealed: &BTreeMap<BlobId, u64>) -> Result<()> {
         let mut unknown: BTreeSet<BlobId> = self.segments.read().keys().copied().collect();
         unknown.extend(sealed.keys().copied());
         for (name, _) in self.disk.list(&self.layout.sums)? {
             unknown.extend(parse_name(&name, ".sum"));
         }
         unknown.retain(|id| !known.contains_key(id));
-        if unknown.is_empty() {
-            return Ok(());
+        if !unknown.is_empty() {
+            log::info!("{} blobs belong to no file any more and will be deleted", unknown.len());
         }
-        log::info!("{} blobs belong to no file any more and will be deleted", unknown.len());
-        let mut after = Vec::with_capacity(zones.len());
-        for zone in zones {
-            after.push((zone.info().id, zone.stats()?.last));
-        }
-        let since_ms = self.now_ms();
-        self.condemn(unknown.into_iter().map(|id| Condemned { id, after: after.clone(), since_ms }).collect());
+        self.condemn(unknown);
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ mod sums;
 mod sync;
 mod wake;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ use std::time::Duration;
 use nexus_kernel::content::{ContentStore, ContentSync, Staged, WriteHint};
 use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
 use nexus_kernel::model::Piece;
-use nexus_kernel::{BlobId, Clock, Error, Ino, Lsn, ObjectStore, Result};
+use nexus_kernel::{BlobId, Clock, Error, Ino, ObjectStore, Result};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
@@ -55,18 +55,6 @@ pub(crate) const BARREN_MS: u64 = 1_000;
 /// How often a write waits for the collector on a full medium.
 const FULL_TRIES: u32 = 3;
 
-/// A blob that no metadata knows any more. Its file may be deleted once no zone's recovery
-/// can meet it in the log again: once each zone's metastore has come as far as noted.
-#[derive(Clone, Debug)]
-pub(crate) struct Condemned {
-    /// The blob.
-    pub id: BlobId,
-    /// How far each zone must have come.
-    pub after: Vec<([u8; 16], Lsn)>,
-    /// When it was noted.
-    pub since_ms: u64,
-}
-
 /// Content on a local disk: implements the kernel's content port.
 ///
 /// Locks, in the order in which they are taken: lanes, counter, segments, a segment's own.
@@ -87,7 +75,8 @@ pub struct SegmentStore {
     attached: AtomicBool,
     /// A segment was made, and its name is not durable yet.
     new_names: Mutex<bool>,
-    condemned: Mutex<Vec<Condemned>>,
+    /// Blobs that no metadata knows any more. Their files are deleted once the zones are settled.
+    condemned: Mutex<BTreeSet<BlobId>>,
     wake: Arc<Wake>,
     /// Held by the one pass of a collector that runs.
     collecting: Mutex<()>,

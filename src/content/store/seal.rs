@@ -1,5 +1,6 @@
 //! What becomes of segments: closed, sealed into the object store, deleted.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use nexus_kernel::disk::DiskFile;
 use nexus_kernel::object_store::BlobSource;
 use nexus_kernel::{BlobId, Error, Result};
 
+use super::SegmentStore;
 use super::block_on::block_on;
 use super::segment::Segment;
 use super::sums::FrameSums;
-use super::{Condemned, SegmentStore};
 
 /// Unused ranges of at least this much are given back when a segment is sealed.
 const PUNCH_FROM: u64 = 64 << 10;
@@ -135,7 +136,7 @@ impl SegmentStore {
     }
 
     /// Deletes all there is of a blob; answers how many bytes that were. Nothing may refer
-    /// to it, and no log that is replayed may name it.
+    /// to it, and no recovery may ask for it.
     pub(crate) fn delete_blob(&self, blob: BlobId) -> Result<u64> {
         let len = match self.blob_len(blob) {
             Ok(len) => len,
@@ -148,30 +149,23 @@ impl SegmentStore {
         block_on(self.blobs.delete(blob))?;
         self.remove_file(&self.layout.sum(blob))?;
         self.files.remove(blob);
+        self.condemned.lock().remove(&blob);
         Ok(len)
     }
 
     /// Notes blobs whose files are to be deleted later.
-    pub(crate) fn condemn(&self, blobs: Vec<Condemned>) {
+    pub(crate) fn condemn(&self, blobs: impl IntoIterator<Item = BlobId>) {
         self.condemned.lock().extend(blobs);
     }
 
     /// Whether a blob's files are to be deleted later.
     pub(crate) fn is_condemned(&self, blob: BlobId) -> bool {
-        self.condemned.lock().iter().any(|condemned| condemned.id == blob)
+        self.condemned.lock().contains(&blob)
     }
 
-    /// Takes the noted blobs for which `ready` says that they can be deleted.
-    pub(crate) fn take_condemned(&self, mut ready: impl FnMut(&Condemned) -> bool) -> Vec<Condemned> {
-        let mut condemned = self.condemned.lock();
-        let (taken, left) = condemned.drain(..).partition(|blob| ready(blob));
-        *condemned = left;
-        taken
-    }
-
-    /// Blobs that wait to be deleted, and since when the first one does.
-    pub(crate) fn condemned_since(&self) -> Option<u64> {
-        self.condemned.lock().iter().map(|blob| blob.since_ms).min()
+    /// The blobs whose files are to be deleted.
+    pub(crate) fn condemned(&self) -> BTreeSet<BlobId> {
+        self.condemned.lock().clone()
     }
 
     pub(super) fn remove_file(&self, path: &Path) -> Result<()> {

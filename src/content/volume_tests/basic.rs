@@ -3,7 +3,7 @@
 use nexus_kernel::content::{ContentStore, ContentSync, WriteHint};
 use nexus_kernel::disk::Disk;
 use nexus_kernel::model::{BlobState, Piece};
-use nexus_kernel::{Command, Error, Ino, StoreId, Zone};
+use nexus_kernel::{Command, Error, Ino, StoreId};
 
 use super::rig::{Model, Rig, memory, small};
 use crate::testing::Random;
@@ -178,7 +178,7 @@ fn a_missing_or_short_blob_refuses_the_start() {
             .find(|(p, _)| p.extension().is_none_or(|e| e == "seg") && p.to_string_lossy().contains(&name))
             .unwrap();
         change(&disk, &path);
-        match Rig::open(disk, rig.meta.clone(), small()) {
+        match Rig::open(disk, rig.metadata.clone(), small()) {
             Err(Error::Corrupt(text)) => text,
             other => panic!("not refused: {:?}", other.err()),
         }

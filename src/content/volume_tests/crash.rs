@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use nexus_drivers::disk::SimDisk;
-use nexus_kernel::{Error, Zone};
+use nexus_kernel::Error;
 
-use super::rig::{Model, Rig, memory, redb, small};
+use super::rig::{Metadata, Model, Rig, memory, small};
 use crate::testing::Random;
 
 /// A volume with segments to seal, blobs to drop and blobs to compact.
@@ -92,8 +92,7 @@ fn a_failure_at_any_step_is_survived_without_a_restart_or_refuses_writes() {
 fn a_power_cut_at_any_sync_of_a_pass_loses_nothing_that_was_synced() {
     for seed in 0..3 {
         let mut random = Random::new(seed);
-        let disk = SimDisk::new();
-        let mut rig = Rig::open(disk.clone(), redb(&disk).unwrap(), small()).unwrap();
+        let mut rig = Rig::open(SimDisk::new(), Metadata::Logged, small()).unwrap();
         let mut model = Model::default();
         for round in 0..6 {
             for _ in 0..40 {
@@ -109,8 +108,8 @@ fn a_power_cut_at_any_sync_of_a_pass_loses_nothing_that_was_synced() {
             assert!(images.len() > 3, "seed {seed}, round {round}");
             for (point, image) in images.into_iter().enumerate() {
                 let context = format!("seed {seed}, round {round}, cut at sync {point}");
-                let cut = Rig::open(image.clone(), redb(&image).unwrap(), small())
-                    .unwrap_or_else(|error| panic!("{context}: {error}"));
+                let cut =
+                    Rig::open(image, Metadata::Logged, small()).unwrap_or_else(|error| panic!("{context}: {error}"));
                 model.assert_same(&cut, &context);
                 cut.assert_sound(&context);
                 cut.collect().unwrap();
@@ -120,8 +119,39 @@ fn a_power_cut_at_any_sync_of_a_pass_loses_nothing_that_was_synced() {
             // Go on from a cut, too.
             rig.zone.sync().unwrap();
             let image = rig.disk.power_cut(seed * 31 + round);
-            rig = Rig::open(image.clone(), redb(&image).unwrap(), small()).unwrap();
+            rig = Rig::open(image, Metadata::Logged, small()).unwrap();
             model.assert_same(&rig, &format!("seed {seed}, round {round}, cut after it"));
+        }
+    }
+}
+
+/// A log holds what it does not know to be durable against the content. That content may be
+/// gone by then, with all that referred to it.
+#[test]
+fn no_recovery_misses_content_that_was_dropped() {
+    for seed in 0..30 {
+        let rig = Rig::open(SimDisk::new(), Metadata::Logged, small()).unwrap();
+        let mut random = Random::new(seed);
+        let mut model = Model::default();
+        let (kept, gone) = (rig.create().unwrap(), rig.create().unwrap());
+        // In a segment of its own, and nobody syncs.
+        for piece in 0..12 {
+            rig.write(gone, piece * 8192, &random.bytes(8192)).unwrap();
+        }
+        rig.unlink(gone).unwrap();
+        // I1: this was acknowledged, and comes behind in the log.
+        let data = random.bytes(5000);
+        rig.write(kept, 0, &data).unwrap();
+        model.write(kept, 0, &data);
+        let before = rig.content_files().len();
+        rig.reclaimer.make_room().unwrap();
+        assert!(rig.content_files().len() < before);
+        let images = [rig.killed(), Rig::open(rig.disk.power_cut(seed), Metadata::Logged, small())];
+        for (image, how) in images.into_iter().zip(["killed", "power cut"]) {
+            let (image, context) = (image.unwrap(), format!("seed {seed}, {how}"));
+            model.assert_same(&image, &context);
+            image.assert_sound(&context);
+            assert_eq!(image.zone.inode(gone).unwrap(), None, "{context}");
         }
     }
 }

@@ -75,7 +75,7 @@ fn deleting_makes_room() {
 fn a_writer_waits_for_the_collector_to_make_room() {
     let (rig, mut model) = full_rig();
     let patient = ContentConfig { full_wait_ms: 60_000, ..small() };
-    let rig = Rig::open(rig.disk.fork(), rig.meta.clone(), patient).unwrap();
+    let rig = Rig::open(rig.disk.fork(), rig.metadata.clone(), patient).unwrap();
     let victims: Vec<_> = model.files.keys().copied().take(40).collect();
     for ino in victims {
         rig.unlink(ino).unwrap();

@@ -13,9 +13,9 @@ use nexus_kernel::command::{AttrChange, NewKind};
 use nexus_kernel::content::{ContentStore, WriteHint};
 use nexus_kernel::direct_zone::DirectZone;
 use nexus_kernel::disk::Disk;
-use nexus_kernel::metastore::Metastore;
 use nexus_kernel::model::{Blob, Extent};
-use nexus_kernel::{BlobId, Clock, Command, Error, Ino, ObjectStore, Result, StoreId, Zone, machine};
+use nexus_kernel::{BlobId, Clock, Command, Error, Ino, ObjectStore, Result, StoreId, Zone, ZoneIndex, machine};
+use nexus_zone::{Background, LocalZone, LogConfig, NewZone, NodeLog, Preallocate, ZoneConfig, ZoneParts};
 
 use crate::metadata::zone_blobs;
 use crate::testing::Random;
@@ -56,13 +56,7 @@ pub fn small() -> ContentConfig {
 }
 
 pub fn eager() -> ReclaimConfig {
-    ReclaimConfig {
-        idle_seal_bytes: 1,
-        drop_grace_ms: 0,
-        checkpoint_after_ms: 0,
-        moves_per_command: 5,
-        ..ReclaimConfig::default()
-    }
+    ReclaimConfig { idle_seal_bytes: 1, drop_grace_ms: 0, moves_per_command: 5, ..ReclaimConfig::default() }
 }
 
 pub const ROOT: &str = "/vol";
@@ -70,27 +64,40 @@ pub const ROOT: &str = "/vol";
 pub struct Rig {
     pub disk: SimDisk,
     pub clock: Arc<TestClock>,
-    pub meta: Arc<dyn Metastore>,
+    pub metadata: Metadata,
     pub store: Arc<SegmentStore>,
-    pub zone: Arc<DirectZone>,
+    pub zone: Arc<dyn Zone>,
     pub reclaimer: Arc<Reclaimer>,
     pub config: ContentConfig,
 }
 
-/// Metadata that survives a kill, as a log would make it.
-pub fn memory() -> Arc<dyn Metastore> {
-    Arc::new(MemoryMetastore::new())
+/// Where the metadata is.
+#[derive(Clone)]
+pub enum Metadata {
+    /// In memory, from where no kill takes it.
+    Memory(MemoryMetastore),
+    /// On the same disk: a log, and a redb file that it is drained into.
+    Logged,
 }
 
-/// Metadata on the disk: after a power cut it is as it was at some commit since the last sync.
-pub fn redb(disk: &SimDisk) -> Result<Arc<dyn Metastore>> {
-    disk.create_dir_all(&Path::new(ROOT).join("meta"))?;
-    let options = RedbOptions { cache_bytes: 1 << 20, ..RedbOptions::default() };
-    Ok(Arc::new(RedbMetastore::open_or_create(
-        Arc::new(disk.clone()),
-        &Path::new(ROOT).join("meta/zone.redb"),
-        options,
-    )?))
+pub fn memory() -> Metadata {
+    Metadata::Memory(MemoryMetastore::new())
+}
+
+fn logged_zone(disk: &SimDisk, store: Arc<SegmentStore>, clock: Arc<TestClock>) -> Result<Arc<dyn Zone>> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let root = Path::new(ROOT);
+    let options = RedbOptions { cache_bytes: 1 << 20, verify_up_to_bytes: 0, ..RedbOptions::default() };
+    let metastore = Arc::new(RedbMetastore::open_or_create(disk.clone(), &root.join("zone.redb"), options)?);
+    let config = LogConfig { segment_bytes: 64 << 10, max_spares: 2, preallocate: Preallocate::Inline };
+    let log = NodeLog::open(disk, &root.join("log"), store, config)?;
+    let parts = ZoneParts { zone: ZoneIndex(0), log, metastore, clock };
+    let config = ZoneConfig { background: Background::Inline, memtable_bytes: 64 << 10, ..ZoneConfig::default() };
+    let new = NewZone { id: [7; 16], hash_seed: 99, mode: 0o755, uid: 0, gid: 0 };
+    Ok(Arc::new(match LocalZone::open(parts.clone(), config.clone()) {
+        Err(Error::NotFound) => LocalZone::create(parts, config, &new)?,
+        other => other?,
+    }))
 }
 
 impl Rig {
@@ -98,29 +105,30 @@ impl Rig {
         Rig::open(SimDisk::new(), memory(), small()).unwrap()
     }
 
-    pub fn open(disk: SimDisk, meta: Arc<dyn Metastore>, config: ContentConfig) -> Result<Rig> {
+    pub fn open(disk: SimDisk, metadata: Metadata, config: ContentConfig) -> Result<Rig> {
         let blobs = Arc::new(LocalDiskStore::open(Arc::new(disk.clone()), &Path::new(ROOT).join("blobs"))?);
-        Rig::over(disk, meta, blobs, config)
+        Rig::over(disk, metadata, blobs, config)
     }
 
-    pub fn over(
-        disk: SimDisk,
-        meta: Arc<dyn Metastore>,
-        blobs: Arc<dyn ObjectStore>,
-        config: ContentConfig,
-    ) -> Result<Rig> {
+    pub fn over(disk: SimDisk, metadata: Metadata, blobs: Arc<dyn ObjectStore>, config: ContentConfig) -> Result<Rig> {
         let clock = Arc::new(TestClock::default());
         let store = SegmentStore::open(Arc::new(disk.clone()), blobs, clock.clone(), Path::new(ROOT), config.clone())?;
-        let zone = Arc::new(DirectZone::open_or_format(meta.clone(), store.clone(), clock.clone(), (0, 0))?);
+        let zone: Arc<dyn Zone> = match &metadata {
+            Metadata::Memory(memory) => {
+                let metastore = Arc::new(memory.clone());
+                Arc::new(DirectZone::open_or_format(metastore, store.clone(), clock.clone(), (0, 0))?)
+            }
+            Metadata::Logged => logged_zone(&disk, store.clone(), clock.clone())?,
+        };
         let zones: Vec<Arc<dyn Zone>> = vec![zone.clone()];
         store.attach(&zones)?;
         let reclaimer = Arc::new(Reclaimer::new(store.clone(), zones, clock.clone(), eager()));
-        Ok(Rig { disk, clock, meta, store, zone, reclaimer, config })
+        Ok(Rig { disk, clock, metadata, store, zone, reclaimer, config })
     }
 
     /// The volume as another process finds it after this one was killed.
     pub fn killed(&self) -> Result<Rig> {
-        Rig::open(self.disk.fork(), self.meta.clone(), self.config.clone())
+        Rig::open(self.disk.fork(), self.metadata.clone(), self.config.clone())
     }
 
     pub fn create(&self) -> Result<Ino> {
