@@ -84,8 +84,10 @@ fn run(options: &Options) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         for _ in signals.forever() {
-            if let Err(error) = unmounter.unmount() {
-                eprintln!("floor-fs: {error}");
+            match unmounter.unmount() {
+                Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => eprintln!("floor-fs: {error}"),
+                // Unmounted by somebody else meanwhile is fine too.
+                _ => {}
             }
         }
     });
