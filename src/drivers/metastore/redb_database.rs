@@ -78,7 +78,26 @@ impl RedbDatabase {
 
     /// Opens the file at `path`; answers the database and how many commits it holds.
     pub fn open(disk: &dyn Disk, path: &Path, options: &RedbOptions, verify: Verify) -> Result<(RedbDatabase, u64)> {
-        let file = disk.open(path)?;
+        RedbDatabase::open_file(disk.open(path)?, path, options, verify)
+    }
+
+    /// As [`RedbDatabase::open`] for a file that is open, which is not changed: what is
+    /// written stays in memory.
+    pub fn open_in_memory(
+        file: Arc<dyn DiskFile>,
+        path: &Path,
+        options: &RedbOptions,
+        verify: Verify,
+    ) -> Result<(RedbDatabase, u64)> {
+        RedbDatabase::open_file(Arc::new(ScratchFile::new(file)?), path, options, verify)
+    }
+
+    fn open_file(
+        file: Arc<dyn DiskFile>,
+        path: &Path,
+        options: &RedbOptions,
+        verify: Verify,
+    ) -> Result<(RedbDatabase, u64)> {
         let len = file.len()?;
         if len == 0 {
             // redb would make a new database of it.
@@ -107,14 +126,6 @@ impl RedbDatabase {
             Err(_) => return Err(facts.damaged(&"it can't be read")),
         };
         Ok(RedbDatabase { database: Some(database), facts })
-    }
-
-    /// The last durable state of `file`, which is not changed: what is written stays in
-    /// memory. For when the disk takes no writes.
-    pub fn open_in_memory(file: Arc<dyn DiskFile>, path: &Path, options: &RedbOptions) -> Result<(RedbDatabase, u64)> {
-        let this = RedbDatabase::start(Arc::new(ScratchFile::new(file)?), path, options, false)?;
-        let commits = this.check_format()?;
-        Ok((this, commits))
     }
 
     /// The file below.
@@ -177,11 +188,6 @@ impl RedbDatabase {
     /// What failed first since the file was opened.
     pub fn failure(&self) -> Option<Failure> {
         self.facts.failure()
-    }
-
-    /// Bytes that the cache holds at the most.
-    pub fn cache_bytes_at_most(&self, limit: usize) -> u64 {
-        self.facts.moved_bytes().min(limit as u64)
     }
 
     /// Closes the database. Snapshots of it can't read on.
@@ -297,6 +303,11 @@ impl Tables {
 
     fn table(&self, table: Table) -> Result<&ReadOnlyTable<&'static [u8], &'static [u8]>> {
         self.tables.get(table as usize - 1).ok_or(Error::Invalid)
+    }
+
+    /// Bytes of the file, and bytes of it that a cache of `limit` holds at the most.
+    pub fn sizes(&self, limit: usize) -> Result<(u64, u64)> {
+        Ok((self.facts.file().len()?, self.facts.moved_bytes().min(limit as u64)))
     }
 
     /// The value at `key`.

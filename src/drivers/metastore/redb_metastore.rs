@@ -71,7 +71,8 @@ struct Writer {
     retained_bytes: usize,
     /// Why no commit is taken any more.
     refused: Option<Error>,
-    reserve: Reserve,
+    /// None where nothing is written.
+    reserve: Option<Reserve>,
 }
 
 /// The state after one commit.
@@ -88,8 +89,27 @@ impl RedbMetastore {
     pub fn open(disk: Arc<dyn Disk>, path: &Path, options: RedbOptions) -> Result<RedbMetastore> {
         let verify = Verify::UpTo(options.verify_up_to_bytes);
         let (database, newest) = RedbDatabase::open(&*disk, path, &options, verify)?;
-        let tables = database.tables()?;
         let reserve = Reserve::open(disk.clone(), path, options.reserve_bytes);
+        RedbMetastore::start(disk, path, options, database, newest, Some(reserve))
+    }
+
+    /// Opens the metastore at `path` for reads. Its file is not changed, not even if a crash
+    /// left it unclean; commits answer [`Error::ReadOnly`].
+    pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path, options: RedbOptions) -> Result<RedbMetastore> {
+        let verify = Verify::UpTo(options.verify_up_to_bytes);
+        let (database, newest) = RedbDatabase::open_in_memory(disk.open(path)?, path, &options, verify)?;
+        RedbMetastore::start(disk, path, options, database, newest, None)
+    }
+
+    fn start(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        options: RedbOptions,
+        database: RedbDatabase,
+        newest: u64,
+        reserve: Option<Reserve>,
+    ) -> Result<RedbMetastore> {
+        let tables = database.tables()?;
         let writer = Writer {
             file: database.file(),
             database: Some(database),
@@ -97,7 +117,7 @@ impl RedbMetastore {
             newest,
             retained: Vec::new(),
             retained_bytes: 0,
-            refused: None,
+            refused: reserve.is_none().then_some(Error::ReadOnly),
             reserve,
         };
         let inner = Arc::new_cyclic(|inner| Inner {
@@ -140,10 +160,10 @@ impl RedbMetastore {
     }
 
     /// Reads the whole file at `path` and verifies every page's checksum, for fsck. The
-    /// metastore must not be open. A file that a crash left unclean is brought in order.
+    /// metastore must not be open. The file is not changed.
     pub fn check_integrity(disk: &dyn Disk, path: &Path) -> Result<()> {
         let options = RedbOptions::default();
-        let (database, _) = RedbDatabase::open(disk, path, &options, Verify::Always)?;
+        let (database, _) = RedbDatabase::open_in_memory(disk.open(path)?, path, &options, Verify::Always)?;
         let tables = database.tables()?;
         for table in Table::ALL {
             let mut visit = |_: &[u8], _: &[u8]| std::ops::ControlFlow::Continue(());
@@ -164,9 +184,8 @@ impl Metastore for RedbMetastore {
     }
 
     fn stats(&self) -> Result<MetastoreStats> {
-        let stored_bytes = self.inner.disk.open(&self.inner.path)?.len()?;
-        let writer = self.inner.writer.lock();
-        let cache_bytes = writer.database.as_ref().map_or(0, |d| d.cache_bytes_at_most(self.inner.options.cache_bytes));
+        let current = self.inner.current.read().clone();
+        let (stored_bytes, cache_bytes) = current.tables.sizes(self.inner.options.cache_bytes)?;
         Ok(MetastoreStats { stored_bytes, cache_bytes })
     }
 }
@@ -175,20 +194,29 @@ impl Inner {
     fn commit(&self, batch: &WriteBatch, durability: Durability) -> Result<()> {
         let mut writer = self.writer.lock();
         let done = match self.commit_once(&mut writer, batch, durability) {
-            Err(Error::NoSpace | Error::QuotaExceeded) if writer.reserve.release_for(batch) => {
+            Err(Error::NoSpace | Error::QuotaExceeded)
+                if writer.reserve.as_mut().is_some_and(|reserve| reserve.release_for(batch)) =>
+            {
                 self.commit_once(&mut writer, batch, durability)
             }
             done => done,
         };
-        if done.is_ok() && durability == Durability::Durable {
-            writer.reserve.make();
+        if done.is_ok()
+            && durability == Durability::Durable
+            && let Some(reserve) = &mut writer.reserve
+        {
+            reserve.make();
         }
         done
     }
 
     fn commit_once(&self, writer: &mut Writer, batch: &WriteBatch, durability: Durability) -> Result<()> {
-        if let Some(refused) = &writer.refused {
-            return Err(Error::Unavailable(format!("the metastore takes no changes after a failure: {refused}")));
+        match &writer.refused {
+            None => {}
+            Some(Error::ReadOnly) => return Err(Error::ReadOnly),
+            Some(why) => {
+                return Err(Error::Unavailable(format!("the metastore takes no changes after a failure: {why}")));
+            }
         }
         if writer.database.as_ref().is_none_or(|database| database.failure().is_some()) {
             self.recover(writer, None)?;
@@ -256,8 +284,8 @@ impl Inner {
 
     /// Opens the file again and applies what it lacks. It may hold the commit `in_flight`.
     fn recover(&self, writer: &mut Writer, in_flight: Option<u64>) -> Result<()> {
-        if let Some(damage @ Error::Corrupt(_)) = &writer.refused {
-            return Err(damage.clone());
+        if let Some(reason @ (Error::Corrupt(_) | Error::ReadOnly)) = &writer.refused {
+            return Err(reason.clone());
         }
         if let Some(database) = writer.database.take() {
             // Its failure is known and handled here; closing only tells of it again.
@@ -305,7 +333,8 @@ impl Inner {
 
     /// Keeps reads going where the disk takes no writes.
     fn read_on(&self, writer: &mut Writer) -> Result<()> {
-        let (database, held) = RedbDatabase::open_in_memory(writer.file.clone(), &self.path, &self.options)?;
+        let (database, held) =
+            RedbDatabase::open_in_memory(writer.file.clone(), &self.path, &self.options, Verify::No)?;
         if held > writer.newest {
             return Err(Error::Unavailable("it is not known which state is the newest".into()));
         }
@@ -378,7 +407,11 @@ impl RedbSnapshot {
             Err(error @ Error::Corrupt(_)) => Err(error),
             Err(error) => {
                 let Some(inner) = self.inner.upgrade() else { return Err(error) };
-                read(&inner.replacement(self)?.tables)
+                match inner.replacement(self) {
+                    Ok(replacement) => read(&replacement.tables),
+                    Err(Error::ReadOnly) => Err(error),
+                    Err(other) => Err(other),
+                }
             }
             done => done,
         }

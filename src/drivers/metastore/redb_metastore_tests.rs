@@ -364,14 +364,39 @@ fn reads_go_on_while_the_disk_takes_no_writes() {
     assert_eq!(value(&store, 3).unwrap(), vec![3; 200]);
 }
 
+fn bytes(disk: &SimDisk) -> Vec<u8> {
+    let file = disk.open(Path::new(PATH)).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
 #[test]
-fn fsck_finds_damage_of_any_size_of_file_and_brings_a_killed_one_in_order() {
+fn a_read_only_metastore_reads_what_is_there_and_changes_nothing() {
+    let simulated = filled();
+    let store = simulated.store().unwrap();
+    store.commit(&put(7, b"seven"), Durability::Durable).unwrap();
+    let killed = simulated.0.fork();
+    let before = bytes(&killed);
+    killed.fail_after(0, Error::ReadOnly);
+    let reader = RedbMetastore::open_read_only(Arc::new(killed.clone()), Path::new(PATH), options()).unwrap();
+    assert_eq!(value(&reader, 7).unwrap(), "seven");
+    assert_eq!(reader.commit(&put(8, b"no"), Durability::Buffered), Err(Error::ReadOnly));
+    assert_eq!(reader.stats().unwrap().stored_bytes, before.len() as u64);
+    drop(reader);
+    assert!(bytes(&killed) == before);
+}
+
+#[test]
+fn fsck_finds_damage_and_changes_nothing_of_a_killed_file() {
     let simulated = filled();
     RedbMetastore::check_integrity(&simulated.0, Path::new(PATH)).unwrap();
     let store = simulated.store().unwrap();
     store.commit(&put(5, b"five"), Durability::Durable).unwrap();
     let killed = Simulated(simulated.0.fork());
+    let before = bytes(&killed.0);
     RedbMetastore::check_integrity(&killed.0, Path::new(PATH)).unwrap();
+    assert!(bytes(&killed.0) == before);
     assert_eq!(value(&killed.store().unwrap(), 5).unwrap(), "five");
     drop(store);
 
