@@ -12,7 +12,7 @@ use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, parse_level};
 #[command(
     name = "nexus-fuse",
     version,
-    about,
+    about = "A POSIX file system whose metadata and content lie in one folder",
     propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,

@@ -21,6 +21,9 @@ pub fn watch(events: Sender<Event>) {
     let events = Mutex::new(Some(events));
     std::panic::set_hook(Box::new(move |info| {
         log::error!("{}", describe(info));
+        if info.location().is_some_and(|place| is_caught(place.file())) {
+            return;
+        }
         if let Some(events) = events.lock().take() {
             // Should the daemon not be able to end in order, it ends all the same.
             let _ = std::thread::Builder::new().name("last-resort".to_owned()).spawn(|| {
@@ -30,6 +33,12 @@ pub fn watch(events: Sender<Event>) {
             let _ = events.send(Event::Panicked);
         }
     }));
+}
+
+/// Whether the metastore's driver catches a panic at this place: redb's, which mean a damaged
+/// page, become errors there.
+fn is_caught(file: &str) -> bool {
+    file.contains("/redb-")
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> String {
@@ -43,4 +52,16 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
         thread.name().unwrap_or("without a name"),
         std::backtrace::Backtrace::capture()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_driver_catches_is_survived() {
+        assert!(is_caught("/home/ann/.cargo/registry/src/index.crates.io-0/redb-4.6.0/src/tree_store/btree.rs"));
+        assert!(!is_caught("src/drivers/metastore/redb_metastore.rs"));
+        assert!(!is_caught("fuse/adapter/ops.rs"));
+    }
 }
