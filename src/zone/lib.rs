@@ -10,4 +10,4 @@ mod testing;
 
 pub use crate::digest::digest;
 pub use crate::local::{Access, Background, LocalZone, NewZone, ZoneConfig, ZoneParts};
-pub use crate::log::{LogConfig, LogStats, NodeLog, Preallocate};
+pub use crate::log::{Claim, LogConfig, LogStats, NodeLog, Preallocate};

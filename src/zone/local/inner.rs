@@ -197,6 +197,14 @@ impl Inner {
         }
     }
 
+    /// As `sync`, and known after a crash.
+    pub fn settle(&self) -> Result<()> {
+        match self.config.access {
+            Access::ReadOnly => Ok(()),
+            Access::ReadWrite => self.log.settle_to(Lsn(self.last.load(Ordering::Acquire))),
+        }
+    }
+
     pub fn now(&self) -> Timestamp {
         let now = self.clock.now();
         let mut newest = self.newest_time.lock();

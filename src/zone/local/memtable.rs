@@ -66,9 +66,11 @@ impl MemTable {
     }
 
     /// The changes of a range, in order.
-    pub fn range(&self, table: Table, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = (&Key, &Change)> {
+    pub fn range(&self, table: Table, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], &Change)> {
         let tree = self.tree(table).filter(|tree| start < end && !tree.is_empty());
-        tree.into_iter().flat_map(move |tree| tree.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end))))
+        let bounds = (Bound::Included(start), Bound::Excluded(end));
+        let pairs = tree.map(|tree| tree.range::<[u8], _>(bounds));
+        pairs.into_iter().flatten().map(|(key, change)| (key.as_slice(), change))
     }
 
     /// All changes, in order of table and key.

@@ -1,15 +1,13 @@
 //! The newest state of a zone: changes in memory over a snapshot of the metastore, read as
 //! one.
 
-use std::cmp::Ordering;
-use std::iter::Peekable;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use nexus_kernel::machine::Applied;
-use nexus_kernel::metastore::{Key, MetaSnapshot, Visitor};
+use nexus_kernel::metastore::{MetaSnapshot, Visitor};
 use nexus_kernel::model::{self, Inode, Usage, ZoneInfo, keys};
+use nexus_kernel::overlay::{self, Direction};
 use nexus_kernel::{Ino, Lsn, MetaRead, Result, Table};
 
 use super::caches::{Caches, Place};
@@ -54,7 +52,9 @@ impl View {
     pub fn apply(&mut self, applied: Applied, lsn: Lsn, caches: &Caches) -> Result<()> {
         for (table, key, change) in applied.writes {
             match table {
-                Table::Dentry if !self.is_unborn(table, &key) => caches.put_dentry(keys::parse_pair(&key)?, change.clone()),
+                Table::Dentry if !self.is_unborn(table, &key) => {
+                    caches.put_dentry(keys::parse_pair(&key)?, change.clone())
+                }
                 Table::Sys => self.note_sys(&key, change.as_ref())?,
                 _ => {}
             }
@@ -135,25 +135,29 @@ impl MetaRead for Reader<'_> {
     }
 
     fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
-        let active = self.view.active.range(table, start, end);
-        let frozen = self.view.frozen.iter().flat_map(|frozen| frozen.range(table, start, end));
-        let own = merge(active, frozen, Ordering::Less);
-        let base = (!self.view.is_unborn(table, start)).then_some(&self.view.base);
-        overlay(own, Ordering::Less, visit, |visit| match base {
-            Some(base) => base.scan(table, start, end, visit),
-            None => Ok(()),
-        })
+        let View { active, frozen, base, .. } = self.view;
+        let below = |visit: &mut Visitor<'_>| match self.view.is_unborn(table, start) {
+            true => Ok(()),
+            false => base.scan(table, start, end, visit),
+        };
+        let middle = |visit: &mut Visitor<'_>| match frozen {
+            Some(frozen) => overlay::merge(frozen.range(table, start, end), Direction::Forward, below, visit),
+            None => below(visit),
+        };
+        overlay::merge(active.range(table, start, end), Direction::Forward, middle, visit)
     }
 
     fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
-        let active = self.view.active.range(table, start, end).rev();
-        let frozen = self.view.frozen.iter().flat_map(|frozen| frozen.range(table, start, end).rev());
-        let own = merge(active, frozen, Ordering::Greater);
-        let base = (!self.view.is_unborn(table, start)).then_some(&self.view.base);
-        overlay(own, Ordering::Greater, visit, |visit| match base {
-            Some(base) => base.scan_back(table, start, end, visit),
-            None => Ok(()),
-        })
+        let View { active, frozen, base, .. } = self.view;
+        let below = |visit: &mut Visitor<'_>| match self.view.is_unborn(table, start) {
+            true => Ok(()),
+            false => base.scan_back(table, start, end, visit),
+        };
+        let middle = |visit: &mut Visitor<'_>| match frozen {
+            Some(frozen) => overlay::merge(frozen.range(table, start, end).rev(), Direction::Backward, below, visit),
+            None => below(visit),
+        };
+        overlay::merge(active.range(table, start, end).rev(), Direction::Backward, middle, visit)
     }
 
     fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
@@ -179,64 +183,6 @@ impl MetaRead for Reader<'_> {
     }
 }
 
-/// Two sorted runs of changes as one; of two for one key, that of `newer` counts. `before`
-/// is how a key compares with those that come after it.
-fn merge<'a>(
-    newer: impl Iterator<Item = (&'a Key, &'a Change)>,
-    older: impl Iterator<Item = (&'a Key, &'a Change)>,
-    before: Ordering,
-) -> impl Iterator<Item = (&'a Key, &'a Change)> {
-    let (mut newer, mut older) = (newer.peekable(), older.peekable());
-    std::iter::from_fn(move || match (newer.peek(), older.peek()) {
-        (Some((new_key, _)), Some((old_key, _))) => match new_key.cmp(old_key) {
-            Ordering::Equal => {
-                older.next();
-                newer.next()
-            }
-            order if order == before => newer.next(),
-            _ => older.next(),
-        },
-        (Some(_), None) => newer.next(),
-        (None, _) => older.next(),
-    })
-}
-
-/// Visits what `base` visits with the changes of `own` on top, in order.
-fn overlay<'a, I: Iterator<Item = (&'a Key, &'a Change)>>(
-    own: I,
-    before: Ordering,
-    visit: &mut Visitor<'_>,
-    base: impl FnOnce(&mut Visitor<'_>) -> Result<()>,
-) -> Result<()> {
-    let mut own: Peekable<I> = own.peekable();
-    if own.peek().is_none() {
-        return base(visit);
-    }
-    let mut flow = ControlFlow::Continue(());
-    base(&mut |key, value| {
-        while let Some((own_key, change)) = own.next_if(|(own_key, _)| own_key.as_slice().cmp(key) == before) {
-            flow = visit_change(own_key, change, visit);
-            if flow.is_break() {
-                return flow;
-            }
-        }
-        flow = match own.next_if(|(own_key, _)| own_key.as_slice() == key) {
-            Some((own_key, change)) => visit_change(own_key, change, visit),
-            None => visit(key, value),
-        };
-        flow
-    })?;
-    while flow.is_continue()
-        && let Some((key, change)) = own.next()
-    {
-        flow = visit_change(key, change, visit);
-    }
-    Ok(())
-}
-
-fn visit_change(key: &Key, change: &Change, visit: &mut Visitor<'_>) -> ControlFlow<()> {
-    match change {
-        Some(value) => visit(key, value),
-        None => ControlFlow::Continue(()),
-    }
-}
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

@@ -53,6 +53,10 @@ impl Zone for LocalZone {
         self.inner.sync()
     }
 
+    fn settle(&self) -> Result<()> {
+        self.inner.settle()
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.inner.checkpoint()
     }

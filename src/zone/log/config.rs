@@ -38,7 +38,8 @@ impl LogConfig {
     pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
     pub(super) fn check(&self) -> Result<()> {
-        let good = (Self::MIN_SEGMENT_BYTES..=Self::MAX_SEGMENT_BYTES).contains(&self.segment_bytes) && self.max_spares >= 2;
+        let good =
+            (Self::MIN_SEGMENT_BYTES..=Self::MAX_SEGMENT_BYTES).contains(&self.segment_bytes) && self.max_spares >= 2;
         if good { Ok(()) } else { Err(Error::Invalid) }
     }
 

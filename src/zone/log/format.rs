@@ -241,7 +241,14 @@ mod tests {
     }
 
     fn record() -> RecordHeader {
-        RecordHeader { len: 5, epoch: 3, zone: ZoneIndex(258), kind: RecordKind::Command, lsn: Lsn(11), durable: Lsn(10) }
+        RecordHeader {
+            len: 5,
+            epoch: 3,
+            zone: ZoneIndex(258),
+            kind: RecordKind::Command,
+            lsn: Lsn(11),
+            durable: Lsn(10),
+        }
     }
 
     /// Bytes of version 1 never change: logs in the field hold them.
@@ -250,7 +257,8 @@ mod tests {
         let golden = include_str!("fixtures/log-v1.hex");
         let mut records = Vec::new();
         record().encode(b"hello", &mut records);
-        let mark = RecordHeader { len: 0, zone: NO_ZONE, kind: RecordKind::Mark, lsn: Lsn(12), durable: Lsn(11), ..record() };
+        let mark =
+            RecordHeader { len: 0, zone: NO_ZONE, kind: RecordKind::Mark, lsn: Lsn(12), durable: Lsn(11), ..record() };
         mark.encode(b"", &mut records);
         RecordHeader { kind: RecordKind::Clean, lsn: Lsn(13), ..mark }.encode(b"", &mut records);
         let written = format!("header {}\nrecords {}\n", hex(&header().encode()), hex(&records));

@@ -79,7 +79,12 @@ impl NodeLog {
     /// Where recovery has to choose, content that `content` can't verify is taken as lost.
     ///
     /// [`Error::Corrupt`] where a record is damaged that was safely on disk.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path, content: Arc<dyn ContentSync>, config: LogConfig) -> Result<Arc<NodeLog>> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        content: Arc<dyn ContentSync>,
+        config: LogConfig,
+    ) -> Result<Arc<NodeLog>> {
         config.check()?;
         let found = scan(&*disk, dir, &*content)?;
         let mut ready = Vec::new();
@@ -229,6 +234,21 @@ impl NodeLog {
         if wanted { self.append_record(Claim::Reserved, NO_ZONE, RecordKind::Mark, &[]).map(drop) } else { Ok(()) }
     }
 
+    /// As [`NodeLog::sync_to`]; and no recovery will ask for the content of what is up to
+    /// `lsn` any more: a durable record tells that it was durable.
+    pub fn settle_to(&self, lsn: Lsn) -> Result<()> {
+        self.sync_to(lsn)?;
+        let known_by = {
+            let state = self.writing()?;
+            let State::Writing(writer) = &*state else { return Err(closed()) };
+            writer.record_of(lsn)
+        };
+        match known_by {
+            Some(record) => self.sync_to(record),
+            None => self.sync_to(self.append_record(Claim::Reserved, NO_ZONE, RecordKind::Mark, &[])?),
+        }
+    }
+
     /// Gives `visit` every command of `zone` after `after`, in order. [`Error::Corrupt`] if
     /// some of them can't be there any more, or if the log ends before `after`.
     pub fn replay(&self, zone: ZoneIndex, after: Lsn, visit: &mut dyn FnMut(Lsn, Command) -> Result<()>) -> Result<()> {
@@ -261,7 +281,10 @@ impl NodeLog {
             }
             if records.next_lsn() != *end {
                 let lsn = records.next_lsn();
-                return Err(Error::Corrupt(format!("log segment {}: record {lsn} has become unreadable; {ADVICE}", path.display())));
+                return Err(Error::Corrupt(format!(
+                    "log segment {}: record {lsn} has become unreadable; {ADVICE}",
+                    path.display()
+                )));
             }
         }
         Ok(())
@@ -417,7 +440,9 @@ impl Drop for NodeLog {
 }
 
 fn refused(error: &Error) -> Error {
-    Error::Unavailable(format!("no changes are taken, because the log failed: {error}; check the disk, then mount again"))
+    Error::Unavailable(format!(
+        "no changes are taken, because the log failed: {error}; check the disk, then mount again"
+    ))
 }
 
 fn closed() -> Error {

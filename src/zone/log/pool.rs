@@ -134,7 +134,8 @@ impl Pool {
         let serial = state.next_serial;
         state.next_serial += 1;
         state.asked = false;
-        let made = MutexGuard::unlocked(state, || make_spare(&*self.disk, &self.dir, serial, self.config.segment_bytes));
+        let made =
+            MutexGuard::unlocked(state, || make_spare(&*self.disk, &self.dir, serial, self.config.segment_bytes));
         state.attempts += 1;
         match made {
             Ok(file) => {

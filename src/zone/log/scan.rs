@@ -166,7 +166,10 @@ fn chain(scan: &mut Scan, dir: &Path, candidates: &[Candidate], ends: &[Option<E
         let (Some(header), Some(end)) = (candidate.header.filter(follows), end) else {
             if scan.durable >= scan.end {
                 let path = segment_path(dir, missing.unwrap_or(candidate.number));
-                return Err(damaged_header(&path, &format!("everything up to record {} was safely on disk", scan.durable)));
+                return Err(damaged_header(
+                    &path,
+                    &format!("everything up to record {} was safely on disk", scan.durable),
+                ));
             }
             return Ok(());
         };
@@ -194,7 +197,10 @@ fn damaged(path: &Path, lsn: Lsn, offset: u64, durable: Lsn) -> Error {
 }
 
 fn damaged_header(path: &Path, why: &str) -> Error {
-    Error::Corrupt(format!("log segment {} is missing, or its header is damaged, though {why}; {ADVICE}", path.display()))
+    Error::Corrupt(format!(
+        "log segment {} is missing, or its header is damaged, though {why}; {ADVICE}",
+        path.display()
+    ))
 }
 
 /// What to do about a damaged log.

@@ -140,7 +140,8 @@ mod tests {
         assert_eq!(role(segment_path(dir, 0x1f)), FileRole::Segment(0x1f));
         assert_eq!(role(spare_path(dir, 2)), FileRole::Spare(2));
         assert_eq!(role(unfinished_path(dir, u64::MAX)), FileRole::Unfinished(u64::MAX));
-        for foreign in ["", "log", "1.log", "000000000000001F.log", "+00000000000001f.log", "000000000000001f.log.bak"] {
+        for foreign in ["", "log", "1.log", "000000000000001F.log", "+00000000000001f.log", "000000000000001f.log.bak"]
+        {
             assert_eq!(FileRole::of(foreign), FileRole::Foreign, "{foreign}");
         }
     }

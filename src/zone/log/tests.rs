@@ -435,6 +435,44 @@ fn content_that_is_not_there_cuts_the_log() {
     }
 }
 
+#[test]
+fn what_is_settled_needs_no_proof() {
+    struct Nothing;
+    impl ContentSync for Nothing {
+        fn sync(&self) -> Result<()> {
+            Ok(())
+        }
+        fn verify(&self, _piece: &Piece) -> Result<bool> {
+            Ok(false)
+        }
+    }
+    let disk = SimDisk::new();
+    let log = open(&disk).unwrap();
+    let piece = Piece { len: 1, blob: nexus_kernel::BlobId(1), blob_offset: 0, crc: 0 };
+    let write = Command::Write {
+        ino: Ino(2),
+        offset: 0,
+        pieces: [piece].into_iter().collect(),
+        store: StoreId(0),
+        kill_privileges: false,
+        now: Timestamp::default(),
+    };
+    let found =
+        |disk: &SimDisk| NodeLog::open(Arc::new(disk.clone()), dir(), Arc::new(Nothing), config()).unwrap().last();
+    for round in 0..5 {
+        let lsn = log.append(ZONE, Claim::Normal, &write.encode().unwrap()).unwrap();
+        log.sync().unwrap();
+        assert!(found(&disk.fork()) < lsn, "only the sync told, and nobody remembers it");
+        log.settle_to(lsn).unwrap();
+        for cut in 0..10 {
+            assert!(found(&disk.power_cut(cut)) >= lsn, "round {round}");
+        }
+        let last = log.last();
+        log.settle_to(lsn).unwrap();
+        assert_eq!(log.last(), last, "there is a record already");
+    }
+}
+
 /// A long run with random syncs, checkpoints and openings; at every sync point the power is
 /// cut, and what is found must be a prefix with all that was synced.
 #[test]
@@ -450,7 +488,12 @@ fn power_cuts_leave_a_prefix_with_all_that_was_synced() {
                 let left = disk.power_cut(seed * 100_000 + point.number * 10 + cut);
                 let (durable, checkpoint) = *seen.lock();
                 let log = open(&left).unwrap();
-                assert!(log.last().0 >= durable, "seed {seed}, sync {}: lost {durable}, has {}", point.number, log.last());
+                assert!(
+                    log.last().0 >= durable,
+                    "seed {seed}, sync {}: lost {durable}, has {}",
+                    point.number,
+                    log.last()
+                );
                 let end = log.last().0;
                 assert_eq!(replay(&log, ZONE, checkpoint).unwrap(), expected(checkpoint + 1..end + 1));
                 // And it goes on from there, also after one more cut.
@@ -517,7 +560,8 @@ fn works_on_a_real_disk_with_a_thread() {
     let log = open();
     assert_eq!(log.last(), Lsn(8000));
     for thread in 0..4 {
-        let found: Vec<Command> = replay(&log, ZoneIndex(thread), 0).unwrap().into_iter().map(|(_, command)| command).collect();
+        let found: Vec<Command> =
+            replay(&log, ZoneIndex(thread), 0).unwrap().into_iter().map(|(_, command)| command).collect();
         assert_eq!(found, (0..2000).map(command).collect::<Vec<_>>());
     }
     log.close().unwrap();

@@ -45,8 +45,9 @@ pub struct Writer {
     checkpoints: BTreeMap<ZoneIndex, Lsn>,
     /// Last command of any zone.
     last_command: Lsn,
-    /// Highest `durable` that a record or header tells.
-    recorded: Lsn,
+    /// Highest `durable` that a record or header tells, and up to where the log has to be
+    /// durable for that to be known after a crash.
+    recorded: (Lsn, Lsn),
     buffer: Vec<u8>,
 }
 
@@ -55,7 +56,8 @@ impl Writer {
     /// returns. Everything that `scan` found must be durable already.
     pub fn start(disk: Arc<dyn Disk>, dir: &Path, config: &LogConfig, scan: &Scan, pool: &Pool) -> Result<Writer> {
         let Spare { serial, file } = pool.take(Claim::Reserved)?;
-        let epoch = scan.epoch.checked_add(1).ok_or_else(|| Error::Unavailable("the log was opened too often".into()))?;
+        let epoch =
+            scan.epoch.checked_add(1).ok_or_else(|| Error::Unavailable("the log was opened too often".into()))?;
         let number = scan.segments.last().map_or(1, |last| last.header.number + 1);
         let durable = Lsn(scan.end.0 - 1);
         let header = SegmentHeader { epoch, number, first: scan.end, durable, segment_bytes: config.segment_bytes };
@@ -79,7 +81,7 @@ impl Writer {
             // Of a zone that nobody has opened yet, everything may be needed.
             checkpoints: scan.zones.iter().map(|zone| (*zone, Lsn(0))).collect(),
             last_command: durable,
-            recorded: durable,
+            recorded: (durable, durable),
             buffer: Vec::new(),
         })
     }
@@ -90,7 +92,15 @@ impl Writer {
     }
 
     /// Adds a record. On an error there is none.
-    pub fn append(&mut self, pool: &Pool, claim: Claim, zone: ZoneIndex, kind: RecordKind, payload: &[u8], durable: Lsn) -> Result<Lsn> {
+    pub fn append(
+        &mut self,
+        pool: &Pool,
+        claim: Claim,
+        zone: ZoneIndex,
+        kind: RecordKind,
+        payload: &[u8],
+        durable: Lsn,
+    ) -> Result<Lsn> {
         if payload.len() > self.config.max_payload() {
             return Err(Error::TooLong);
         }
@@ -105,7 +115,9 @@ impl Writer {
         written?;
         self.offset += record.stored_bytes();
         self.next = Lsn(record.lsn.0 + 1);
-        self.recorded = durable;
+        if durable > self.recorded.0 {
+            self.recorded = (durable, record.lsn);
+        }
         if kind == RecordKind::Command {
             self.last_command = record.lsn;
             self.checkpoints.entry(zone).or_default();
@@ -131,12 +143,16 @@ impl Writer {
     fn roll(&mut self, pool: &Pool, claim: Claim, durable: Lsn) -> Result<()> {
         let Spare { serial, file } = pool.take(claim)?;
         let number = self.number + 1;
-        let header =
-            SegmentHeader { epoch: self.epoch, number, first: self.next, durable, segment_bytes: self.config.segment_bytes };
+        let header = SegmentHeader {
+            epoch: self.epoch,
+            number,
+            first: self.next,
+            durable,
+            segment_bytes: self.config.segment_bytes,
+        };
         file.write_at(&header.encode(), 0)?;
         self.disk.rename(&spare_path(&self.dir, serial), &segment_path(&self.dir, number))?;
         self.names_changed = true;
-        self.recorded = durable;
         self.full.push_back(Scanned { header: self.current_header(), end: self.next });
         self.unsynced.push(std::mem::replace(&mut self.file, file));
         self.number = number;
@@ -158,7 +174,14 @@ impl Writer {
 
     /// Whether a command is durable of which no record tells so.
     pub fn wants_mark(&self, durable: Lsn) -> bool {
-        self.recorded < self.last_command && self.last_command <= durable
+        self.recorded.0 < self.last_command && self.last_command <= durable
+    }
+
+    /// The record by which it will be known after a crash that `lsn` was durable, if there is
+    /// one already.
+    pub fn record_of(&self, lsn: Lsn) -> Option<Lsn> {
+        let (durable, by) = self.recorded;
+        (durable >= lsn).then_some(by)
     }
 
     /// Hands out what is to be synced now.

@@ -51,7 +51,13 @@ fn reads_and_writes_go_on_during_a_drain() {
         for ino in 50..90 {
             zone.propose(&create(ino, &format!("file {ino}"))).unwrap();
         }
-        zone.propose(&Command::Unlink { parent: Ino::ROOT, name: name("file 7"), keep: false, now: Timestamp::default() }).unwrap();
+        zone.propose(&Command::Unlink {
+            parent: Ino::ROOT,
+            name: name("file 7"),
+            keep: false,
+            now: Timestamp::default(),
+        })
+        .unwrap();
         zone.sync().unwrap();
         for ino in 2..90 {
             assert_eq!(zone.inode(Ino(ino)).unwrap().is_some(), ino != 7);
@@ -155,7 +161,12 @@ fn lookups_are_exact_under_load() {
                             there[which] = Some(ino);
                         }
                         Some(_) => {
-                            let unlink = Command::Unlink { parent: Ino::ROOT, name: name(&text), keep: false, now: Timestamp::default() };
+                            let unlink = Command::Unlink {
+                                parent: Ino::ROOT,
+                                name: name(&text),
+                                keep: false,
+                                now: Timestamp::default(),
+                            };
                             zone.propose(&unlink).unwrap();
                             there[which] = None;
                         }

@@ -51,10 +51,13 @@ fn power_cuts_leave_a_prefix_whose_content_is_there() {
                 let at = history.find(zone.digest().unwrap()).unwrap_or_else(|| panic!("{what}: no prefix"));
                 assert!(at >= history.synced, "{what}: {at} of {}, {} synced", history.count, history.synced);
                 let mut pieces = Vec::new();
-                zone.inner.log.replay(ZONE, Lsn(0), &mut |_, command| {
-                    pieces.extend(command.pieces().copied());
-                    Ok(())
-                }).ok();
+                zone.inner
+                    .log
+                    .replay(ZONE, Lsn(0), &mut |_, command| {
+                        pieces.extend(command.pieces().copied());
+                        Ok(())
+                    })
+                    .ok();
                 for piece in pieces {
                     assert!(content.verify(&piece).unwrap(), "{what}: content is missing");
                 }
@@ -101,7 +104,10 @@ fn propose_noting(zone: &LocalZone, command: &Command, history: &Mutex<History>)
     assert_eq!(zone.propose(command).is_ok(), digest.is_some());
 }
 
-fn digest_after(state: &dyn MetaRead, writes: Vec<(Table, nexus_kernel::metastore::Key, Option<bytes::Bytes>)>) -> u128 {
+fn digest_after(
+    state: &dyn MetaRead,
+    writes: Vec<(Table, nexus_kernel::metastore::Key, Option<bytes::Bytes>)>,
+) -> u128 {
     use nexus_kernel::metastore::{Durability, WriteBatch};
     let copy = nexus_drivers::metastore::MemoryMetastore::new();
     let mut batch = WriteBatch::default();
@@ -189,7 +195,13 @@ fn a_metastore_of_another_zone_is_refused() {
         let (zone, _) = on_disk(disk, zone_config()).unwrap();
         if std::ptr::eq(disk, &other) {
             zone.propose(&create(2, "one")).unwrap();
-            zone.propose(&Command::Unlink { parent: Ino::ROOT, name: name("one"), keep: false, now: Timestamp::default() }).unwrap();
+            zone.propose(&Command::Unlink {
+                parent: Ino::ROOT,
+                name: name("one"),
+                keep: false,
+                now: Timestamp::default(),
+            })
+            .unwrap();
         } else {
             zone.propose(&create(2, "two")).unwrap();
             zone.checkpoint().unwrap();

@@ -1,6 +1,7 @@
 //! Tests of the local zone; here what they share.
 
 mod concurrency;
+mod conformance;
 mod crash;
 mod model;
 mod space;
@@ -172,7 +173,8 @@ impl Commands {
             9..=11 => {
                 let (parent, name) = self.entry();
                 let mode = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange][self.below(3) as usize];
-                let (new_parent, new_name) = if self.below(2) == 0 { self.entry() } else { (self.ino(), self.new_name()) };
+                let (new_parent, new_name) =
+                    if self.below(2) == 0 { self.entry() } else { (self.ino(), self.new_name()) };
                 Command::Rename { parent, name, new_parent, new_name, mode, whiteout: None, keep, now }
             }
             12 => {
@@ -188,7 +190,13 @@ impl Commands {
                 Command::Write { ino, offset, pieces, store: StoreId(0), kill_privileges, now }
             }
             19 => {
-                let ops = [RangeOp::Allocate, RangeOp::PunchHole, RangeOp::ZeroRangeKeepSize, RangeOp::Collapse, RangeOp::Insert];
+                let ops = [
+                    RangeOp::Allocate,
+                    RangeOp::PunchHole,
+                    RangeOp::ZeroRangeKeepSize,
+                    RangeOp::Collapse,
+                    RangeOp::Insert,
+                ];
                 let op = ops[self.below(5) as usize];
                 let (offset, len) = (self.below(6) * 4096, 4096 * (1 + self.below(3)));
                 Command::Range { ino: self.ino(), op, offset, len, kill_privileges, now }
@@ -199,7 +207,14 @@ impl Commands {
             }
             21 => {
                 let value = vec![1; self.below(50) as usize];
-                Command::SetXattr { ino: self.ino(), name: name("user.x"), value, mode: XattrMode::Set, kill_setgid: false, now }
+                Command::SetXattr {
+                    ino: self.ino(),
+                    name: name("user.x"),
+                    value,
+                    mode: XattrMode::Set,
+                    kill_setgid: false,
+                    now,
+                }
             }
             22 => Command::RemoveXattr { ino: self.ino(), name: name("user.x"), now },
             _ => Command::Reap { inos: (2..=self.next_ino).map(Ino).collect(), budget: 3 },
@@ -214,7 +229,10 @@ fn assert_content_is_there(zone: &LocalZone, content_len: u64) {
             let (ino, offset) = keys::parse_pair(key).unwrap();
             let extent: Extent = nexus_kernel::model::decode("extent", value).unwrap();
             if extent.blob.is_some() {
-                assert!(extent.blob_offset + extent.len <= content_len, "inode {ino} at {offset}: {extent:?} of {content_len}");
+                assert!(
+                    extent.blob_offset + extent.len <= content_len,
+                    "inode {ino} at {offset}: {extent:?} of {content_len}"
+                );
             }
             ControlFlow::Continue(())
         })
@@ -274,7 +292,8 @@ fn reading_only_changes_no_file() {
     let digest = zone.digest().unwrap();
     let left = disk.fork();
     // redb puts its own file in order when it is opened, so it is not looked at.
-    let logs = || crate::testing::bytes_of(&left).into_iter().filter(|(path, _)| path.starts_with("/log")).collect::<Vec<_>>();
+    let logs =
+        || crate::testing::bytes_of(&left).into_iter().filter(|(path, _)| path.starts_with("/log")).collect::<Vec<_>>();
     let before = logs();
     let (reader, _) = on_disk(&left, ZoneConfig { access: Access::ReadOnly, ..zone_config() }).unwrap();
     assert_eq!(reader.digest().unwrap(), digest);

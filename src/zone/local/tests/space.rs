@@ -77,7 +77,13 @@ fn a_full_metastore_refuses_growth_in_time_and_recovers() {
     let digest = zone.digest().unwrap();
     *metastore.mood.lock() = None;
     zone.propose(&create(ino, "space again")).unwrap();
-    zone.propose(&Command::Unlink { parent: Ino::ROOT, name: name("space again"), keep: false, now: Timestamp::default() }).unwrap();
+    zone.propose(&Command::Unlink {
+        parent: Ino::ROOT,
+        name: name("space again"),
+        keep: false,
+        now: Timestamp::default(),
+    })
+    .unwrap();
     zone.checkpoint().unwrap();
     assert_eq!(zone.stats().unwrap().pending_bytes, 0);
     assert_ne!(digest, zone.digest().unwrap(), "times and numbers differ");
