@@ -79,7 +79,7 @@ impl Default for ReclaimConfig {
             interval_ms: 2_000,
             idle_seal_ms: 300_000,
             idle_seal_bytes: 8 << 20,
-            drop_grace_ms: 10_000,
+            drop_grace_ms: 2_000,
             compact_below_percent: 50,
             pass_bytes: 32 << 20,
             moves_per_command: 256,

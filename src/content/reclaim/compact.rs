@@ -97,13 +97,18 @@ impl Reclaimer {
             if *budget == 0 || self.store.wake().is_stopped() {
                 break;
             }
-            let copied = self.copy(blob, &chunk);
-            let (staged, data) = match copied {
-                Ok(copied) => copied,
+            let mut data = vec![0; usize::try_from(chunk.end - chunk.start).map_err(|_| Error::Invalid)?];
+            if let Err(error) = self.store.read(blob, chunk.start, &mut data) {
+                self.relocate(zone, blob, &mut batch, progress)?;
+                log::error!("blob {:016x} can't be read, so its space can't be given back: {error}", blob.0);
+                memory.wrong.insert(blob);
+                return if error == Error::NotFound { Ok(()) } else { memory.pass_over(error) };
+            }
+            let staged = match self.store.write_copy(&data) {
+                Ok(staged) => staged,
                 Err(error) => {
                     self.relocate(zone, blob, &mut batch, progress)?;
-                    // Dropped meanwhile, with all that was live.
-                    return if error == Error::NotFound { Ok(()) } else { Err(error) };
+                    return Err(error);
                 }
             };
             *budget = budget.saturating_sub(chunk.end - chunk.start);
@@ -121,12 +126,6 @@ impl Reclaimer {
             }
         }
         self.relocate(zone, blob, &mut batch, progress)
-    }
-
-    fn copy(&self, blob: BlobId, chunk: &Chunk) -> Result<(Staged, Vec<u8>)> {
-        let mut data = vec![0; usize::try_from(chunk.end - chunk.start).map_err(|_| Error::Invalid)?];
-        self.store.read(blob, chunk.start, &mut data)?;
-        Ok((self.store.write_copy(&data)?, data))
     }
 
     /// Tells the metadata, and lets go of the copies.

@@ -77,8 +77,24 @@ pub struct Reclaimer {
 struct Memory {
     /// When a blob was first seen dead.
     dead_since: HashMap<BlobId, u64>,
-    /// Blobs whose counters and extents disagree; told once.
+    /// Blobs that are not compacted: they can't be read, or their counters and extents
+    /// disagree. Told once each.
     wrong: HashSet<BlobId>,
+    /// What went wrong with one blob in this pass, which went on with the others.
+    failed: Option<Error>,
+}
+
+impl Memory {
+    /// Goes on without a blob that the disk fails at; other errors end the pass.
+    fn pass_over(&mut self, error: Error) -> Result<()> {
+        match error {
+            Error::Io(_) | Error::Corrupt(_) => {
+                self.failed.get_or_insert(error);
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
 }
 
 impl Reclaimer {
@@ -115,7 +131,7 @@ impl Reclaimer {
         self.drop_dead(need, &mut memory, &mut progress)?;
         self.delete_condemned(&mut progress)?;
         self.close_segments(need)?;
-        self.seal_settled(&mut budget, &mut progress)?;
+        self.seal_settled(&mut budget, &mut memory, &mut progress)?;
         self.finish_seals()?;
         loop {
             self.compact(need, &mut budget, &mut memory, &mut progress)?;
@@ -125,7 +141,7 @@ impl Reclaimer {
             // Copies need room themselves: what was given back may be what the next ones take.
             let again = need == Need::Room && progress.freed_bytes > before && budget > 0;
             if !again || self.store.wake().is_stopped() {
-                return Ok(progress);
+                return memory.failed.take().map_or(Ok(progress), Err);
             }
         }
     }
@@ -157,7 +173,7 @@ impl Reclaimer {
         Ok(records)
     }
 
-    fn seal_settled(&self, budget: &mut u64, progress: &mut Progress) -> Result<()> {
+    fn seal_settled(&self, budget: &mut u64, memory: &mut Memory, progress: &mut Progress) -> Result<()> {
         for (id, _) in self.store.settled() {
             if *budget == 0 || self.store.wake().is_stopped() {
                 progress.more = true;
@@ -176,7 +192,13 @@ impl Reclaimer {
                 // Not worth moving: it is dropped from where it is.
                 records.iter().map(|(_, blob)| blob.len).max().unwrap_or(0)
             } else {
-                let len = self.store.seal(id)?;
+                let len = match self.store.seal(id) {
+                    Ok(len) => len,
+                    Err(error) => {
+                        memory.pass_over(error)?;
+                        continue;
+                    }
+                };
                 *budget = budget.saturating_sub(len);
                 progress.sealed += 1;
                 len
@@ -201,6 +223,8 @@ impl Reclaimer {
                     Ok(len) => len.max(blob.len),
                     // Lost with nothing in it; forgotten as any other dead blob.
                     Err(Error::NotFound) if blob.live == 0 => blob.len,
+                    // Lost with content. Readers are told, and so is who runs fsck.
+                    Err(Error::NotFound) => continue,
                     Err(error) => return Err(error),
                 };
                 match zone.propose(&Command::SealBlob { blob: id, len }) {

@@ -308,10 +308,10 @@ impl ContentStore for SegmentStore {
         let mut tries = 0;
         loop {
             match self.stage(Writer::File(hint), Asker::Writer, data) {
-                Err(Error::NoSpace) if tries < FULL_TRIES => {
+                Err(full @ (Error::NoSpace | Error::QuotaExceeded)) if tries < FULL_TRIES => {
                     tries += 1;
                     if !self.wake.wait_for_room(Duration::from_millis(self.config.full_wait_ms), self.now_ms()) {
-                        return Err(Error::NoSpace);
+                        return Err(full);
                     }
                 }
                 other => return other,

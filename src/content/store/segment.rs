@@ -139,7 +139,7 @@ impl Segment {
         let full = needed.saturating_add(step).min(self.limit.max(needed));
         match file.allocate(from, full - from) {
             Ok(()) => return Ok(full),
-            Err(Error::NoSpace) => {}
+            Err(Error::NoSpace | Error::QuotaExceeded) => {}
             Err(error) => return Err(error),
         }
         let small = needed.next_multiple_of(SMALL_STEP).min(self.limit.max(needed));

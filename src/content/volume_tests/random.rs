@@ -1,5 +1,8 @@
 //! Random files against a model, while the collector seals, drops and compacts.
 
+use nexus_kernel::Error;
+use nexus_kernel::disk::Disk;
+
 use super::rig::{Model, Rig};
 use crate::testing::Random;
 
@@ -83,4 +86,35 @@ fn compaction_keeps_shared_content_shared() {
     assert_eq!(rig.read(keep).unwrap(), data);
     assert_eq!(rig.read(clones[1]).unwrap(), data[100..5_100]);
     rig.assert_sound("compacted");
+}
+
+#[test]
+fn a_blob_that_cannot_be_read_does_not_hold_up_the_others() {
+    let rig = Rig::new();
+    let mut random = Random::new(12);
+    // Four segments with six files each.
+    let files: Vec<_> = (0..24)
+        .map(|_| {
+            let ino = rig.create().unwrap();
+            rig.write(ino, 0, &random.bytes(10_000)).unwrap();
+            ino
+        })
+        .collect();
+    rig.collect().unwrap();
+    let lost = rig.extents(files[0]).unwrap()[0].1.blob;
+    let (path, _) = rig.disk.files().into_iter().find(|(p, _)| p.ends_with(format!("{:016x}", lost.0))).unwrap();
+    rig.disk.open(&path).unwrap().set_len(100).unwrap();
+    for ino in files.iter().enumerate().filter(|(n, _)| n % 6 != 0).map(|(_, ino)| ino) {
+        rig.unlink(*ino).unwrap();
+    }
+    assert!(matches!(rig.reclaimer.run_once(), Err(Error::Corrupt(_))), "it is told");
+    let done = rig.collect().unwrap();
+    assert_eq!(done.copied_bytes, 0, "the others were compacted at once");
+    let blobs = rig.blobs();
+    assert!(blobs.contains_key(&lost));
+    assert_eq!(blobs.len(), 2, "{blobs:?}");
+    for ino in files.iter().step_by(6).skip(1) {
+        assert_eq!(rig.read(*ino).unwrap().len(), 10_000);
+    }
+    assert!(matches!(rig.read(files[0]), Err(Error::Corrupt(_))));
 }
