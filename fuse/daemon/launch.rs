@@ -1,7 +1,7 @@
 //! Going to the background: the command starts the same program again as the daemon, and
 //! waits on a pipe, the daemon's standard output, until the mount answers or cannot be.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
@@ -128,9 +128,13 @@ impl Reporter {
 
     /// Tells that the mount answers, and lets go of the terminal.
     pub fn ready(&self, ready: &Ready) {
+        // All but the pipe before the command goes on, so that it leaves nothing half done.
+        let null = let_go().inspect_err(|error| log::warn!("cannot let go of the terminal: {error}"));
         self.send(&Report::Ready(ready.clone()));
-        if let Err(error) = let_go() {
-            log::warn!("cannot let go of the terminal: {error}");
+        if let Ok(null) = null
+            && let Err(error) = rustix::stdio::dup2_stdout(&null)
+        {
+            log::warn!("cannot let go of the pipe: {error}");
         }
     }
 
@@ -153,11 +157,12 @@ impl Reporter {
     }
 }
 
-/// Standard streams go nowhere, and the working folder holds no medium back.
-fn let_go() -> io::Result<()> {
+/// Input and errors go nowhere, and the working folder holds no medium back; answers what
+/// stands for nowhere.
+fn let_go() -> io::Result<File> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
-    std::env::set_current_dir("/")
+    std::env::set_current_dir("/")?;
+    Ok(null)
 }
