@@ -110,6 +110,7 @@ pub fn listing_while_changing(lab: &Lab) -> Check {
         Ok(true)
     })?;
     ensure!(again == order.len(), "rewound, it lists {again} of {}", order.len());
+    drop((listing, changing));
     place.finish()
 }
 

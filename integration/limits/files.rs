@@ -121,6 +121,7 @@ pub fn sparse(lab: &Lab) -> Check {
     file.set_len(SIZE)?;
     file.read_exact_at(&mut found, 1 << 40)?;
     ensure!(found == [0; 4096], "what was cut off is there again");
+    drop(file);
     place.finish()
 }
 

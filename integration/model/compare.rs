@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::failure::{Check, During};
 use crate::model::actor::Actors;
 use crate::model::op::{Op, User};
-use crate::model::side::{Reply, Side, Times, coarse_now, set_umask};
+use crate::model::side::{Reply, Side, Times, coarse_now, comparable_mode, set_umask};
 use crate::tree;
 
 /// Folders between the top and the root of the calls: so far can symlinks with ".." go.
@@ -152,10 +152,17 @@ fn watched_paths(op: &Op) -> Vec<&str> {
 
 /// Compares two trees; `None` if they show the same.
 pub fn compare_trees(ours: &Path, oracle: &Path) -> Check<Option<String>> {
-    let ours = tree::read(ours)?;
-    let oracle = tree::read(oracle).during("the machine's own")?;
+    let mut ours = tree::read(ours)?;
+    let mut oracle = tree::read(oracle).during("the machine's own")?;
+    for entry in ours.values_mut().chain(oracle.values_mut()) {
+        entry.mode = comparable_mode(entry.mode);
+    }
     let differences = tree::differences(&ours, &oracle, |a, b| {
-        a.mtime == b.mtime || (a.mtime.0 >= SET_BY_HAND_BEFORE_S && b.mtime.0 >= SET_BY_HAND_BEFORE_S)
+        const S_IFMT: u32 = 0o170_000;
+        const S_IFIFO: u32 = 0o010_000;
+        a.mode & S_IFMT == S_IFIFO
+            || a.mtime == b.mtime
+            || (a.mtime.0 >= SET_BY_HAND_BEFORE_S && b.mtime.0 >= SET_BY_HAND_BEFORE_S)
     });
     Ok((!differences.is_empty())
         .then(|| format!("trees differ (ours against the machine's own): {}", differences.join("; "))))

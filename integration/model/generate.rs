@@ -6,7 +6,11 @@ use crate::random::Random;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "ф\u{301}"];
 const XATTRS: [&str; 6] =
     ["user.one", "user.two", "trusted.three", "security.four", "system.posix_acl_access", "system.posix_acl_default"];
-const MODES: [u32; 12] = [0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o2775, 0o1777, 0o4755, 0o6711, 0o2644, 0o555];
+/// Set-group-ID never goes without the group's right to execute: on files that means nothing,
+/// and file systems differ in when they take it away.
+const MODES: [u32; 12] = [0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o2775, 0o1777, 0o4755, 0o6711, 0o2755, 0o555];
+/// For what the umask may take that right from.
+const MODES_OF_NEW_FILES: [u32; 8] = [0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o4755, 0o1666];
 
 /// The sequence that belongs to `seed`.
 pub fn sequence(seed: u64, len: usize) -> Vec<Op> {
@@ -24,14 +28,25 @@ impl Generate {
             _ => User::Bob,
         };
         let umask = self.0.pick(&[0o022, 0o022, 0o000, 0o077, 0o002]);
-        Op { user, umask, watch_times: self.0.one_in(4), call: self.call() }
+        let (watch_times, call) = (self.0.one_in(4), self.call());
+        let (user, watch_times) = match call {
+            // Making the call includes a chown; and ext4 touches the directory where it fails.
+            Call::Rename { flag: RenameFlag::Whiteout, .. } => (User::Root, false),
+            _ => (user, watch_times),
+        };
+        Op { user, umask, watch_times, call }
     }
 
     fn call(&mut self) -> Call {
         const WEIGHTS: [u32; 31] =
             [14, 4, 6, 14, 6, 5, 8, 6, 4, 2, 3, 8, 3, 4, 6, 6, 4, 10, 5, 2, 5, 5, 2, 3, 2, 2, 1, 7, 2, 3, 2];
         match self.0.weighted(WEIGHTS) {
-            0 => Call::Open { slot: self.slot(), path: self.path(), flags: self.open_flags(), mode: self.mode() },
+            0 => Call::Open {
+                slot: self.slot(),
+                path: self.path(),
+                flags: self.open_flags(),
+                mode: self.mode_of_new_file(),
+            },
             1 => Call::Close { slot: self.slot() },
             2 => Call::Read { slot: self.slot(), offset: self.offset(), len: self.len() as usize },
             3 => Call::Write { slot: self.slot(), offset: self.offset(), len: self.len() as usize, fill: self.fill() },
@@ -63,7 +78,7 @@ impl Generate {
                 let number = self.0.below(1 << 16) as u32;
                 let node =
                     self.0.pick(&[Node::Regular, Node::Fifo, Node::Socket, Node::Char(number), Node::Block(number)]);
-                Call::MakeNode { path: self.path(), node, mode: self.mode() }
+                Call::MakeNode { path: self.path(), node, mode: self.mode_of_new_file() }
             }
             13 => Call::Symlink { target: self.target(), path: self.path() },
             14 => Call::Link { from: self.path(), to: self.path(), follow: self.0.one_in(3) },
@@ -82,7 +97,14 @@ impl Generate {
             }
             18 => Call::Chmod { path: self.path(), mode: self.mode() },
             19 => Call::ChmodOpen { slot: self.slot(), mode: self.mode() },
-            20 => Call::Chown { path: self.path(), uid: self.owner(), gid: self.owner(), follow: self.0.one_in(2) },
+            20 => {
+                let (uid, mut gid) = (self.owner(), self.owner());
+                if uid.is_none() {
+                    // With neither, FUSE is asked for nothing, and can't take setuid away.
+                    gid = gid.or(Some(SHARED_GROUP));
+                }
+                Call::Chown { path: self.path(), uid, gid, follow: self.0.one_in(2) }
+            }
             21 => {
                 Call::SetTimes { path: self.path(), atime: self.when(), mtime: self.when(), follow: self.0.one_in(2) }
             }
@@ -139,6 +161,10 @@ impl Generate {
 
     fn mode(&mut self) -> Bits {
         Bits(self.0.pick(&MODES))
+    }
+
+    fn mode_of_new_file(&mut self) -> Bits {
+        Bits(self.0.pick(&MODES_OF_NEW_FILES))
     }
 
     fn fill(&mut self) -> u8 {
@@ -204,7 +230,8 @@ impl Generate {
         let value = match name.as_str() {
             "system.posix_acl_access" | "system.posix_acl_default" => self.acl(),
             _ => {
-                let len = self.0.pick(&[0, 1, 20, 200]);
+                // Long enough never to be the old value: ext4 does nothing then, not even to ctime.
+                let len = self.0.pick(&[6, 20, 200]);
                 self.0.bytes(len)
             }
         };

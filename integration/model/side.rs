@@ -93,14 +93,26 @@ impl View {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
         View {
-            mode: stat.st_mode,
+            mode: comparable_mode(stat.st_mode),
             uid: stat.st_uid,
             gid: stat.st_gid,
             nlink: stat.st_nlink,
             size: if kind == FileType::Directory { 0 } else { stat.st_size },
             rdev: if device { stat.st_rdev } else { 0 },
-            mtime: by_hand(stat.st_mtime, stat.st_mtime_nsec),
+            mtime: by_hand(stat.st_mtime, stat.st_mtime_nsec).filter(|_| kind != FileType::Fifo),
         }
+    }
+}
+
+/// The mode without what may differ: FUSE takes set-group-ID from a file that somebody
+/// unprivileged writes to only where the group may execute it (there the bit means
+/// something), other file systems where the writer is outside the group, too.
+pub fn comparable_mode(mode: u32) -> u32 {
+    const S_ISGID: u32 = 0o2000;
+    const S_IXGRP: u32 = 0o0010;
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile if mode & S_IXGRP == 0 => mode & !S_ISGID,
+        _ => mode,
     }
 }
 
@@ -160,7 +172,9 @@ impl Side {
 
     /// Times of an open file.
     pub fn times_open(&self, slot: Slot) -> Option<Times> {
-        rustix::fs::fstat(self.slot(slot).ok()?).ok().map(|stat| times(&stat))
+        let stat = rustix::fs::fstat(self.slot(slot).ok()?).ok()?;
+        // What goes through a pipe never comes to a FUSE file system's knowledge.
+        (FileType::from_raw_mode(stat.st_mode) != FileType::Fifo).then(|| times(&stat))
     }
 
     fn slot(&self, slot: Slot) -> Result<Arc<OwnedFd>, Errno> {
@@ -221,10 +235,9 @@ impl Side {
             }
             Call::SeekHoles { slot } => {
                 let fd = self.slot(*slot)?;
-                match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
-                    FileType::RegularFile => holes::check(&fd),
-                    _ => Ok(Reply::NotMade),
-                }
+                let is_file = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::RegularFile;
+                let is_readable = !rustix::fs::fcntl_getfl(&fd)?.contains(OFlags::WRONLY);
+                if is_file && is_readable { holes::check(&fd) } else { Ok(Reply::NotMade) }
             }
             Call::Sync { slot, data_only: true } => rustix::fs::fdatasync(self.slot(*slot)?).map(|()| Reply::Done),
             Call::Sync { slot, data_only: false } => rustix::fs::fsync(self.slot(*slot)?).map(|()| Reply::Done),
@@ -257,7 +270,13 @@ impl Side {
                     RenameFlag::Exchange => RenameFlags::EXCHANGE,
                     RenameFlag::Whiteout => RenameFlags::WHITEOUT,
                 };
-                rustix::fs::renameat_with(root, from, root, to, flags).map(|()| Reply::Done)
+                rustix::fs::renameat_with(root, from, root, to, flags)?;
+                if *flag == RenameFlag::Whiteout {
+                    // File systems differ in whose the whiteout is.
+                    let from = from.trim_end_matches('/');
+                    rustix::fs::chownat(root, from, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW)?;
+                }
+                Ok(Reply::Done)
             }
             Call::Chmod { path, mode } => {
                 rustix::fs::chmodat(root, path, Mode::from_raw_mode(mode.0), AtFlags::empty()).map(|()| Reply::Done)
