@@ -13,7 +13,7 @@ const LAW: [(&str, &[&str]); 9] = [
     ("nexus-zone", &["nexus-kernel"]),
     ("nexus-services", &["nexus-kernel"]),
     ("nexus", &["nexus-kernel", "nexus-drivers", "nexus-content", "nexus-zone", "nexus-services"]),
-    ("nexus-fuse", &["nexus", "nexus-kernel", "nexus-services"]),
+    ("nexus-fuse", &["nexus", "nexus-kernel"]),
     // Programs that meet the daemon only through its command line and its mount.
     ("nexus-integration", &[]),
     ("nexus-bench", &[]),

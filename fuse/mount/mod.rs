@@ -13,7 +13,6 @@ mod fusermount;
 mod options;
 mod point;
 mod serve;
-mod size;
 pub mod table;
 
 pub use change::{Unmount, remount, unmount};
@@ -21,7 +20,6 @@ pub use error::MountError;
 pub use options::{MountOptions, OptionError};
 pub use point::{MountPoint, prepare};
 pub use serve::{MountSpec, Mounted, resolve_subdir, serve};
-pub use size::{SizeError, parse_size};
 pub use table::Entry;
 
 /// File system type of every mount, as /proc/mounts shows it.

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
+use nexus::config::ByteSize;
 use nexus_kernel::fs::AtimePolicy;
 use rustix::mount::MountFlags;
 use thiserror::Error;
-
-use super::size::parse_size;
 
 /// Why an option list is refused.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -286,7 +285,7 @@ fn number(name: &str, value: Option<&str>) -> Result<u32, OptionError> {
 }
 
 fn size(name: &str, value: Option<&str>) -> Result<u64, OptionError> {
-    parse_size(needed(name, value)?).map_err(|error| bad(name, value, &error.to_string()))
+    needed(name, value)?.parse().map(|ByteSize(bytes)| bytes).map_err(|error: String| bad(name, value, &error))
 }
 
 fn bad(name: &str, value: Option<&str>, why: &str) -> OptionError {
@@ -345,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_remount_takes_back_what_proc_mounts_shows() {
-        let shown = MountOptions::parse("rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,remount,ro");
+        let shown =
+            MountOptions::parse("rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,remount,ro");
         assert_eq!(shown.map(|options| (options.remount, options.read_only)), Ok((true, Some(true))));
     }
 
