@@ -105,7 +105,7 @@ impl Inner {
     }
 
     /// Takes no more commands.
-    fn fail(&self, error: &Error) {
+    pub fn fail(&self, error: &Error) {
         log::error!("zone {} can't be checkpointed: {error}; no more changes are taken", self.zone);
         let mut writer = self.writer.lock();
         if matches!(*writer, Writing::Open) {

@@ -62,8 +62,8 @@ pub struct ZoneConfig {
     /// Who works behind.
     pub background: Background,
     /// Bytes of changes in memory at which they are drained into the metastore. While that
-    /// goes on, as much again may come in before writers wait, so the zone takes about three
-    /// times this at the most.
+    /// goes on, more may come in, more and more slowly, up to three times this in all; the
+    /// drain itself takes about half of what it drains.
     pub memtable_bytes: u64,
     /// Bytes of log since the last checkpoint that bring on the next.
     pub checkpoint_log_bytes: u64,

@@ -57,7 +57,7 @@ impl Writing {
             Writing::Open => Ok(()),
             Writing::Closed => Err(Error::Unavailable("the zone is closed".into())),
             Writing::Failed(error) => Err(Error::Unavailable(format!(
-                "no changes are taken, because the metastore failed: {error}; check the disk, then mount again"
+                "no changes are taken, because a checkpoint failed: {error}; check the disk, then mount again"
             ))),
         }
     }
@@ -85,7 +85,7 @@ impl Inner {
         let lsn = self.log.append(self.zone, claim, &payload)?;
         let outcome = applied.outcome.clone();
         self.note_inos(&applied);
-        let (taken, pending) = {
+        let (taken, active) = {
             let mut view = self.view.write();
             let taken = view.apply(applied, lsn, &self.caches);
             (taken, view.active.bytes())
@@ -95,7 +95,7 @@ impl Inner {
             return Err(error);
         }
         self.last.store(lsn.0, Ordering::Release);
-        self.pressure.appended(pending, payload.len() as u64);
+        self.pressure.appended(active, payload.len() as u64);
         drop(writer);
         if self.pressure.wants_drain(&self.config) {
             self.want_drain();

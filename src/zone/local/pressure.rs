@@ -19,7 +19,9 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub struct Pressure {
     /// Bytes of changes that no drain has taken up.
-    pending: AtomicU64,
+    active: AtomicU64,
+    /// Bytes of those that one has.
+    frozen: AtomicU64,
     /// Bytes of log since the last drain was taken up.
     logged: AtomicU64,
     /// The last drain found no space.
@@ -30,20 +32,24 @@ pub struct Pressure {
 
 impl Pressure {
     /// After a command.
-    pub fn appended(&self, pending: u64, payload: u64) {
-        self.pending.store(pending, Ordering::Relaxed);
+    pub fn appended(&self, active: u64, payload: u64) {
+        self.active.store(active, Ordering::Relaxed);
         self.logged.fetch_add(payload, Ordering::Relaxed);
     }
 
     /// A drain has taken up everything.
     pub fn frozen(&self) {
-        self.pending.store(0, Ordering::Relaxed);
+        self.frozen.store(self.active.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         self.logged.store(0, Ordering::Relaxed);
     }
 
-    /// A drain has ended.
+    /// A drain has ended: everything that it had taken up is in the metastore, or, where that
+    /// has no space, still here.
     pub fn drained(&self, found_no_space: bool) {
         self.stuck.store(found_no_space, Ordering::Relaxed);
+        if !found_no_space {
+            self.frozen.store(0, Ordering::Relaxed);
+        }
         drop(self.waiting.lock());
         self.changed.notify_all();
     }
@@ -55,7 +61,7 @@ impl Pressure {
 
     /// Whether it is time for a drain.
     pub fn wants_drain(&self, config: &ZoneConfig) -> bool {
-        self.pending.load(Ordering::Relaxed) >= config.memtable_bytes
+        self.active.load(Ordering::Relaxed) >= config.memtable_bytes
             || self.logged.load(Ordering::Relaxed) >= config.checkpoint_log_bytes
     }
 
@@ -66,30 +72,28 @@ impl Pressure {
 }
 
 impl Inner {
-    /// Lets a command in, at a pace that the drain keeps up with. Where the metastore's disk
-    /// is full, only what frees space may go beyond twice the limit, and nothing beyond four
-    /// times.
+    /// Lets a command in, at a pace that the drain keeps up with; nothing but what frees
+    /// space while three times the limit waits, nothing at all at five times. Where the
+    /// metastore's disk is full, waiting would not help, and the answer is [`Error::NoSpace`].
     pub fn admit(&self, command: &Command) -> Result<()> {
         let limit = self.config.memtable_bytes;
+        let hard = limit.saturating_mul(if command.frees_space() { 5 } else { 3 });
         loop {
-            let pending = self.pressure.pending.load(Ordering::Relaxed);
-            if pending <= limit {
+            let active = self.pressure.active.load(Ordering::Relaxed);
+            if active <= limit {
                 return Ok(());
             }
-            let hard = if command.frees_space() { limit.saturating_mul(4) } else { limit.saturating_mul(2) };
+            let all = active.saturating_add(self.pressure.frozen.load(Ordering::Relaxed));
             if self.pressure.is_stuck() {
-                if pending < hard {
-                    return Ok(());
-                }
-                return self.retry_stuck();
+                return if all < hard { Ok(()) } else { self.retry_stuck() };
             }
             if self.config.background == Background::Inline {
                 return Ok(());
             }
             self.wake.want_drain();
-            if pending < limit.saturating_mul(2) {
-                let over = (pending - limit) as f64 / limit as f64;
-                self.pressure.wait(SLOWEST.mul_f64(over * over));
+            if all < hard {
+                let over = (active - limit) as f64 / limit as f64;
+                self.pressure.wait(SLOWEST.mul_f64((over * over).min(1.0)));
                 return Ok(());
             }
             self.writer.lock().check()?;

@@ -93,7 +93,19 @@ impl Drop for Threads {
     }
 }
 
+/// Whoever waits for a drain must not wait for one that will never come.
+struct Ended<'a>(&'a Inner);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&Error::Io("the drain has panicked".into()));
+        }
+    }
+}
+
 fn run_drain(inner: &Inner) {
+    let _ended = Ended(inner);
     let mut last_seen = 0;
     loop {
         let stuck = inner.pressure.is_stuck();

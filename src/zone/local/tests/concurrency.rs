@@ -75,6 +75,35 @@ fn reads_and_writes_go_on_during_a_drain() {
     assert_eq!(crate::digest(&*metastore.snapshot().unwrap()).unwrap(), digest);
 }
 
+/// A metastore that does not come on holds writers up before memory is full, and no longer.
+#[test]
+fn writers_wait_for_a_slow_drain() {
+    const LIMIT: u64 = 20_000;
+    let disk = SimDisk::new();
+    let metastore = Arc::new(Gated::default());
+    let log = open_log(&disk, FileContent::open(&disk)).unwrap();
+    let config = ZoneConfig { background: Background::Thread, memtable_bytes: LIMIT, ..ZoneConfig::default() };
+    let zone = LocalZone::create(parts(log, metastore.clone()), config, &NEW).unwrap();
+    metastore.gate.shut();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for ino in 2..1000 {
+                zone.propose(&create(ino, &format!("file {ino}"))).unwrap();
+                let pending = zone.stats().unwrap().pending_bytes;
+                assert!(pending < 3 * LIMIT + 2000, "{pending} bytes wait");
+            }
+        });
+        while zone.stats().unwrap().pending_bytes < 3 * LIMIT && !writer.is_finished() {
+            std::thread::yield_now();
+        }
+        assert!(!writer.is_finished(), "nothing held the writer up");
+        assert!(zone.inode(Ino(2)).unwrap().is_some());
+        metastore.gate.open();
+        writer.join().unwrap();
+    });
+    assert!(zone.inode(Ino(999)).unwrap().is_some());
+}
+
 /// A writer grows a file step by step; readers must never see it shrink, by whatever way they
 /// look, though the caches are tiny and drains run all the time.
 #[test]

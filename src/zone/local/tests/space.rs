@@ -54,7 +54,7 @@ fn a_full_metastore_refuses_growth_in_time_and_recovers() {
     };
     assert_eq!(refused, Error::NoSpace);
     let stats = zone.stats().unwrap();
-    assert!(stats.pending_bytes > 2 * limit && stats.pending_bytes < 4 * limit, "{stats:?}");
+    assert!(stats.pending_bytes > 2 * limit && stats.pending_bytes <= 3 * limit + 2000, "{stats:?}");
     for known in 2..ino {
         assert!(zone.inode(Ino(known)).unwrap().is_some(), "reads go on");
     }
