@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use nexus::config::{ByteSize, Settings, Surroundings};
 use nexus::Volume;
+use nexus::config::{ByteSize, Settings, Surroundings};
 use nexus::folder::DataFolder;
 use nexus_kernel::fs::FsOptions;
 use tempfile::TempDir;
