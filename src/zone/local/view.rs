@@ -52,7 +52,9 @@ impl View {
     pub fn apply(&mut self, applied: Applied, lsn: Lsn, caches: &Caches) -> Result<()> {
         for (table, key, change) in applied.writes {
             match table {
-                Table::Dentry if false => caches.put_dentry(keys::parse_pair(&key)?, change.clone()),
+                Table::Dentry if !self.is_unborn(table, &key) => {
+                    caches.put_dentry(keys::parse_pair(&key)?, change.clone())
+                }
                 Table::Sys => self.note_sys(&key, change.as_ref())?,
                 _ => {}
             }
