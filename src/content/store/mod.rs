@@ -163,7 +163,7 @@ impl SegmentStore {
         now_ms(&*self.clock)
     }
 
-    /// Stores what the collector copies. It may go into half of the reserve.
+    /// Stores what the collector copies. It may use most of the reserve.
     pub(crate) fn write_copy(&self, data: &[u8]) -> Result<Staged> {
         self.stage(Writer::Collector, Asker::Collector, data)
     }

@@ -19,7 +19,8 @@ const FRESH_MS: u64 = 1_000;
 pub enum Asker {
     /// A writer.
     Writer,
-    /// The collector, which gives more back than it takes.
+    /// The collector, which gives more back than it takes. It may use most of the reserve: where
+    /// a restart has let the log grow on a full disk, there would else be no way out.
     Collector,
 }
 
@@ -84,7 +85,7 @@ impl SpaceGauge {
         let reserve = self.reserve(&measured.space);
         let floor = match asker {
             Asker::Writer => reserve,
-            Asker::Collector => reserve / 2,
+            Asker::Collector => reserve / 8,
         };
         measured.space.available.saturating_sub(measured.charged) >= floor.saturating_add(len)
     }
