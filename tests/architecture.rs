@@ -1,5 +1,6 @@
 //! The dependency law: imports point one way, from the daemon down to the kernel, and the
 //! kernel builds with no driver and no server library in its tree.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests, outside their functions")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

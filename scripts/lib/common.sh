@@ -57,9 +57,10 @@ need_fuse() {
     [ -c /dev/fuse ] || die "/dev/fuse is missing: the kernel has no FUSE, or the container does not let it in"
 }
 
-# Everything temporary lies in $SCRATCH, which is on a disk and open to all users to pass.
+# Everything temporary lies in $SCRATCH, which is on a disk and open to all users to pass. Its
+# name is short, as those of sockets in it are at most 107 bytes long, folders included.
 make_scratch() {
-    SCRATCH=$(mktemp -d "${NEXUS_TEST_DIR:-/var/tmp}/nexus-test.XXXXXX")
+    SCRATCH=$(mktemp -d "${NEXUS_TEST_DIR:-/var/tmp}/nx.XXXXXX")
     chmod 755 "$SCRATCH"
     export SCRATCH
     trap clean_up EXIT
