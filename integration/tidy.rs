@@ -1,5 +1,6 @@
 //! House rules that neither compiler nor clippy holds: every file says what lives in it, no
 //! file grows beyond what can be read in one go, and every silenced lint gives its reason.
+#![allow(clippy::expect_used, reason = "helpers of a test, outside its function")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
