@@ -517,8 +517,7 @@ fn random_names_keep_every_counter() {
     for seed in 1..=40u64 {
         let mut rng = Rng(seed * 1_000_003);
         let mut state = State::new();
-        let mut next = 2;
-        for _ in 0..300 {
+        for next in 2..302 {
             let dirs: Vec<u64> = state
                 .table::<Inode>(Table::Inode)
                 .iter()
@@ -543,7 +542,6 @@ fn random_names_keep_every_counter() {
                     state.rename((a, &n), (b, &m), mode[rng.below(3) as usize])
                 }
             };
-            next += 1;
             state.check();
         }
     }
