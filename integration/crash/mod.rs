@@ -28,8 +28,8 @@ const WORKERS: usize = 4;
 /// A round of each kind of crash, with a few seeds.
 pub fn cases(lab: &Lab) -> Vec<Case> {
     let mut cases = Vec::new();
-    let rounds = lab.scale(6, 40);
-    for seed in lab.seed..lab.seed + lab.scale(2, 5) {
+    let rounds = lab.scale(14, 60);
+    for seed in lab.seed..lab.seed + lab.scale(3, 6) {
         cases.push(Case::new(format!("sigkill seed={seed}"), move |lab| sigkill(lab, seed, rounds)));
         for kind in [ImageKind::Ext4, ImageKind::Xfs] {
             let name = format!("power-loss-{} seed={seed}", kind.name());

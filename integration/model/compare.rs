@@ -1,5 +1,6 @@
 //! Runs a sequence on both sides and finds the first difference.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -31,12 +32,19 @@ pub struct Difference {
 pub struct Pair {
     ours: Arc<Side>,
     oracle: Arc<Side>,
+    /// Calls that did not fail.
+    succeeded: Cell<usize>,
 }
 
 impl Pair {
     /// Fresh folders below `ours` and `oracle`, which must be empty or missing.
     pub fn new(ours: &Path, oracle: &Path) -> Check<Pair> {
-        Ok(Pair { ours: Arc::new(side(ours)?), oracle: Arc::new(side(oracle)?) })
+        Ok(Pair { ours: Arc::new(side(ours)?), oracle: Arc::new(side(oracle)?), succeeded: Cell::new(0) })
+    }
+
+    /// How many calls did not fail.
+    pub fn succeeded(&self) -> usize {
+        self.succeeded.get()
     }
 
     /// Makes the calls of `ops` on both sides, until there is a difference.
@@ -67,6 +75,9 @@ impl Pair {
         };
         let (ours, oracle) = (answer(&self.ours)?, answer(&self.oracle)?);
         set_umask(0);
+        if !matches!(ours, Reply::Error(_) | Reply::NotMade) {
+            self.succeeded.set(self.succeeded.get() + 1);
+        }
         if ours != oracle || matches!(ours, Reply::Absurd(_)) {
             return Ok(Some(format!("{ours:?}, but the machine's own answers {oracle:?}")));
         }

@@ -12,15 +12,45 @@ const MODES: [u32; 12] = [0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o2775, 0o17
 /// For what the umask may take that right from.
 const MODES_OF_NEW_FILES: [u32; 8] = [0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o4755, 0o1666];
 
+/// Calls between two that make files anew.
+const REFILL_EVERY: usize = 80;
+
 /// The sequence that belongs to `seed`.
 pub fn sequence(seed: u64, len: usize) -> Vec<Op> {
     let mut generate = Generate(Random::new(seed));
-    (0..len).map(|_| generate.op()).collect()
+    let mut ops = Vec::with_capacity(len + 16);
+    while ops.len() < len {
+        if ops.len() % REFILL_EVERY == 0 {
+            generate.refill(&mut ops);
+        }
+        ops.push(generate.op());
+    }
+    ops
 }
 
 struct Generate(Random);
 
 impl Generate {
+    /// Folders, and an open file for every descriptor: else most calls would find nothing.
+    fn refill(&mut self, ops: &mut Vec<Op>) {
+        let mut push = |user: User, call| ops.push(Op { user, umask: 0, watch_times: false, call });
+        let folders = [self.name(), self.name()];
+        for folder in &folders {
+            let user = self.0.pick(&User::ALL);
+            push(user, Call::MakeDir { path: folder.clone(), mode: Bits(0o777) });
+        }
+        let flags = OpenFlags { read: true, write: true, create: true, ..OpenFlags::default() };
+        for slot in 0..SLOTS {
+            let name = self.name();
+            let path = match self.0.below(3) {
+                0 => name,
+                _ => format!("{}/{name}", self.0.pick(&[&folders[0], &folders[1]])),
+            };
+            let user = self.0.pick(&User::ALL);
+            push(user, Call::Open { slot, path, flags, mode: Bits(0o666) });
+        }
+    }
+
     fn op(&mut self) -> Op {
         let user = match self.0.below(10) {
             0..=5 => User::Root,
@@ -29,10 +59,10 @@ impl Generate {
         };
         let umask = self.0.pick(&[0o022, 0o022, 0o000, 0o077, 0o002]);
         let (watch_times, call) = (self.0.one_in(4), self.call());
-        let (user, watch_times) = match call {
-            // Making the call includes a chown; and ext4 touches the directory where it fails.
-            Call::Rename { flag: RenameFlag::Whiteout, .. } => (User::Root, false),
-            _ => (user, watch_times),
+        let user = match call {
+            // Making the call includes a chown.
+            Call::Rename { flag: RenameFlag::Whiteout, .. } => User::Root,
+            _ => user,
         };
         Op { user, umask, watch_times, call }
     }
@@ -172,6 +202,9 @@ impl Generate {
     }
 
     fn open_flags(&mut self) -> OpenFlags {
+        if self.0.one_in(2) {
+            return OpenFlags { read: true, write: true, create: true, ..OpenFlags::default() };
+        }
         let read = self.0.below(4) > 0;
         OpenFlags {
             read,

@@ -47,7 +47,10 @@ pub fn run(lab: &Lab, filter: &[String]) -> Tally {
         }
         let result = one_seed(lab, &mut bench, seed);
         match &result {
-            Ok(()) if round % 20 == 0 => println!("ok      seeds from {seed}, {LENGTH} calls each"),
+            Ok(()) if round % 20 == 0 => {
+                let succeeded = bench.as_ref().map_or(0, |bench| bench.succeeded);
+                println!("ok      seeds from {seed}, {LENGTH} calls each ({succeeded} of this seed's succeeded)");
+            }
             Ok(()) => {}
             Err(Stop::Failed(reason)) => {
                 println!("FAILED  seed {seed}: {reason}");
@@ -73,12 +76,20 @@ struct Bench {
     oracle: Scratch,
     actors: Actors,
     runs: usize,
+    /// Calls of the last run that did not fail.
+    succeeded: usize,
 }
 
 impl Bench {
     fn new(lab: &Lab) -> Check<Bench> {
         let place = lab.place("model")?;
-        Ok(Bench { place, oracle: Scratch::new(&lab.scratch, "oracle")?, actors: Actors::new()?, runs: 0 })
+        Ok(Bench {
+            place,
+            oracle: Scratch::new(&lab.scratch, "oracle")?,
+            actors: Actors::new()?,
+            runs: 0,
+            succeeded: 0,
+        })
     }
 
     /// Runs `ops` in fresh folders; `then` sees them once all is closed.
@@ -92,6 +103,7 @@ impl Bench {
         let (ours, oracle) = (self.place.root().join(&name), self.oracle.path().join(&name));
         let pair = Pair::new(&ours, &oracle)?;
         let mut difference = pair.run(&self.actors, ops)?;
+        self.succeeded = pair.succeeded();
         drop(pair);
         if difference.is_none() {
             difference = then(&mut self.place, &ours, &oracle)?.map(|what| Difference { after: ops.len(), what });

@@ -268,7 +268,8 @@ impl Side {
                     RenameFlag::None => RenameFlags::empty(),
                     RenameFlag::NoReplace => RenameFlags::NOREPLACE,
                     RenameFlag::Exchange => RenameFlags::EXCHANGE,
-                    RenameFlag::Whiteout => RenameFlags::WHITEOUT,
+                    // Where it fails on a target that can't be replaced, ext4 touches the directory.
+                    RenameFlag::Whiteout => RenameFlags::WHITEOUT | RenameFlags::NOREPLACE,
                 };
                 rustix::fs::renameat_with(root, from, root, to, flags)?;
                 if *flag == RenameFlag::Whiteout {
