@@ -5,3 +5,5 @@ pub mod cache_store;
 pub mod disk;
 pub mod metastore;
 pub mod object_store;
+#[cfg(feature = "sqlite")]
+pub mod record_store;

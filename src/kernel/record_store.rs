@@ -10,7 +10,7 @@ pub enum Value {
     Null,
     /// 64-bit signed integer.
     Integer(i64),
-    /// 64-bit float.
+    /// 64-bit float. A store may refuse one that is not a number.
     Real(f64),
     /// UTF-8 text.
     Text(String),
@@ -25,9 +25,14 @@ pub type Row = Vec<Value>;
 ///
 /// Implementors guarantee: statements take `?1`, `?2`, ... as parameters; `transaction`
 /// runs its closure's statements atomically and serializably, is durable when it returns
-/// `Ok`, and leaves nothing behind when the closure returns an error.
+/// `Ok`, and leaves nothing behind when the closure returns an error, which comes back as it
+/// is. A row that a unique key forbids is [`Error::Exists`]; [`Error::Conflict`] says that
+/// the transaction did nothing and may be tried again.
+///
+/// [`Error::Exists`]: crate::error::Error::Exists
+/// [`Error::Conflict`]: crate::error::Error::Conflict
 pub trait RecordStore: Send + Sync {
-    /// Runs a query outside a transaction of its own.
+    /// Runs a statement that only reads, outside a transaction of its own.
     fn query(&self, sql: &str, params: &[Value]) -> Result<Vec<Row>>;
     /// Runs `work` in a transaction.
     fn transaction(&self, work: &mut dyn FnMut(&mut dyn RecordTransaction) -> Result<()>) -> Result<()>;

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod metastore;
 pub mod object_store;
 mod ready;
+pub mod record_store;
 pub mod zone;
 
 pub use ready::block_on;
