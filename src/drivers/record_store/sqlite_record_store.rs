@@ -1,6 +1,6 @@
 //! A record store in a SQLite database: one connection, used by one thread at a time.
-//! Transactions begin with the write lock, so that other processes' are serializable with
-//! them, too.
+//! Transactions begin with the write lock, so that they wait for other processes' instead of
+//! meeting a conflict half way.
 
 use std::path::Path;
 use std::sync::Arc;
