@@ -5,14 +5,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nexus_fuse_transport::{Attr, SetAttr, SetTime};
 use nexus_kernel::command::{AttrChange, NewKind};
 use nexus_kernel::fs::{Caller, DirEntry, FsStats, XattrFlags};
-use nexus_kernel::model::{Inode, InodeFlags, XATTR_ACL_ACCESS, mode};
-use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp, ZoneIndex};
-use smallvec::SmallVec;
+use nexus_kernel::model::{Inode, InodeFlags, mode};
+use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp};
 
-use super::groups::process_in_group;
-use super::stat::Stat;
 use super::translate;
 use super::view::{Coherence, View};
 
@@ -27,29 +25,8 @@ pub struct AdapterOptions {
     pub note_every_read: bool,
 }
 
-/// A time to set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SetTime {
-    /// The current time.
-    Now,
-    /// This one.
-    At(Timestamp),
-}
-
-/// SETATTR's arguments; `None` leaves as is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[allow(missing_docs, reason = "the names are those of struct stat")]
-pub struct SetAttr {
-    pub mode: Option<u32>,
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
-    pub size: Option<u64>,
-    pub atime: Option<SetTime>,
-    pub mtime: Option<SetTime>,
-}
-
 /// Takes an entry of a listing with its id and attributes; breaks when the reply is full.
-pub type ListingSink<'a> = dyn FnMut(&DirEntry, u64, Option<Stat>) -> ControlFlow<()> + 'a;
+pub type ListingSink<'a> = dyn FnMut(&DirEntry, u64, Option<Attr>) -> ControlFlow<()> + 'a;
 
 /// One mount's requests, over a file system.
 pub struct Adapter {
@@ -75,32 +52,32 @@ impl Adapter {
     }
 
     /// LOOKUP. A name that is not there is `None`, so that its absence can be cached.
-    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Stat>> {
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
         let parent = self.view.node(parent);
         let attr = match name {
             b".." if parent == self.view.root => self.fs.getattr(parent),
             name => self.fs.lookup(parent, name),
         };
         match attr {
-            Ok(attr) => Ok(Some(self.view.stat(&attr))),
+            Ok(attr) => Ok(Some(self.view.attr(&attr))),
             Err(Error::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// FORGET.
-    pub fn forget(&self, node: u64) {
-        self.fs.forget(&[self.view.node(node)]);
+    pub fn forget(&self, nodes: impl Iterator<Item = u64>) {
+        let nodes: Vec<NodeId> = nodes.map(|node| self.view.node(node)).collect();
+        self.fs.forget(&nodes);
     }
 
     /// GETATTR.
-    pub fn getattr(&self, node: u64) -> Result<Stat> {
-        Ok(self.view.stat(&self.fs.getattr(self.view.node(node))?))
+    pub fn getattr(&self, node: u64) -> Result<Attr> {
+        Ok(self.view.attr(&self.fs.getattr(self.view.node(node))?))
     }
 
-    /// SETATTR. The kernel has checked the rights; what it can't tell is that somebody
-    /// unprivileged cuts a setuid file, because fuser drops that flag.
-    pub fn setattr(&self, caller: &Caller, node: u64, set: &SetAttr) -> Result<Stat> {
+    /// SETATTR. The kernel has checked the rights.
+    pub fn setattr(&self, caller: &Caller, node: u64, set: &SetAttr) -> Result<Attr> {
         let node = self.view.node(node);
         let (uid, gid) = self.view.owner.accept(set.uid, set.gid)?;
         let change = AttrChange {
@@ -110,19 +87,19 @@ impl Adapter {
             size: set.size,
             atime: self.time(node, set.atime)?,
             mtime: self.time(node, set.mtime)?,
-            kill_privileges: set.size.is_some() && caller.uid != 0,
+            kill_privileges: set.kill_privileges,
         };
         let attr = self.fs.setattr(caller, node, &change)?;
         if self.options.sync_attributes {
             self.fs.fsync(node, false)?;
         }
-        Ok(self.view.stat(&attr))
+        Ok(self.view.attr(&attr))
     }
 
     fn time(&self, node: NodeId, time: Option<SetTime>) -> Result<Option<Timestamp>> {
         match time {
             None => Ok(None),
-            Some(SetTime::At(time)) => Ok(Some(time)),
+            Some(SetTime::At(time)) => Ok(Some(Timestamp { sec: time.sec, nsec: time.nsec })),
             Some(SetTime::Now) => Ok(Some(self.fs.router().resolve(node)?.0.now())),
         }
     }
@@ -133,25 +110,25 @@ impl Adapter {
     }
 
     /// MKNOD.
-    pub fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Result<Stat> {
+    pub fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Result<Attr> {
         self.make(caller, parent, name, translate::node_kind(mode, rdev)?, mode)
     }
 
     /// MKDIR.
-    pub fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Stat> {
+    pub fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
         self.make(caller, parent, name, NewKind::Directory, mode)
     }
 
     /// SYMLINK.
-    pub fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Stat> {
+    pub fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
         self.make(caller, parent, name, NewKind::Symlink(target.to_vec()), 0o777)
     }
 
-    fn make(&self, caller: &Caller, parent: u64, name: &[u8], kind: NewKind, mode: u32) -> Result<Stat> {
+    fn make(&self, caller: &Caller, parent: u64, name: &[u8], kind: NewKind, mode: u32) -> Result<Attr> {
         let parent = self.view.node(parent);
         let attr = self.fs.make(caller, parent, name, kind, mode & 0o7777)?;
         self.names_changed(parent)?;
-        Ok(self.view.stat(&attr))
+        Ok(self.view.attr(&attr))
     }
 
     /// UNLINK.
@@ -177,11 +154,11 @@ impl Adapter {
     }
 
     /// LINK.
-    pub fn link(&self, node: u64, new_parent: u64, new_name: &[u8]) -> Result<Stat> {
+    pub fn link(&self, node: u64, new_parent: u64, new_name: &[u8]) -> Result<Attr> {
         let new_parent = self.view.node(new_parent);
         let attr = self.fs.link(self.view.node(node), new_parent, new_name)?;
         self.names_changed(new_parent)?;
-        Ok(self.view.stat(&attr))
+        Ok(self.view.attr(&attr))
     }
 
     fn names_changed(&self, parent: NodeId) -> Result<()> {
@@ -189,22 +166,30 @@ impl Adapter {
     }
 
     /// OPEN; answers the handle.
-    pub fn open(&self, caller: &Caller, node: u64, flags: i32) -> Result<u64> {
-        self.fs.open(self.view.node(node), translate::open_options(flags, caller.uid))
+    pub fn open(&self, node: u64, flags: u32, kill_privileges: bool) -> Result<u64> {
+        self.fs.open(self.view.node(node), translate::open_options(flags, kill_privileges))
     }
 
     /// CREATE; answers the handle, too.
-    pub fn create(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, flags: i32) -> Result<(Stat, u64)> {
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        flags: u32,
+        kill_privileges: bool,
+    ) -> Result<(Attr, u64)> {
         let parent = self.view.node(parent);
-        let options = translate::open_options(flags, caller.uid);
+        let options = translate::open_options(flags, kill_privileges);
         let (attr, handle) = self.fs.create(caller, parent, name, mode & 0o7777, options)?;
         self.names_changed(parent)?;
-        Ok((self.view.stat(&attr), handle))
+        Ok((self.view.attr(&attr), handle))
     }
 
-    /// READ, to the end of `buf`.
-    pub fn read(&self, node: u64, handle: u64, offset: u64, buf: &mut Vec<u8>, len: u32) -> Result<()> {
-        self.fs.read(self.view.node(node), handle, offset, buf, len as usize)
+    /// READ, into `out`; answers how many bytes there were.
+    pub fn read(&self, node: u64, handle: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
+        self.fs.read(self.view.node(node), handle, offset, out)
     }
 
     /// WRITE.
@@ -218,20 +203,14 @@ impl Adapter {
         self.fs.release(self.view.node(node), handle)
     }
 
-    /// FSYNC and FSYNCDIR of several files at once: one sync makes durable what their zone
-    /// acknowledged before, so each zone among them is synced once. Answers in order.
-    pub fn fsync_all(&self, nodes: &[u64]) -> Vec<Result<()>> {
-        let mut zones: SmallVec<[(ZoneIndex, Result<()>); 2]> = SmallVec::new();
-        let sync = |&node: &u64| {
-            let node = self.view.node(node);
-            if let Some((_, outcome)) = zones.iter().find(|(zone, _)| *zone == node.zone()) {
-                return outcome.clone();
-            }
-            let outcome = self.fs.fsync(node, false);
-            zones.push((node.zone(), outcome.clone()));
-            outcome
-        };
-        nodes.iter().map(sync).collect()
+    /// FSYNC. Callers that meet share the disk's work, further down.
+    pub fn fsync(&self, node: u64, data_only: bool) -> Result<()> {
+        self.fs.fsync(self.view.node(node), data_only)
+    }
+
+    /// FSYNCDIR.
+    pub fn fsyncdir(&self, node: u64, data_only: bool) -> Result<()> {
+        self.fs.fsyncdir(self.view.node(node), data_only)
     }
 
     /// Takes setuid, setgid and capabilities from a file that somebody unprivileged changes
@@ -247,7 +226,7 @@ impl Adapter {
     }
 
     /// FALLOCATE.
-    pub fn fallocate(&self, caller: &Caller, node: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+    pub fn fallocate(&self, caller: &Caller, node: u64, offset: u64, len: u64, mode: u32) -> Result<()> {
         let node = self.view.node(node);
         let op = translate::range_op(mode)?;
         self.drop_privileges(caller, node)?;
@@ -256,14 +235,15 @@ impl Adapter {
     }
 
     /// LSEEK.
-    pub fn lseek(&self, node: u64, offset: i64, whence: i32) -> Result<i64> {
+    pub fn lseek(&self, node: u64, offset: u64, whence: u32) -> Result<u64> {
         let what = translate::seek(whence)?;
-        let offset = u64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
-        let found = self.fs.seek(self.view.node(node), offset, what)?;
-        i64::try_from(found).map_err(|_| Error::FileTooLarge)
+        if i64::try_from(offset).is_err() {
+            return Err(Error::NoSuchOffset);
+        }
+        self.fs.seek(self.view.node(node), offset, what)
     }
 
-    /// COPY_FILE_RANGE. The answer has 32 bits, so longer copies are cut at a whole page.
+    /// COPY_FILE_RANGE; answers how much was copied, at most `len`.
     pub fn copy_file_range(
         &self,
         caller: &Caller,
@@ -271,36 +251,27 @@ impl Adapter {
         (to, to_offset): (u64, u64),
         len: u64,
         flags: u64,
-    ) -> Result<u32> {
-        const MOST: u64 = 0xffff_f000;
+    ) -> Result<u64> {
         if flags != 0 {
             return Err(Error::Invalid);
         }
         let (from, to) = (self.view.node(from), self.view.node(to));
         self.drop_privileges(caller, to)?;
-        let copied = self.fs.copy_file_range(from, from_offset, to, to_offset, len.min(MOST))?;
+        let copied = self.fs.copy_file_range(from, from_offset, to, to_offset, len)?;
         if self.options.sync_attributes {
             self.fs.fsync(to, false)?;
         }
-        u32::try_from(copied).map_err(|_| Error::Invalid)
+        Ok(copied)
     }
 
-    /// READDIR: names only.
-    pub fn readdir(&self, node: u64, cookie: u64, sink: &mut ListingSink<'_>) -> Result<()> {
-        self.list(node, cookie, false, sink)
-    }
-
-    /// READDIRPLUS: names with attributes. An entry whose attributes could not be had has none.
-    pub fn readdirplus(&self, node: u64, cookie: u64, sink: &mut ListingSink<'_>) -> Result<()> {
-        self.list(node, cookie, true, sink)
-    }
-
-    fn list(&self, node: u64, cookie: u64, with_attr: bool, sink: &mut ListingSink<'_>) -> Result<()> {
+    /// READDIR, or with attributes READDIRPLUS. An entry whose attributes could not be had has
+    /// none.
+    pub fn list(&self, node: u64, cookie: u64, with_attr: bool, sink: &mut ListingSink<'_>) -> Result<()> {
         let node = self.view.node(node);
         self.fs.readdir(node, cookie, with_attr, &mut |entry| {
             let id = self.entry_id(node, &entry);
-            let stat = entry.attr.as_ref().map(|attr| self.view.stat(attr));
-            sink(&entry, id, stat)
+            let attr = entry.attr.as_ref().map(|attr| self.view.attr(attr));
+            sink(&entry, id, attr)
         })
     }
 
@@ -315,15 +286,10 @@ impl Adapter {
         self.fs.statfs(self.view.node(node))
     }
 
-    /// SETXATTR, by process `pid`. Whoever sets an ACL from outside the file's group loses
-    /// the set-group-id bit; groups are looked up for this case only.
-    pub fn setxattr(&self, caller: &Caller, pid: u32, node: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
-        let node = self.view.node(node);
-        let kill_setgid = name == XATTR_ACL_ACCESS && caller.uid != 0 && {
-            let gid = self.fs.getattr(node)?.inode.gid;
-            gid != caller.gid && !process_in_group(pid, gid)
-        };
-        self.fs.setxattr(node, name, value, XattrFlags { mode: translate::xattr_mode(flags)?, kill_setgid })
+    /// SETXATTR.
+    pub fn setxattr(&self, node: u64, name: &[u8], value: &[u8], flags: u32, kill_setgid: bool) -> Result<()> {
+        let flags = XattrFlags { mode: translate::xattr_mode(flags)?, kill_setgid };
+        self.fs.setxattr(self.view.node(node), name, value, flags)
     }
 
     /// GETXATTR.

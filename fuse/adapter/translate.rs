@@ -6,8 +6,8 @@ use nexus_kernel::fs::{OpenOptions, Seek};
 use nexus_kernel::{Error, Result};
 
 /// `fcntl.h`.
-const O_EXCL: i32 = 0o200;
-const O_TRUNC: i32 = 0o1000;
+const O_EXCL: u32 = 0o200;
+const O_TRUNC: u32 = 0o1000;
 
 /// `linux/falloc.h`.
 const FALLOC_FL_KEEP_SIZE: u32 = 0x01;
@@ -22,12 +22,12 @@ const RENAME_EXCHANGE: u32 = 2;
 const RENAME_WHITEOUT: u32 = 4;
 
 /// `linux/xattr.h`.
-const XATTR_CREATE: i32 = 1;
-const XATTR_REPLACE: i32 = 2;
+const XATTR_CREATE: u32 = 1;
+const XATTR_REPLACE: u32 = 2;
 
 /// `unistd.h`.
-const SEEK_DATA: i32 = 3;
-const SEEK_HOLE: i32 = 4;
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
 
 /// What mknod(2) is to make, from `st_mode` and the device number. The kernel never asks
 /// for directories or symlinks this way.
@@ -43,17 +43,17 @@ pub fn node_kind(mode: u32, rdev: u32) -> Result<NewKind> {
 }
 
 /// The parts of open(2)'s flags that reach a file system; access modes and the rest are
-/// the VFS's work. Only the superuser may keep setuid and setgid bits on a truncated file.
-pub fn open_options(flags: i32, caller_uid: u32) -> OpenOptions {
+/// the VFS's work.
+pub fn open_options(flags: u32, kill_privileges: bool) -> OpenOptions {
     let truncate = flags & O_TRUNC != 0;
-    OpenOptions { truncate, exclusive: flags & O_EXCL != 0, kill_privileges: truncate && caller_uid != 0 }
+    OpenOptions { truncate, exclusive: flags & O_EXCL != 0, kill_privileges: truncate && kill_privileges }
 }
 
 /// What fallocate(2)'s mode asks for.
-pub fn range_op(mode: i32) -> Result<RangeOp> {
+pub fn range_op(mode: u32) -> Result<RangeOp> {
     const PUNCH: u32 = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     const ZERO_KEEP: u32 = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-    match mode as u32 {
+    match mode {
         0 => Ok(RangeOp::Allocate),
         FALLOC_FL_KEEP_SIZE => Ok(RangeOp::AllocateKeepSize),
         PUNCH => Ok(RangeOp::PunchHole),
@@ -79,7 +79,7 @@ pub fn rename_mode(flags: u32) -> Result<(RenameMode, bool)> {
 }
 
 /// How setxattr(2)'s flags treat an attribute that is there.
-pub fn xattr_mode(flags: i32) -> Result<XattrMode> {
+pub fn xattr_mode(flags: u32) -> Result<XattrMode> {
     match flags {
         0 => Ok(XattrMode::Set),
         XATTR_CREATE => Ok(XattrMode::Create),
@@ -89,7 +89,7 @@ pub fn xattr_mode(flags: i32) -> Result<XattrMode> {
 }
 
 /// What lseek(2) looks for.
-pub fn seek(whence: i32) -> Result<Seek> {
+pub fn seek(whence: u32) -> Result<Seek> {
     match whence {
         SEEK_DATA => Ok(Seek::Data),
         SEEK_HOLE => Ok(Seek::Hole),
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(range_op(0x11), Ok(RangeOp::ZeroRangeKeepSize));
         assert_eq!(range_op(0x20), Ok(RangeOp::Insert));
         assert_eq!(range_op(0x40), Err(Error::NotSupported));
-        assert_eq!(range_op(-1), Err(Error::NotSupported));
+        assert_eq!(range_op(u32::MAX), Err(Error::NotSupported));
     }
 
     #[test]
@@ -169,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn truncating_opens_kill_privileges_unless_root() {
-        let plain = open_options(0o2, 1000);
+    fn only_truncating_opens_kill_privileges() {
+        let plain = open_options(0o2, true);
         assert!(!plain.truncate && !plain.exclusive && !plain.kill_privileges);
-        let user = open_options(O_TRUNC | 0o2, 1000);
+        let user = open_options(O_TRUNC | 0o2, true);
         assert!(user.truncate && user.kill_privileges);
-        let root = open_options(O_TRUNC | O_EXCL, 0);
+        let root = open_options(O_TRUNC | O_EXCL, false);
         assert!(root.truncate && root.exclusive && !root.kill_privileges);
     }
 }

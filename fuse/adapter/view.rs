@@ -3,13 +3,19 @@
 
 use std::time::Duration;
 
-use nexus_kernel::fs::Attr;
-use nexus_kernel::{Error, NodeId, Result};
-
-use super::stat::{LONG_TTL, Stat};
+use nexus_fuse_transport::{Attr, Time};
+use nexus_kernel::model::FileKind;
+use nexus_kernel::{Error, NodeId, Result, Timestamp, fs};
 
 /// FUSE's number of the mounted directory.
-const FUSE_ROOT: u64 = 1;
+const FUSE_ROOT: u64 = nexus_fuse_transport::abi::ROOT_ID;
+
+/// `st_blksize`.
+pub const BLOCK_BYTES: u32 = 4096;
+
+/// How long the kernel may keep what it is told, where nothing changes behind its back.
+/// Long, but not for ever: the kernel counts it in jiffies from now.
+const LONG_TTL: Duration = Duration::from_secs(3600);
 
 /// Whether anything but this mount changes the file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,22 +84,22 @@ impl View {
     }
 
     /// Attributes as this mount shows them.
-    pub fn stat(&self, attr: &Attr) -> Stat {
+    pub fn attr(&self, attr: &fs::Attr) -> Attr {
         let inode = &attr.inode;
-        Stat {
+        Attr {
             ino: self.fuse_id(attr.node),
             size: attr.size(),
             blocks: attr.blocks(),
-            atime: inode.atime,
-            mtime: inode.mtime,
-            ctime: inode.ctime,
-            btime: inode.btime,
-            kind: inode.kind,
-            permissions: (inode.mode & 0o7777) as u16,
+            atime: time(inode.atime),
+            mtime: time(inode.mtime),
+            ctime: time(inode.ctime),
+            btime: time(inode.btime),
+            mode: kind_bits(inode.kind) | (inode.mode & 0o7777),
             nlink: inode.nlink,
             uid: self.owner.uid.unwrap_or(inode.uid),
             gid: self.owner.gid.unwrap_or(inode.gid),
             rdev: inode.rdev,
+            blksize: BLOCK_BYTES,
         }
     }
 
@@ -103,6 +109,23 @@ impl View {
             Coherence::Sole => LONG_TTL,
             Coherence::Shared => Duration::ZERO,
         }
+    }
+}
+
+fn time(time: Timestamp) -> Time {
+    Time { sec: time.sec, nsec: time.nsec }
+}
+
+/// The kind of file in `st_mode`.
+pub fn kind_bits(kind: FileKind) -> u32 {
+    match kind {
+        FileKind::Regular => 0o100_000,
+        FileKind::Directory | FileKind::Mount => 0o040_000,
+        FileKind::Symlink => 0o120_000,
+        FileKind::Fifo => 0o010_000,
+        FileKind::Socket => 0o140_000,
+        FileKind::CharDevice => 0o020_000,
+        FileKind::BlockDevice => 0o060_000,
     }
 }
 

@@ -160,6 +160,10 @@ pub struct MountArgs {
     /// Which volume.
     #[command(flatten)]
     pub volume: VolumeArgs,
+    /// What carries the kernel's requests: auto (io_uring where the kernel offers it), device or
+    /// io_uring; the same as -o transport=
+    #[arg(long, value_name = "TRANSPORT")]
+    pub transport: Option<nexus_fuse_transport::Choice>,
     /// Mount options, comma-separated: ro, allow_other, noatime, ... (see README)
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -234,7 +238,9 @@ impl VolumeArgs {
 impl MountArgs {
     /// The settings among these flags.
     pub fn settings(&self) -> nexus::Result<Settings> {
-        let options = (!self.options.is_empty()).then(|| self.options.join(","));
+        let mut options = self.options.clone();
+        options.extend(self.transport.map(|choice| format!("transport={choice}")));
+        let options = (!options.is_empty()).then(|| options.join(","));
         Ok(Settings { options, ..self.volume.settings()? })
     }
 }

@@ -50,8 +50,14 @@ pub fn run_helper(call: &MountCall) -> Result<(), String> {
         return remount(&call.target, &options);
     }
     let volume = super::args::VolumeArgs { volume: Some(call.name.clone()), ..Default::default() };
-    let args =
-        MountArgs { target: call.target.clone(), volume, options: vec![options], foreground: false, daemon: None };
+    let args = MountArgs {
+        target: call.target.clone(),
+        volume,
+        transport: None,
+        options: vec![options],
+        foreground: false,
+        daemon: None,
+    };
     let ready = daemon::start(&plan(&args)?)?;
     if call.verbose {
         println!("{}", announce(&ready));

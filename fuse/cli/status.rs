@@ -98,6 +98,10 @@ fn describe_running(status: &Status) -> String {
         let options = if mount.options.is_empty() { "none" } else { &mount.options };
         let _ = writeln!(out, "  source     {} (options: {options})", mount.source);
     }
+    for mount in &status.mounts {
+        let note = mount.transport_note.as_ref().map(|why| format!("; not io_uring: {why}")).unwrap_or_default();
+        let _ = writeln!(out, "  transport  {}{note}", mount.transport);
+    }
     let _ = writeln!(out, "  data       {}", status.data.display());
     let _ = writeln!(out, "  volume     {} ({}, {})", status.volume, status.metastore, status.object_store);
     let _ = writeln!(

@@ -120,6 +120,11 @@ pub struct MountStatus {
     pub options: String,
     /// Whether changes are refused.
     pub read_only: bool,
+    /// What carries the kernel's requests: `device` or `io_uring`.
+    pub transport: String,
+    /// Why that is not io_uring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport_note: Option<String>,
 }
 
 /// A zone.

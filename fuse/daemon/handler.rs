@@ -40,6 +40,8 @@ impl DaemonHandler {
                 source: self.mounted.source().to_owned(),
                 options: self.config.options.clone(),
                 read_only: self.volume.fs().is_read_only(),
+                transport: self.mounted.transport().to_string(),
+                transport_note: self.mounted.why_not_ring().map(str::to_owned),
             }],
             zones: state
                 .zones

@@ -88,7 +88,7 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) || crate::adapter::is_noise(record) {
+        if !self.enabled(record.metadata()) {
             return;
         }
         let line = line(SystemClock.now(), record);

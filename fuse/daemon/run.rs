@@ -176,13 +176,8 @@ fn serve(
         Some(path) => mount::resolve_subdir(volume.fs(), path)?,
         None => nexus_kernel::NodeId::ROOT,
     };
-    let spec = MountSpec {
-        source: plan.source.clone(),
-        target: plan.target.clone(),
-        options,
-        coherence: Coherence::Sole,
-        threads: None,
-    };
+    let spec =
+        MountSpec { source: plan.source.clone(), target: plan.target.clone(), options, coherence: Coherence::Sole };
     let signals = SignalWatch::start(events.clone()).map_err(|error| Failure::System("take signals", error))?;
     let mounted = Arc::new(mount::serve(spec, volume.fs().clone(), root)?);
     volume.note_mounts(&[mounted.target().to_owned()])?;

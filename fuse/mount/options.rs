@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nexus::config::ByteSize;
+use nexus_fuse_transport::Choice;
 use nexus_kernel::fs::AtimePolicy;
 use rustix::mount::MountFlags;
 use thiserror::Error;
@@ -66,6 +67,8 @@ pub struct MountOptions {
     pub memory_bytes: Option<u64>,
     /// `max_read=N`: largest read request, bytes.
     pub max_read: Option<u32>,
+    /// `transport=auto|device|io_uring`: what carries the kernel's requests.
+    pub transport: Option<Choice>,
     /// `nonempty`: mount over a directory that has entries.
     pub nonempty: bool,
     /// `remount`: change a mount that is there.
@@ -104,6 +107,10 @@ impl MountOptions {
             "data" => self.data = Some(needed(name, value)?.into()),
             "cache_size" => self.cache_bytes = Some(size(name, value)?),
             "memory" => self.memory_bytes = Some(size(name, value)?),
+            "transport" => {
+                let choice = needed(name, value)?.parse();
+                self.transport = Some(choice.map_err(|why: String| bad(name, value, &why))?);
+            }
             "max_read" => {
                 let bytes = size(name, value)?;
                 let bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes >= 4096);
@@ -320,6 +327,7 @@ mod tests {
             cache_bytes: Some(64 << 20),
             memory_bytes: Some(2 << 30),
             max_read: Some(128 << 10),
+            transport: None,
             nonempty: true,
             remount: false,
         };

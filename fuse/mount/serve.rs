@@ -2,25 +2,25 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{Config, Session, SessionACL};
+use nexus_fuse_transport::{Session, SessionError, Transport};
 use nexus_kernel::{NexusFs, NodeId};
-use parking_lot::{Condvar, Mutex};
 
 use super::change::{Unmount, unmount};
 use super::error::MountError;
 use super::options::MountOptions;
 use super::point::prepare;
 use super::table::mount_at;
-use super::{device, direct, fusermount, is_root};
-use crate::adapter::{Adapter, AdapterOptions, Coherence, FuserTransport, Ownership, View};
+use super::{direct, fusermount, is_root};
+use crate::adapter::{Adapter, AdapterOptions, Coherence, Ownership, Served, View};
 
 /// Read-ahead of the mount, in KiB: one request of the largest size.
 const READ_AHEAD_KIB: u32 = 1024;
+/// Threads that may block in requests from the device at once; beyond, requests wait in the kernel.
+const MOST_THREADS: usize = 64;
 
 /// What to mount where.
 #[derive(Clone, Debug)]
@@ -33,8 +33,6 @@ pub struct MountSpec {
     pub options: MountOptions,
     /// Whether this is the only mount of the file system.
     pub coherence: Coherence,
-    /// Session threads; `None` for as many as suit the machine.
-    pub threads: Option<usize>,
 }
 
 impl MountSpec {
@@ -45,7 +43,6 @@ impl MountSpec {
             target: target.into(),
             options: MountOptions::default(),
             coherence: Coherence::Sole,
-            threads: None,
         }
     }
 }
@@ -58,14 +55,7 @@ pub struct Mounted {
     device: (u32, u32),
     created: bool,
     cleared: usize,
-    ended: Arc<Ended>,
-}
-
-/// How the session ended, once it has.
-#[derive(Debug, Default)]
-struct Ended {
-    outcome: Mutex<Option<Result<(), String>>>,
-    changed: Condvar,
+    session: Session,
 }
 
 impl Mounted {
@@ -89,26 +79,25 @@ impl Mounted {
         self.cleared
     }
 
+    /// What carries the kernel's requests.
+    pub fn transport(&self) -> Transport {
+        self.session.transport()
+    }
+
+    /// Why that is not io_uring; `None` if it is.
+    pub fn why_not_ring(&self) -> Option<&str> {
+        self.session.why_not_ring()
+    }
+
     /// Whether it is still mounted and served.
     pub fn is_served(&self) -> bool {
-        self.ended.outcome.lock().is_none()
+        self.session.is_served()
     }
 
     /// Waits until the mount is gone, by whomever.
     pub fn wait(&self) -> Result<(), MountError> {
-        let mut outcome = self.ended.outcome.lock();
-        loop {
-            match outcome.as_ref() {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(text)) => {
-                    return Err(MountError::Session {
-                        target: self.target.clone(),
-                        error: io::Error::other(text.clone()),
-                    });
-                }
-                None => self.ended.changed.wait(&mut outcome),
-            }
-        }
+        let failed = |text: String| MountError::Session { target: self.target.clone(), error: io::Error::other(text) };
+        self.session.wait().map_err(failed)
     }
 
     /// Takes the mount away. Done already is fine.
@@ -141,23 +130,29 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
     if spec.coherence == Coherence::Sole {
         fs.set_atime_policy(spec.options.atime_policy());
     }
-    let transport = FuserTransport::new(adapter(&spec, fs, root));
-    let device = if is_root() {
-        direct::mount(&spec.source, &target, &spec.options)?
+    let served = Served::new(adapter(&spec, fs, root));
+    let (device, undo): (_, fn(&Path)) = if is_root() {
+        (direct::mount(&spec.source, &target, &spec.options)?, |target| drop(direct::unmount(target, true)))
     } else {
-        fusermount::mount(&spec.source, &target, &spec.options)?
+        (fusermount::mount(&spec.source, &target, &spec.options)?, |target| drop(fusermount::unmount(target, true)))
     };
-    // From here on the mount stands, and goes again if anything fails.
     let standing = mount_at(&target).ok().flatten().filter(super::table::Entry::is_nexus);
+    let settings = served.settings();
+    let choice = spec.options.transport.unwrap_or_default();
+    let started = Session::start(device, Arc::new(served), &settings, choice, default_threads(), MOST_THREADS);
+    let session = started.map_err(|error| {
+        undo(&target);
+        MountError::Session { target: target.clone(), error: cause(error) }
+    })?;
+    // From here on the mount stands, and goes again if anything fails.
     let mounted = Mounted {
         source: spec.source,
         target,
         device: standing.map(|entry| entry.device).unwrap_or_default(),
         created: point.created,
         cleared: point.cleared,
-        ended: Arc::default(),
+        session,
     };
-    run(&mounted, transport, device, spec.threads.unwrap_or_else(default_threads))?;
     // The session threads answer this; a refusal is an answer too, but a dead mount's is not.
     if let Err(errno @ (rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)) =
         rustix::fs::statfs(&mounted.target)
@@ -180,26 +175,12 @@ fn adapter(spec: &MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Adapter {
     Adapter::new(fs, view, adapter)
 }
 
-/// Shakes hands with the kernel and starts the session threads.
-fn run(mounted: &Mounted, transport: FuserTransport, device: OwnedFd, threads: usize) -> Result<(), MountError> {
-    let failed = |error| MountError::Session { target: mounted.target.clone(), error };
-    let mut config = Config::default();
-    config.n_threads = Some(threads.max(1));
-    // A descriptor a thread spares them a shared queue lock; an ordinary user may be
-    // unable to open the device again.
-    config.clone_fd = device::open().is_ok();
-    let session = Session::from_fd(transport, device, SessionACL::All, config).map_err(failed)?;
-    let ended = Arc::clone(&mounted.ended);
-    let serving = move || {
-        let outcome = session.run().map_err(|error| error.to_string());
-        if let Err(error) = &outcome {
-            log::error!("the FUSE session ended: {error}");
-        }
-        *ended.outcome.lock() = Some(outcome);
-        ended.changed.notify_all();
-    };
-    thread::Builder::new().name("fuse-session".into()).spawn(serving).map_err(failed)?;
-    Ok(())
+/// A session's error as what it is, or as what it says.
+fn cause(error: SessionError) -> io::Error {
+    match error {
+        SessionError::Device(error) => error,
+        error => io::Error::other(error),
+    }
 }
 
 /// Enough to answer while one thread waits for a disk, few enough to share two cores.

@@ -17,27 +17,20 @@ const READ_RETRIES: usize = 8;
 const WRITE_CHUNK: usize = 8 << 20;
 
 impl NexusFs {
-    /// Appends at most `len` bytes to `buf`; fewer only at the end of the file. Holes are zeros.
-    pub fn read(&self, node: NodeId, _handle: u64, offset: u64, buf: &mut Vec<u8>, len: usize) -> Result<()> {
+    /// Fills `out` with the bytes from `offset` on and answers how many there were: fewer than
+    /// fit only at the end of the file. Holes are zeros.
+    pub fn read(&self, node: NodeId, _handle: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
         let (zone, ino) = self.router.resolve(node)?;
-        let base = buf.len();
-        match self.read_into(&*zone, ino, offset, buf, len) {
-            Ok(inode) => {
-                if len > 0 {
-                    self.touch(&*zone, ino, &inode);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                buf.truncate(base);
-                Err(error)
-            }
+        let asked = !out.is_empty();
+        let (inode, len) = self.read_into(&*zone, ino, offset, out)?;
+        if asked {
+            self.touch(&*zone, ino, &inode);
         }
+        Ok(len)
     }
 
-    fn read_into(&self, zone: &dyn Zone, ino: Ino, offset: u64, buf: &mut Vec<u8>, len: usize) -> Result<Inode> {
-        let base = buf.len();
-        let asked_end = offset.saturating_add(len as u64);
+    fn read_into(&self, zone: &dyn Zone, ino: Ino, offset: u64, out: &mut [u8]) -> Result<(Inode, usize)> {
+        let asked_end = offset.saturating_add(out.len() as u64);
         let mut at = offset;
         let mut retries = 0;
         'resolve: loop {
@@ -45,28 +38,28 @@ impl NexusFs {
             zone.read(&mut |state| {
                 let inode = state.inode(ino)?.ok_or(Error::Stale)?;
                 regular(&inode)?;
-                let end = asked_end.min(inode.size);
+                let end = asked_end.min(inode.size).max(offset);
                 seen = Some((inode, end, plan(state, ino, at, end, PLAN_EXTENTS)?));
                 Ok(())
             })?;
-            let (inode, end, plan) = seen.ok_or(Error::Stale)?;
             // The file may have been cut or have grown since the last pass.
-            buf.resize(base + end.saturating_sub(offset) as usize, 0);
+            let (inode, end, plan) = seen.ok_or(Error::Stale)?;
             for (run_offset, extent) in &plan.runs {
-                if !extent.blob.is_some() {
-                    continue;
-                }
-                let from = base + (run_offset - offset) as usize;
-                let slice = buf.get_mut(from..from + extent.len as usize).ok_or(Error::Invalid)?;
-                match self.content.read(extent.blob, extent.blob_offset, slice) {
-                    Ok(()) => {}
+                slice(out, offset, at, *run_offset)?.fill(0);
+                at = *run_offset;
+                let run = slice(out, offset, at, at + extent.len)?;
+                let read = match extent.blob.is_some() {
+                    true => self.content.read(extent.blob, extent.blob_offset, run),
+                    false => {
+                        run.fill(0);
+                        Ok(())
+                    }
+                };
+                match read {
+                    Ok(()) => at += extent.len,
                     Err(Error::NotFound) if retries < READ_RETRIES => {
                         // The extent was moved, or freed, after it was resolved.
                         retries += 1;
-                        at = *run_offset;
-                        if let Some(rest) = buf.get_mut(from..) {
-                            rest.fill(0);
-                        }
                         continue 'resolve;
                     }
                     Err(Error::NotFound) => {
@@ -78,9 +71,10 @@ impl NexusFs {
                     Err(error) => return Err(error),
                 }
             }
-            at = plan.until;
+            slice(out, offset, at, plan.until)?.fill(0);
+            at = at.max(plan.until);
             if at >= end {
-                return Ok(inode);
+                return Ok((inode, (end - offset) as usize));
             }
         }
     }
@@ -137,4 +131,12 @@ impl NexusFs {
         let outcome = proposed?;
         Ok(outcome.inode.map_or(size, |(_, inode)| inode.size))
     }
+}
+
+/// The part of `out`, which holds a file from `offset` on, for `[from, to)`; empty if it ends
+/// before it begins.
+fn slice(out: &mut [u8], offset: u64, from: u64, to: u64) -> Result<&mut [u8]> {
+    let from = from.saturating_sub(offset) as usize;
+    let to = (to.saturating_sub(offset) as usize).max(from);
+    out.get_mut(from..to).ok_or(Error::Invalid)
 }

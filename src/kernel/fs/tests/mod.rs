@@ -86,8 +86,10 @@ impl Rig {
     }
 
     fn read(&self, node: NodeId, offset: u64, len: usize) -> Vec<u8> {
-        let mut buf = Vec::new();
-        self.fs.read(node, 0, offset, &mut buf, len).unwrap();
+        // Rubbish before, as a buffer that is used again has it: holes must overwrite it.
+        let mut buf = vec![0xa5; len.min(1 << 20)];
+        let len = self.fs.read(node, 0, offset, &mut buf).unwrap();
+        buf.truncate(len);
         buf
     }
 

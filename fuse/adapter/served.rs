@@ -1,0 +1,217 @@
+//! An [`Adapter`] as a session serves it: requests unpacked, replies packed, errors turned into
+//! their numbers.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nexus_fuse_transport::abi::{fopen, init};
+use nexus_fuse_transport::{
+    Answer, Attr, Bulk, CopyRange, Entry, Errno, Forget, FsStat, Handler, Header, Listing, ListingEntry, Opened,
+    Operation, Settings,
+};
+use nexus_kernel::fs::Caller;
+use nexus_kernel::{Error, Name, Result};
+
+use super::ops::Adapter;
+use super::translate::{XattrAnswer, xattr_answer};
+use super::view::{BLOCK_BYTES, Coherence, kind_bits};
+
+/// An [`Adapter`] behind a session.
+pub struct Served {
+    adapter: Adapter,
+    ttl: Duration,
+    open_flags: u32,
+}
+
+impl Served {
+    /// Serves `adapter`.
+    pub fn new(adapter: Adapter) -> Served {
+        let open_flags = if adapter.keeps_cache() { fopen::KEEP_CACHE } else { 0 };
+        Served { ttl: adapter.view().ttl(), open_flags, adapter }
+    }
+
+    /// What to ask of the kernel. Left out on purpose: ATOMIC_O_TRUNC (the kernel would have a
+    /// running program's file cut before it answers ETXTBSY), the writeback cache (an
+    /// acknowledged write must survive SIGKILL), POSIX_LOCKS and FLOCK_LOCKS (the kernel keeps
+    /// locks itself, OFD ones too).
+    pub fn settings(&self) -> Settings {
+        let wanted = init::ASYNC_READ
+            | init::EXPORT_SUPPORT
+            | init::PARALLEL_DIROPS
+            | init::DO_READDIRPLUS
+            | init::READDIRPLUS_AUTO
+            | init::DONT_MASK
+            | init::POSIX_ACL
+            | init::HANDLE_KILLPRIV_V2
+            | init::CACHE_SYMLINKS
+            | init::ASYNC_DIO
+            | init::NO_OPENDIR_SUPPORT
+            | init::CREATE_SUPP_GROUP
+            | init::HAS_EXPIRE_ONLY;
+        let invalidate = match self.adapter.view().coherence {
+            Coherence::Sole => 0,
+            Coherence::Shared => init::AUTO_INVAL_DATA,
+        };
+        Settings { wanted: wanted | invalidate, ..Settings::default() }
+    }
+
+    fn entry(&self, attr: Attr) -> Entry {
+        Entry { node: attr.ino, attr, ttl: self.ttl }
+    }
+
+    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Answer> {
+        match self.adapter.lookup(parent, name)? {
+            Some(attr) => Ok(Answer::Entry(self.entry(attr))),
+            // The kernel keeps the absence of a name, too, where nobody else could make it.
+            None if !self.ttl.is_zero() => Ok(Answer::Entry(Entry { ttl: self.ttl, ..Entry::default() })),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    fn copy(&self, caller: &Caller, node: u64, copy: &CopyRange) -> Result<Answer> {
+        // An answer of 32 bits is cut at a whole page.
+        const MOST: u64 = 0xffff_f000;
+        let len = if copy.wide { copy.len } else { copy.len.min(MOST) };
+        let (from, to) = ((node, copy.offset_in), (copy.node_out, copy.offset_out));
+        let copied = self.adapter.copy_file_range(caller, from, to, len, copy.flags)?;
+        Ok(if copy.wide { Answer::Copied(copied) } else { Answer::Written(copied as u32) })
+    }
+
+    fn statfs(&self, node: u64) -> Result<Answer> {
+        let unit = u64::from(BLOCK_BYTES);
+        let stats = self.adapter.statfs(node)?;
+        Ok(Answer::Statfs(FsStat {
+            blocks: stats.total_bytes / unit,
+            bfree: stats.free_bytes / unit,
+            bavail: stats.available_bytes / unit,
+            files: stats.used_inodes.saturating_add(stats.free_inodes),
+            ffree: stats.free_inodes,
+            bsize: BLOCK_BYTES,
+            namelen: Name::MAX_BYTES as u32,
+        }))
+    }
+
+    fn answer(&self, header: &Header, operation: Operation<'_>) -> Result<Answer> {
+        let (adapter, node) = (&self.adapter, header.node);
+        let caller = |umask| Caller { uid: header.uid, gid: header.gid, umask };
+        let made = |attr| Answer::Entry(self.entry(attr));
+        let done = |()| Answer::Done;
+        match operation {
+            Operation::Lookup { name } => self.lookup(node, name),
+            Operation::Getattr { .. } => adapter.getattr(node).map(|attr| Answer::Attr(attr, self.ttl)),
+            Operation::Statx { .. } => adapter.getattr(node).map(|attr| Answer::Statx(attr, self.ttl)),
+            Operation::Setattr(set) => adapter.setattr(&caller(0), node, &set).map(|attr| Answer::Attr(attr, self.ttl)),
+            Operation::Readlink => adapter.readlink(node).map(Answer::Data),
+            Operation::Symlink { name, target, .. } => adapter.symlink(&caller(0), node, name, target).map(made),
+            Operation::Mknod { name, mode, rdev, umask, .. } => {
+                adapter.mknod(&caller(umask), node, name, mode, rdev).map(made)
+            }
+            Operation::Mkdir { name, mode, umask, .. } => adapter.mkdir(&caller(umask), node, name, mode).map(made),
+            Operation::Create { name, mode, umask, flags, kill_privileges, .. } => {
+                let (attr, handle) = adapter.create(&caller(umask), node, name, mode, flags, kill_privileges)?;
+                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: self.open_flags }))
+            }
+            Operation::Unlink { name } => adapter.unlink(node, name).map(done),
+            Operation::Rmdir { name } => adapter.rmdir(node, name).map(done),
+            Operation::Rename { name, new_parent, new_name, flags } => {
+                adapter.rename(node, name, new_parent, new_name, flags).map(done)
+            }
+            Operation::Link { node: file, name } => adapter.link(file, node, name).map(made),
+            Operation::Open { flags, kill_privileges } => {
+                let handle = adapter.open(node, flags, kill_privileges)?;
+                Ok(Answer::Opened(Opened { handle, flags: self.open_flags }))
+            }
+            Operation::Write { handle, offset, data, kill_privileges } => {
+                adapter.write(node, handle, offset, data, kill_privileges).map(Answer::Written)
+            }
+            Operation::Release { handle, .. } => adapter.release(node, handle).map(done),
+            Operation::Fsync { data_only, .. } => adapter.fsync(node, data_only).map(done),
+            Operation::Fsyncdir { data_only, .. } => adapter.fsyncdir(node, data_only).map(done),
+            Operation::Syncfs => adapter.fsync(node, false).map(done),
+            Operation::Statfs => self.statfs(node),
+            Operation::Setxattr(set) => {
+                adapter.setxattr(node, set.name, set.value, set.flags, set.kill_setgid).map(done)
+            }
+            Operation::Getxattr { name, size } => fit(adapter.getxattr(node, name)?, size),
+            Operation::Listxattr { size } => fit(adapter.listxattr(&caller(0), node)?.into(), size),
+            Operation::Removexattr { name } => adapter.removexattr(node, name).map(done),
+            Operation::Fallocate(ask) => {
+                adapter.fallocate(&caller(0), node, ask.offset, ask.length, ask.mode).map(done)
+            }
+            Operation::Lseek { offset, whence, .. } => adapter.lseek(node, offset, whence).map(Answer::Offset),
+            Operation::CopyFileRange(copy) => self.copy(&caller(0), node, &copy),
+            Operation::Opendir { .. } => Ok(self.opendir()),
+            Operation::Releasedir { .. } | Operation::Destroy => Ok(Answer::Done),
+            Operation::Ioctl { .. } => Ok(Answer::Error(Errno::ENOTTY)),
+            // What the kernel does itself once it is told that nobody here does. Of FLUSH: each
+            // write is answered with its own fate, so closing has nothing to add, and the kernel
+            // writes dirty pages of mappings at close all the same.
+            Operation::Flush { .. }
+            | Operation::Access { .. }
+            | Operation::Getlk(_)
+            | Operation::Setlk { .. }
+            | Operation::Tmpfile { .. }
+            | Operation::Unknown => Ok(Answer::Error(Errno::ENOSYS)),
+        }
+    }
+
+    /// Listings go by cookies and need no handle; the kernel asks once, and then keeps
+    /// listings in its page cache until the directory changes.
+    fn opendir(&self) -> Answer {
+        match self.adapter.view().coherence {
+            Coherence::Sole => Answer::Error(Errno::ENOSYS),
+            Coherence::Shared => Answer::Opened(Opened::default()),
+        }
+    }
+
+    fn list(&self, node: u64, cookie: u64, with_attr: bool, out: &mut [u8]) -> Result<usize> {
+        let mut listing = Listing::new(out);
+        self.adapter.list(node, cookie, with_attr, &mut |entry, id, attr| {
+            let mode = kind_bits(entry.kind);
+            let line = ListingEntry { name: &entry.name, ino: id, next: entry.cookie, mode };
+            let added = match attr {
+                _ if !with_attr => listing.add(&line),
+                Some(attr) => listing.add_plus(&line, &self.entry(attr)),
+                None => listing.add_plus(&line, &Entry::unknown(id, mode)),
+            };
+            if added { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(listing.len())
+    }
+}
+
+impl Handler for Served {
+    fn call(&self, header: &Header, operation: Operation<'_>) -> Answer {
+        self.answer(header, operation).unwrap_or_else(|error| Answer::Error(failed(header, &error)))
+    }
+
+    fn fill(&self, header: &Header, bulk: Bulk, out: &mut [u8]) -> std::result::Result<usize, Errno> {
+        let filled = match bulk {
+            Bulk::Read { handle, offset, .. } => self.adapter.read(header.node, handle, offset, out),
+            Bulk::Readdir { offset, .. } => self.list(header.node, offset, false, out),
+            Bulk::Readdirplus { offset, .. } => self.list(header.node, offset, true, out),
+        };
+        filled.map_err(|error| failed(header, &error))
+    }
+
+    fn forget(&self, forgotten: &[Forget]) {
+        self.adapter.forget(forgotten.iter().map(|forget| forget.node));
+    }
+}
+
+/// The errno to answer; what a person should know of is logged here, where it ends.
+fn failed(header: &Header, error: &Error) -> Errno {
+    if matches!(error, Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_)) {
+        log::error!("{} of node {} failed: {error}", header.name(), header.node);
+    }
+    Errno::new(error.errno() as i32)
+}
+
+/// Fits an attribute's value to the caller's buffer.
+fn fit(value: Bytes, size: u32) -> Result<Answer> {
+    Ok(match xattr_answer(&value, size)? {
+        XattrAnswer::Size(len) => Answer::XattrSize(len),
+        XattrAnswer::Data(_) => Answer::Data(value),
+    })
+}

@@ -1,0 +1,69 @@
+//! What a file system tells the kernel unasked: that something it keeps is not true any more.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::abi::{self, notify};
+use crate::device::write_reply;
+use crate::write::Writer;
+
+/// Sends notifications over a connection; cheap to clone, harmless once the connection is gone.
+///
+/// Never to be used from within a request: the kernel may wait for a lock that whoever made the
+/// request holds.
+#[derive(Clone, Debug)]
+pub struct Notifier {
+    device: Arc<OwnedFd>,
+    expires: bool,
+}
+
+impl Notifier {
+    pub(crate) fn new(device: Arc<OwnedFd>, agreed_flags: u64) -> Notifier {
+        Notifier { device, expires: agreed_flags & abi::init::HAS_EXPIRE_ONLY != 0 }
+    }
+
+    /// Drops the attributes of `node`, and its cached content from `offset` on for `len` bytes
+    /// (0: to the end); a negative `offset` leaves the content.
+    pub fn inode_changed(&self, node: u64, offset: i64, len: i64) -> io::Result<()> {
+        let mut body = [0; 24];
+        let encoded = Writer::new(&mut body).u64(node).u64(offset as u64).u64(len as u64).finish();
+        self.send(notify::INVAL_INODE, body.get(..encoded.unwrap_or(0)).unwrap_or_default())
+    }
+
+    /// Forgets what `name` in `parent` stands for.
+    pub fn entry_changed(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        self.entry(parent, name, 0)
+    }
+
+    /// Has what `name` in `parent` stands for asked again at its next use, without shutting open
+    /// files below; where the kernel can't (before 6.2), forgets it.
+    pub fn entry_expired(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        self.entry(parent, name, if self.expires { abi::EXPIRE_ONLY } else { 0 })
+    }
+
+    fn entry(&self, parent: u64, name: &[u8], flags: u32) -> io::Result<()> {
+        let mut body = [0; 16 + 256];
+        let mut out = Writer::new(&mut body);
+        out.u64(parent).u32(name.len() as u32).u32(flags).bytes(name).zeros(1);
+        let len = out.finish().ok_or(io::ErrorKind::InvalidInput)?;
+        self.send(notify::INVAL_ENTRY, body.get(..len).unwrap_or_default())
+    }
+
+    /// Tells that `child` was taken from `parent` where it was called `name`, so that watches end.
+    pub fn deleted(&self, parent: u64, child: u64, name: &[u8]) -> io::Result<()> {
+        let mut body = [0; 24 + 256];
+        let mut out = Writer::new(&mut body);
+        out.u64(parent).u64(child).u32(name.len() as u32).u32(0).bytes(name).zeros(1);
+        let len = out.finish().ok_or(io::ErrorKind::InvalidInput)?;
+        self.send(notify::DELETE, body.get(..len).unwrap_or_default())
+    }
+
+    /// That the kernel does not know the node, or does not have the entry, is no failure.
+    fn send(&self, code: i32, body: &[u8]) -> io::Result<()> {
+        match write_reply(&self.device, 0, code, body) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            sent => sent,
+        }
+    }
+}
