@@ -29,6 +29,13 @@ pub struct DiskSpace {
 pub trait Disk: Send + Sync {
     /// Opens a file for reading and writing; it must exist.
     fn open(&self, path: &Path) -> Result<Arc<dyn DiskFile>>;
+    /// Opens a file for many small writes within the length that it has, which cost no system
+    /// call where the medium allows it; it must exist. Every byte of it must have been written
+    /// before, so that no write needs space, and nobody may change its length from now on.
+    /// What [`DiskFile::write_at`] promises holds here too, but writes that would grow the
+    /// file answer [`crate::Error::Invalid`], and those that fail on the medium may be told of
+    /// by [`DiskFile::sync_data`] alone.
+    fn open_in_place(&self, path: &Path) -> Result<Arc<dyn DiskFile>>;
     /// Makes a file that does not exist yet ([`crate::Error::Exists`] if it does).
     fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>>;
     /// Renames within one medium, replacing what stands at `to`.

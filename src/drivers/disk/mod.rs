@@ -2,6 +2,7 @@
 //! one for tests that cut power.
 
 mod image;
+mod in_place;
 mod real;
 mod sim;
 

@@ -12,6 +12,8 @@ use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
 use nexus_kernel::error::{Error, Result};
 use rustix::fs::FallocateFlags;
 
+use super::in_place::InPlaceFile;
+
 /// Files of the machine.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct RealDisk;
@@ -24,15 +26,18 @@ impl RealDisk {
 }
 
 /// An open file with the name that it was opened by, for messages.
-struct RealFile {
-    file: File,
+pub(super) struct RealFile {
+    pub(super) file: File,
     path: PathBuf,
 }
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| error("open", path, &e))?;
-        Ok(Arc::new(RealFile { file, path: path.to_owned() }))
+        Ok(Arc::new(RealFile::open(path)?))
+    }
+
+    fn open_in_place(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(InPlaceFile::of(RealFile::open(path)?)?))
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
@@ -109,6 +114,11 @@ impl Disk for RealDisk {
 }
 
 impl RealFile {
+    pub(super) fn open(path: &Path) -> Result<RealFile> {
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| error("open", path, &e))?;
+        Ok(RealFile { file, path: path.to_owned() })
+    }
+
     fn error(&self, what: &str, error: &std::io::Error) -> Error {
         self::error(what, &self.path, error)
     }

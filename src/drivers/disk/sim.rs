@@ -78,6 +78,8 @@ struct SimFile {
     disk: SimDisk,
     path: PathBuf,
     node: Node,
+    /// Where writes have to end, if it was opened to be written in place.
+    fixed_len: Option<u64>,
 }
 
 impl Default for SimDisk {
@@ -336,7 +338,13 @@ impl NameOp {
 impl Disk for SimDisk {
     fn open(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
         let node = self.shared.state.lock().node(path)?;
-        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), node }))
+        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), node, fixed_len: None }))
+    }
+
+    fn open_in_place(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
+        let node = self.shared.state.lock().node(path)?;
+        let fixed_len = Some(node.lock().now().len());
+        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), node, fixed_len }))
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
@@ -351,7 +359,7 @@ impl Disk for SimDisk {
         let node = Node::default();
         let op = state.op(vec![(name, Some(node.clone()))]);
         state.folder(&parent)?.change(op);
-        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), node }))
+        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), node, fixed_len: None }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -456,6 +464,10 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        let end = offset.saturating_add(data.len() as u64);
+        if self.fixed_len.is_some_and(|len| end > len) {
+            return Err(Error::Invalid);
+        }
         self.change(offset, data.len() as u64, |file| file.write(data, offset))
     }
 

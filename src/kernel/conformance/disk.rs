@@ -13,6 +13,7 @@ pub fn run(disk: &dyn Disk, folder: &Path) {
     content(disk, &folder.join("content"));
     lengths(disk, &folder.join("lengths"));
     holes(disk, &folder.join("holes"));
+    in_place(disk, &folder.join("in place"));
     threads(disk, &folder.join("threads"));
     let space = disk.space(folder).unwrap();
     assert!(space.total > 0 && space.available <= space.total && space.free <= space.total);
@@ -113,6 +114,51 @@ fn holes(disk: &dyn Disk, dir: &Path) {
     }
     file.punch_hole(5 * 4096, 4096).unwrap();
     assert_eq!(file.len().unwrap(), 5 * 4096, "a hole beyond the end adds nothing");
+}
+
+fn in_place(disk: &dyn Disk, dir: &Path) {
+    disk.create_dir_all(dir).unwrap();
+    let path = dir.join("f");
+    assert_eq!(disk.open_in_place(&path).err(), Some(Error::NotFound));
+    let made = disk.create(&path).unwrap();
+    // An odd length: the last page is not whole.
+    let mut expected = vec![0; 3 * 4096 + 10];
+    made.write_at(&expected, 0).unwrap();
+    made.sync_data().unwrap();
+    drop(made);
+    let file = disk.open_in_place(&path).unwrap();
+    let other = disk.open(&path).unwrap();
+    for (at, len) in [(0, 64), (4090, 20), (5000, 0), (3 * 4096, 10), (100, 9000), (3 * 4096 + 10, 0)] {
+        let data: Vec<u8> = (0..len).map(|i| (i * 7 + at) as u8 | 1).collect();
+        file.write_at(&data, at as u64).unwrap();
+        expected[at..at + len].copy_from_slice(&data);
+        assert_eq!(read_all(&*other), expected, "another handle sees a write of {len} bytes at {at} at once");
+        assert_eq!(read_all(&*file), expected);
+    }
+    for (at, len) in [(3 * 4096, 11), (3 * 4096 + 10, 1), (u64::MAX, 1), (u64::MAX - 5, 20)] {
+        assert_eq!(file.write_at(&vec![9; len], at), Err(Error::Invalid), "{len} bytes at {at} would grow the file");
+    }
+    assert_eq!(read_all(&*file), expected, "a refused write changes nothing");
+    // Again and again: a page that is on its way to the medium takes writes too.
+    for round in 0..20u64 {
+        for write in 0..round {
+            file.write_at(&[write as u8; 16], 4096 + 16 * write).unwrap();
+            expected[4096 + 16 * write as usize..][..16].fill(write as u8);
+        }
+        file.start_writeback(0, 8192).unwrap();
+        assert_eq!(read_all(&*other), expected, "round {round}");
+        file.sync_data().unwrap();
+    }
+    disk.rename(&path, &dir.join("g")).unwrap();
+    file.write_at(b"renamed", 0).unwrap();
+    drop(file);
+    expected[..7].copy_from_slice(b"renamed");
+    assert_eq!(read_all(&*other), expected, "what was written outlives the handle");
+    // An empty file has no room at all.
+    disk.create(&dir.join("empty")).unwrap();
+    let empty = disk.open_in_place(&dir.join("empty")).unwrap();
+    assert_eq!(empty.write_at(&[1], 0), Err(Error::Invalid));
+    empty.sync_data().unwrap();
 }
 
 /// Threads write and read their own stripes of one file.

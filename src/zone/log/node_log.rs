@@ -89,7 +89,7 @@ impl NodeLog {
         let found = scan(&*disk, dir, &*content)?;
         let mut ready = Vec::new();
         for (serial, _) in found.spares.iter().filter(|(_, len)| *len == config.segment_bytes) {
-            ready.push(Spare { serial: *serial, file: disk.open(&spare_path(dir, *serial))? });
+            ready.push(Spare { serial: *serial, file: disk.open_in_place(&spare_path(dir, *serial))? });
         }
         let serials = found.spares.iter().map(|(serial, _)| serial).chain(&found.unfinished);
         let next_serial = serials.max().map_or(0, |highest| highest.saturating_add(1));
@@ -293,13 +293,13 @@ impl NodeLog {
     /// Tells that the metastore of `zone` has everything up to `checkpoint`, durably. Segments
     /// that nobody needs any more are used again, or removed.
     pub fn checkpointed(&self, zone: ZoneIndex, checkpoint: Lsn) -> Result<()> {
-        let covered = {
+        let (covered, epoch) = {
             let mut state = self.writing()?;
             let State::Writing(writer) = &mut *state else { return Err(closed()) };
             writer.checkpointed(zone, checkpoint);
-            writer.take_covered(self.durable())
+            (writer.take_covered(self.durable()), writer.epoch())
         };
-        self.recycle(&covered)
+        self.recycle(&covered, epoch)
     }
 
     /// Forgets a zone that is no more: its records hold nothing back.
@@ -311,12 +311,14 @@ impl NodeLog {
         Ok(())
     }
 
-    fn recycle(&self, covered: &[Scanned]) -> Result<()> {
+    /// Makes spares of the segments of this opening, `epoch`. Those of earlier ones go: they
+    /// were read whole, and so are in memory in pieces too large to be written in place.
+    fn recycle(&self, covered: &[Scanned], epoch: u32) -> Result<()> {
         let mut renamed = Vec::new();
         let mut room = self.config.max_spares.saturating_sub(self.pool.len());
         for Scanned { header, .. } in covered {
             let path = segment_path(&self.dir, header.number);
-            if room > 0 && header.segment_bytes == self.config.segment_bytes {
+            if room > 0 && header.segment_bytes == self.config.segment_bytes && header.epoch == epoch {
                 room -= 1;
                 let serial = self.pool.new_serial();
                 self.disk.rename(&path, &spare_path(&self.dir, serial))?;
@@ -331,7 +333,7 @@ impl NodeLog {
         // Before one of them takes records again, or its old name could come back with them.
         self.disk.sync_dir(&self.dir)?;
         for serial in renamed {
-            self.pool.add(Spare { serial, file: self.disk.open(&spare_path(&self.dir, serial))? });
+            self.pool.add(Spare { serial, file: self.disk.open_in_place(&spare_path(&self.dir, serial))? });
         }
         Ok(())
     }

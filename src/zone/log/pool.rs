@@ -17,8 +17,11 @@ use super::segment::{spare_path, unfinished_path};
 
 /// Ready segments wanted: the next one, and one that only what frees space may take.
 const WANTED: usize = 2;
-/// Zeros written at a time.
-const STEP_BYTES: usize = 1 << 20;
+/// Zeros written at a time. A page, or the kernel would keep the file in memory in larger
+/// pieces, of which a small write makes the whole dirty.
+const PAGE_BYTES: usize = 4096;
+/// Zeros whose way to the medium begins at once.
+const STEP_BYTES: u64 = 1 << 20;
 /// How often a full disk is tried again while nobody asks.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -224,18 +227,19 @@ fn make_spare(disk: &dyn Disk, dir: &std::path::Path, serial: u64, len: u64) -> 
             Ok(()) | Err(Error::NotSupported) => {}
             Err(error) => return Err(error),
         }
-        let zeros = vec![0; STEP_BYTES.min(len as usize)];
-        let mut at = 0;
-        while at < len {
-            let step = zeros.get(..(len - at).min(zeros.len() as u64) as usize).unwrap_or(&zeros);
-            file.write_at(step, at)?;
-            file.start_writeback(at, step.len() as u64)?;
-            at += step.len() as u64;
+        let zeros = [0; PAGE_BYTES];
+        for at in (0..len).step_by(PAGE_BYTES) {
+            let page = zeros.get(..(len - at).min(PAGE_BYTES as u64) as usize).unwrap_or(&zeros);
+            file.write_at(page, at)?;
+            let end = at + page.len() as u64;
+            if end.is_multiple_of(STEP_BYTES) {
+                file.start_writeback(end - STEP_BYTES, STEP_BYTES)?;
+            }
         }
         file.sync_data()?;
         disk.rename(&draft, &spare_path(dir, serial))?;
         disk.sync_dir(dir)?;
-        Ok(file)
+        disk.open_in_place(&spare_path(dir, serial))
     })();
     if made.is_err() {
         // What is left is removed when the log is opened next.

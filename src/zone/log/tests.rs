@@ -1,5 +1,7 @@
 //! Tests of the log on a simulated disk: kills, power cuts, damage, full disks.
 
+mod torn;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

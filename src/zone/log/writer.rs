@@ -91,6 +91,11 @@ impl Writer {
         Lsn(self.next.0 - 1)
     }
 
+    /// Of the segments that this writer fills.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Adds a record. On an error there is none.
     pub fn append(
         &mut self,
