@@ -3,11 +3,12 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno as Os;
 
-use crate::abi::{IN_HEADER, OUT_HEADER};
+use crate::abi::{IN_HEADER, OUT_HEADER, opcode};
 use crate::crew::Crew;
 use crate::dispatch::{finish, take};
 use crate::request::{Header, Request};
@@ -17,10 +18,16 @@ use crate::write::Writer;
 /// Threads that stay though all of them wait: one to read while another works.
 const KEPT: usize = 2;
 
+/// Pause after FORGETs where requests go by rings. The kernel gathers more of them meanwhile,
+/// and wakes nobody for each: unlinking many files would otherwise wake this thread, on another
+/// processor, for every one of them.
+const GATHERING: Duration = Duration::from_millis(2);
+
 /// Serves the connection from /dev/fuse with a crew of threads that grows while all block.
 pub struct DeviceQueue {
     shared: Arc<Shared>,
     crew: Crew,
+    beside_rings: bool,
 }
 
 /// What `read` on the device tells.
@@ -34,9 +41,19 @@ enum Message {
 }
 
 impl DeviceQueue {
-    /// Starts serving with `threads` threads.
+    /// Starts serving with `threads` threads, at most `most`.
     pub fn start(shared: &Arc<Shared>, threads: usize, most: usize) -> io::Result<()> {
-        let queue = Arc::new(DeviceQueue { shared: Arc::clone(shared), crew: Crew::new(most.max(threads)) });
+        DeviceQueue::launch(shared, threads, most, false)
+    }
+
+    /// Starts serving what does not go by rings.
+    pub fn start_beside_rings(shared: &Arc<Shared>, most: usize) -> io::Result<()> {
+        DeviceQueue::launch(shared, 1, most, true)
+    }
+
+    fn launch(shared: &Arc<Shared>, threads: usize, most: usize, beside_rings: bool) -> io::Result<()> {
+        let crew = Crew::new(most.max(threads));
+        let queue = Arc::new(DeviceQueue { shared: Arc::clone(shared), crew, beside_rings });
         for _ in 0..threads.max(1) {
             queue.grow(false)?;
         }
@@ -86,31 +103,37 @@ impl DeviceQueue {
             }
             let answered = self.answer(device, input.get(..len).unwrap_or_default(), &mut output);
             self.crew.end();
-            answered?;
+            let forgot = answered?;
+            if forgot && self.beside_rings {
+                std::thread::sleep(GATHERING);
+            }
             if spare && self.crew.leave_if_idle(KEPT) {
                 return Ok(());
             }
         }
     }
 
-    fn answer(&self, device: &OwnedFd, message: &[u8], output: &mut Vec<u8>) -> io::Result<()> {
+    /// Answers one message; tells whether it was a FORGET.
+    fn answer(&self, device: &OwnedFd, message: &[u8], output: &mut Vec<u8>) -> io::Result<bool> {
         let header = Header::parse(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let handler = &*self.shared.handler;
         let turn = take(handler, Request::from_message(message), header);
         if output.is_empty() {
             output.resize(self.shared.agreed.payload(), 0);
         }
-        let Some(encoded) = finish(handler, turn, output) else { return Ok(()) };
+        let Some(encoded) = finish(handler, turn, output) else {
+            return Ok(matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET));
+        };
         let body = output.get(..encoded.len).unwrap_or_default();
         match write_reply(device, header.unique, encoded.error, body) {
             // Whoever asked was killed meanwhile, or the connection is over: the next read tells.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(false),
             // The kernel refuses the reply itself and has answered the caller with an error.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 log::error!("the kernel refused a reply to {header:?}: {error}");
-                Ok(())
+                Ok(false)
             }
-            sent => sent,
+            sent => sent.map(|()| false),
         }
     }
 }

@@ -131,9 +131,11 @@ impl Session {
         let transport = if ring { Transport::Ring } else { Transport::Device };
         // With rings the device still brings FORGET and INTERRUPT, and everything should the
         // kernel turn the rings off again.
-        DeviceQueue::start(&shared, if ring { 1 } else { threads }, most)?;
         if ring {
+            DeviceQueue::start_beside_rings(&shared, most)?;
             ring::start(&shared)?;
+        } else {
+            DeviceQueue::start(&shared, threads, most)?;
         }
         Ok(Session { shared, transport, why_not_ring })
     }
