@@ -27,6 +27,11 @@ use parking_lot::Mutex;
 /// Operations between two starts from a cut.
 const ROUND: u64 = 150;
 
+/// Of how many cuts one is recovered from with the power cut again.
+const AGAIN: u64 = 16;
+/// How many syncs of that recovery it is cut at, at the most.
+const AGAIN_AT: usize = 4;
+
 /// What is known of the run so far; shared with the disk's hook.
 #[derive(Default)]
 struct Progress {
@@ -73,6 +78,34 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// As `recover`, with the power cut again while it recovers: the state is the same.
+    fn recover_twice(&mut self, image: &SimDisk, from: usize) -> Result<(), String> {
+        let cuts = Arc::new(Mutex::new(Vec::new()));
+        let sink = cuts.clone();
+        image.on_sync(move |disk, point| {
+            let mut cuts = sink.lock();
+            if cuts.len() < AGAIN_AT {
+                cuts.push((point.clone(), disk.power_cut(point.number)));
+            }
+        });
+        let first = self.recover(image, from);
+        image.clear_hook();
+        let at = first?.2;
+        for (point, again) in cuts.lock().drain(..) {
+            self.images += 1;
+            match self.recover(&again, from) {
+                Ok((_, _, found)) if self.prints[found] == self.prints[at] => {}
+                Ok((_, _, found)) => {
+                    return Err(format!("the state after {at}, cut again at {point:?}, after {found}"));
+                }
+                Err(text) => return Err(format!("cut again at {point:?}: {text}")),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A run on one disk, with an image taken and tried at each sync.
 struct Run {
     seed: u64,
@@ -99,7 +132,12 @@ impl Run {
             for cut in 0..cuts {
                 let cut_seed = seed ^ (point.number * 16 + cut);
                 progress.images += 1;
-                if let Err(text) = progress.recover(&disk.power_cut(cut_seed), progress.synced) {
+                let (left, synced) = (disk.power_cut(cut_seed), progress.synced);
+                let tried = match cut_seed % AGAIN {
+                    0 => progress.recover_twice(&left, synced),
+                    _ => progress.recover(&left, synced).map(drop),
+                };
+                if let Err(text) = tried {
                     progress.failure = Some(format!("power cut with seed {cut_seed} at {point:?}: {text}"));
                     return;
                 }

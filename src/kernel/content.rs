@@ -30,13 +30,51 @@ pub struct Staged {
     pub pin: Box<dyn Send>,
 }
 
+/// Bytes of a blob, as a log keeps them until the blob itself is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Image<'a> {
+    /// The blob.
+    pub blob: BlobId,
+    /// Where in it the bytes belong.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+/// How much content a log takes in at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ImageLimits {
+    /// Most bytes in all.
+    pub total: u64,
+    /// Most bytes of one image.
+    pub each: usize,
+}
+
 /// What the zone log needs of content, to make both durable together and to recover.
 pub trait ContentSync: Send + Sync {
-    /// Makes all content written so far durable.
+    /// Makes all content written so far durable, where it is.
     fn sync(&self) -> Result<()>;
 
     /// Whether the bytes of `piece` are there and unharmed. A missing blob is `Ok(false)`.
     fn verify(&self, piece: &Piece) -> Result<bool>;
+
+    /// Gives `keep` what was written before the call and is neither durable nor was given
+    /// away before, if it is little; the caller has it durable elsewhere, and may then do
+    /// without [`ContentSync::sync`] for the time being. `Ok(false)` if it is too much, or
+    /// can't be told: only `sync` helps then. The same after an error, which is `keep`'s own.
+    /// One caller at a time; waits for no disk.
+    fn images(&self, limits: ImageLimits, keep: &mut dyn FnMut(Image<'_>) -> Result<()>) -> Result<bool> {
+        let _ = (limits, keep);
+        Ok(false)
+    }
+
+    /// Puts an image back that `images` gave away before a crash, for all reads and checks
+    /// from now on; on the medium it is once `sync` has returned, and no file is changed
+    /// before. An image of a blob that is sealed, or gone, is not needed any more.
+    fn restore(&self, image: Image<'_>) -> Result<()> {
+        let _ = image;
+        Err(Error::NotSupported)
+    }
 }
 
 /// Keeps content.

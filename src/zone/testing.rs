@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nexus_drivers::disk::SimDisk;
-use nexus_kernel::content::ContentSync;
+use nexus_kernel::content::{ContentSync, Image, ImageLimits};
 use nexus_kernel::disk::{Disk, DiskFile};
 use nexus_kernel::model::Piece;
 use nexus_kernel::{BlobId, Clock, Error, Result, Timestamp};
@@ -39,9 +39,16 @@ impl Clock for Ticks {
 }
 
 /// Content of one blob, in one file of a disk, as a segment store would keep it.
+///
+/// Gives images away, and puts them back at once: unlike a real store, also where the log is
+/// only looked at.
 pub struct FileContent {
     file: Arc<dyn DiskFile>,
     end: AtomicU64,
+    /// Ranges that are neither durable nor given away, and whether one is not known.
+    unsynced: Mutex<Vec<(u64, u64)>>,
+    /// Bytes given away.
+    pub given: AtomicU64,
 }
 
 impl FileContent {
@@ -61,20 +68,24 @@ impl FileContent {
             }
         };
         let end = AtomicU64::new(file.len().unwrap());
-        Arc::new(FileContent { file, end })
+        Arc::new(FileContent { file, end, unsynced: Mutex::default(), given: AtomicU64::new(0) })
     }
 
     /// Stores bytes.
     pub fn write(&self, data: &[u8]) -> Piece {
         let blob_offset = self.end.fetch_add(data.len() as u64, Ordering::Relaxed);
         self.file.write_at(data, blob_offset).unwrap();
+        self.unsynced.lock().push((blob_offset, blob_offset + data.len() as u64));
         Piece { len: data.len() as u64, blob: FileContent::BLOB, blob_offset, crc: crc32c::crc32c(data) }
     }
 }
 
 impl ContentSync for FileContent {
     fn sync(&self) -> Result<()> {
-        self.file.sync_data()
+        let known = self.unsynced.lock().len();
+        self.file.sync_data()?;
+        self.unsynced.lock().drain(..known);
+        Ok(())
     }
 
     fn verify(&self, piece: &Piece) -> Result<bool> {
@@ -84,6 +95,28 @@ impl ContentSync for FileContent {
             Err(Error::Corrupt(_)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn images(&self, limits: ImageLimits, keep: &mut dyn FnMut(Image<'_>) -> Result<()>) -> Result<bool> {
+        let mut unsynced = self.unsynced.lock();
+        if unsynced.iter().map(|(start, end)| end - start).sum::<u64>() > limits.total {
+            return Ok(false);
+        }
+        for (start, end) in &*unsynced {
+            for offset in (*start..*end).step_by(limits.each) {
+                let mut bytes = vec![0; limits.each.min((end - offset) as usize)];
+                self.file.read_at(&mut bytes, offset)?;
+                keep(Image { blob: FileContent::BLOB, offset, bytes: &bytes })?;
+                self.given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+        }
+        unsynced.clear();
+        Ok(true)
+    }
+
+    fn restore(&self, image: Image<'_>) -> Result<()> {
+        assert_eq!(image.blob, FileContent::BLOB);
+        self.file.write_at(image.bytes, image.offset)
     }
 }
 

@@ -91,7 +91,13 @@ fn open_zone(
     content: Arc<SegmentStore>,
     clock: Arc<StepClock>,
 ) -> Result<Arc<dyn Zone>> {
-    let config = LogConfig { segment_bytes: 64 << 10, max_spares: 2, preallocate: Preallocate::Inline };
+    let config = LogConfig {
+        segment_bytes: 64 << 10,
+        max_spares: 2,
+        image_bytes: 16 << 10,
+        unsettled_bytes: 100 << 10,
+        preallocate: Preallocate::Inline,
+    };
     let log = NodeLog::open(disk.clone(), &root.join("log"), content, config)?;
     let parts = ZoneParts { zone: ZoneIndex(0), log, metastore, clock };
     let config = ZoneConfig {

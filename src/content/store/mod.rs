@@ -6,8 +6,10 @@ mod block_on;
 mod counter;
 mod file_cache;
 mod fill;
+mod images;
 mod lanes;
 mod layout;
+mod patches;
 mod runs;
 mod seal;
 mod sealed;
@@ -15,6 +17,7 @@ mod segment;
 mod space;
 mod sums;
 mod sync;
+mod unsynced;
 mod wake;
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nexus_kernel::content::{ContentStore, ContentSync, Staged, WriteHint};
+use nexus_kernel::content::{ContentStore, ContentSync, Image, ImageLimits, Staged, WriteHint};
 use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
 use nexus_kernel::model::Piece;
 use nexus_kernel::{BlobId, Clock, Error, Ino, ObjectStore, Result};
@@ -37,9 +40,11 @@ use counter::BlobCounter;
 use file_cache::FileCache;
 use lanes::{LaneSizes, Lanes, Writer};
 use layout::{Layout, parse_name};
+use patches::Patches;
 use segment::{Pin, Segment};
 use space::{Asker, SpaceGauge};
 use sync::{GroupSync, Poison};
+use unsynced::Unsynced;
 
 pub(crate) use seal::Where;
 #[cfg(test)]
@@ -71,6 +76,8 @@ pub struct SegmentStore {
     files: FileCache,
     gauge: SpaceGauge,
     group: GroupSync,
+    unsynced: Unsynced,
+    patches: Patches,
     poison: Poison,
     attached: AtomicBool,
     /// A segment was made, and its name is not durable yet.
@@ -120,6 +127,8 @@ impl SegmentStore {
             lanes: Mutex::new(Lanes::new(sizes)),
             segments: RwLock::new(segments),
             group: GroupSync::default(),
+            unsynced: Unsynced::default(),
+            patches: Patches::default(),
             poison: Poison::default(),
             attached: AtomicBool::new(false),
             new_names: Mutex::new(true),
@@ -189,6 +198,7 @@ impl SegmentStore {
             })?;
             let segment = reserved.segment();
             segment.write(part, reserved.at, self.config.writeback_step_bytes)?;
+            self.unsynced.note(segment, reserved.at, reserved.at + part.len() as u64);
             let crc = crc32c::crc32c(part);
             pieces.push(Piece { len: part.len() as u64, blob: segment.id(), blob_offset: reserved.at, crc });
             pins.push(reserved.into_pin());
@@ -233,6 +243,10 @@ impl SegmentStore {
 
     fn sync_all(&self) -> Result<()> {
         self.poison.check()?;
+        self.patches
+            .write_back(|blob| self.disk.open(&self.layout.segment(blob)))
+            .map_err(|error| self.poison.set(error))?;
+        self.unsynced.sync_begins();
         let segments: Vec<_> = self.segments.read().values().cloned().collect();
         if segments.iter().filter(|segment| segment.is_dirty()).nth(1).is_some() {
             for segment in segments.iter().filter(|segment| segment.is_dirty()) {
@@ -247,7 +261,9 @@ impl SegmentStore {
             }
             Ok(())
         });
-        synced.map_err(|error| self.poison.set(error))
+        synced.map_err(|error| self.poison.set(error))?;
+        self.unsynced.sync_ended();
+        Ok(())
     }
 
     /// The file that holds a blob's bytes, at the same offsets; kept open by the caller.
@@ -301,6 +317,14 @@ impl ContentSync for SegmentStore {
         }
         Ok(crc == piece.crc)
     }
+
+    fn images(&self, limits: ImageLimits, keep: &mut dyn FnMut(Image<'_>) -> Result<()>) -> Result<bool> {
+        self.give_images(limits, keep)
+    }
+
+    fn restore(&self, image: Image<'_>) -> Result<()> {
+        self.take_back(image)
+    }
 }
 
 impl ContentStore for SegmentStore {
@@ -321,7 +345,10 @@ impl ContentStore for SegmentStore {
 
     fn read(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()> {
         match self.local_file(blob) {
-            Ok(file) => file.read_at(buf, offset),
+            Ok(file) => match self.patches.read(blob, &*file, buf, offset) {
+                Some(patched) => patched,
+                None => file.read_at(buf, offset),
+            },
             Err(Error::NotFound) => self.read_sealed(blob, offset, buf),
             Err(error) => Err(error),
         }

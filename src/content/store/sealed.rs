@@ -14,7 +14,7 @@ impl SegmentStore {
     /// Bytes of a blob's file, whether a segment or sealed.
     pub(crate) fn blob_len(&self, blob: BlobId) -> Result<u64> {
         match self.local_file(blob) {
-            Ok(file) => file.len(),
+            Ok(file) => Ok(file.len()?.max(self.patches.end(blob))),
             Err(Error::NotFound) => self.sealed_len(blob),
             Err(error) => Err(error),
         }

@@ -174,6 +174,12 @@ impl Segment {
         Segment::with(self.id, self.path, limit, Some(file), state, true, now_ms)
     }
 
+    /// Counts bytes up to `end` as there; for a segment that an earlier process left.
+    pub fn extend_tail(&self, end: u64) {
+        let mut state = self.fill.lock();
+        state.fill = Fill::up_to(end.max(state.fill.tail()));
+    }
+
     /// Forgets what lies after `tail`; for a segment that an earlier process left.
     pub fn cut_tail(&self, tail: u64) {
         let mut state = self.fill.lock();

@@ -3,6 +3,7 @@
 mod basic;
 mod crash;
 mod full;
+mod images;
 mod random;
 mod remote;
 pub(crate) mod rig;

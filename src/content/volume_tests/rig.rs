@@ -15,7 +15,7 @@ use nexus_kernel::direct_zone::DirectZone;
 use nexus_kernel::disk::Disk;
 use nexus_kernel::model::{Blob, Extent};
 use nexus_kernel::{BlobId, Clock, Command, Error, Ino, ObjectStore, Result, StoreId, Zone, ZoneIndex, machine};
-use nexus_zone::{Background, LocalZone, LogConfig, NewZone, NodeLog, Preallocate, ZoneConfig, ZoneParts};
+use nexus_zone::{Access, Background, LocalZone, LogConfig, NewZone, NodeLog, Preallocate, ZoneConfig, ZoneParts};
 
 use crate::metadata::zone_blobs;
 use crate::testing::Random;
@@ -78,21 +78,35 @@ pub enum Metadata {
     Memory(MemoryMetastore),
     /// On the same disk: a log, and a redb file that it is drained into.
     Logged,
+    /// As `Logged`, only to be looked at.
+    LoggedReadOnly,
 }
 
 pub fn memory() -> Metadata {
     Metadata::Memory(MemoryMetastore::new())
 }
 
-fn logged_zone(disk: &SimDisk, store: Arc<SegmentStore>, clock: Arc<TestClock>) -> Result<Arc<dyn Zone>> {
+fn logged_zone(
+    disk: &SimDisk,
+    store: Arc<SegmentStore>,
+    clock: Arc<TestClock>,
+    access: Access,
+) -> Result<Arc<dyn Zone>> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let root = Path::new(ROOT);
     let options = RedbOptions { cache_bytes: 1 << 20, verify_up_to_bytes: 0, ..RedbOptions::default() };
     let metastore = Arc::new(RedbMetastore::open_or_create(disk.clone(), &root.join("zone.redb"), options)?);
-    let config = LogConfig { segment_bytes: 64 << 10, max_spares: 2, preallocate: Preallocate::Inline };
+    let config = LogConfig {
+        segment_bytes: 64 << 10,
+        max_spares: 2,
+        image_bytes: 16 << 10,
+        unsettled_bytes: 100 << 10,
+        preallocate: Preallocate::Inline,
+    };
     let log = NodeLog::open(disk, &root.join("log"), store, config)?;
     let parts = ZoneParts { zone: ZoneIndex(0), log, metastore, clock };
-    let config = ZoneConfig { background: Background::Inline, memtable_bytes: 64 << 10, ..ZoneConfig::default() };
+    let config =
+        ZoneConfig { access, background: Background::Inline, memtable_bytes: 64 << 10, ..ZoneConfig::default() };
     let new = NewZone { id: [7; 16], hash_seed: 99, mode: 0o755, uid: 0, gid: 0 };
     Ok(Arc::new(match LocalZone::open(parts.clone(), config.clone()) {
         Err(Error::NotFound) => LocalZone::create(parts, config, &new)?,
@@ -118,7 +132,8 @@ impl Rig {
                 let metastore = Arc::new(memory.clone());
                 Arc::new(DirectZone::open_or_format(metastore, store.clone(), clock.clone(), (0, 0))?)
             }
-            Metadata::Logged => logged_zone(&disk, store.clone(), clock.clone())?,
+            Metadata::Logged => logged_zone(&disk, store.clone(), clock.clone(), Access::ReadWrite)?,
+            Metadata::LoggedReadOnly => logged_zone(&disk, store.clone(), clock.clone(), Access::ReadOnly)?,
         };
         let zones: Vec<Arc<dyn Zone>> = vec![zone.clone()];
         store.attach(&zones)?;

@@ -96,6 +96,7 @@ impl Inner {
         }
         self.last.store(lsn.0, Ordering::Release);
         self.pressure.appended(active, payload.len() as u64);
+        self.pressure.imaged(self.log.image_bytes());
         drop(writer);
         if self.pressure.wants_drain(&self.config) {
             self.want_drain();

@@ -24,6 +24,8 @@ pub struct Pressure {
     frozen: AtomicU64,
     /// Bytes of log since the last drain was taken up.
     logged: AtomicU64,
+    /// Bytes of content in the log that `logged` has counted.
+    imaged: AtomicU64,
     /// The last drain found no space.
     stuck: AtomicBool,
     changed: Condvar,
@@ -35,6 +37,14 @@ impl Pressure {
     pub fn appended(&self, active: u64, payload: u64) {
         self.active.store(active, Ordering::Relaxed);
         self.logged.fetch_add(payload, Ordering::Relaxed);
+    }
+
+    /// The log holds copies of so much content by now, which take its space as commands do.
+    pub fn imaged(&self, bytes: u64) {
+        let before = self.imaged.swap(bytes, Ordering::Relaxed);
+        if bytes != before {
+            self.logged.fetch_add(bytes.saturating_sub(before), Ordering::Relaxed);
+        }
     }
 
     /// A drain has taken up everything.

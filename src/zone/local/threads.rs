@@ -127,13 +127,10 @@ fn run_sync(inner: &Inner) {
     let mut last_seen = 0;
     while inner.wake.sleep(inner.config.sync_interval) {
         let last = inner.last.load(Ordering::Acquire);
-        let result = if Lsn(last) > inner.log.durable() {
-            inner.log.sync_to(Lsn(last))
-        } else if last == last_seen {
-            inner.log.mark()
-        } else {
-            Ok(())
-        };
+        let mut result = inner.log.sync_behind(Lsn(last));
+        if result.is_ok() && last == last_seen {
+            result = inner.log.mark();
+        }
         last_seen = last;
         // Told where it happened; here it only ends the work.
         if let Err(Error::Unavailable(_)) = result {

@@ -1,10 +1,13 @@
 //! Bytes of log segments: encoding and checking, without a disk. The layout is described in
 //! [`crate::log`].
 
-use nexus_kernel::{Lsn, ZoneIndex};
+use nexus_kernel::content::Image;
+use nexus_kernel::{BlobId, Lsn, ZoneIndex};
 
-/// Version of the segment format that this build writes, and the only one that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the segment format that this build writes.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest that it reads: the same without images.
+const OLDEST_VERSION: u32 = 1;
 /// First bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"nexuslog";
 /// Where records start.
@@ -13,6 +16,8 @@ pub const HEADER_BYTES: u64 = 4096;
 pub const HEADER_USED: usize = 64;
 /// Bytes of a record before its payload.
 pub const RECORD_HEADER_BYTES: usize = 32;
+/// Bytes of an image's payload before the content.
+pub const IMAGE_HEADER_BYTES: usize = 16;
 /// Records start at multiples of this.
 pub const ALIGN: usize = 8;
 /// Zone of records that belong to none.
@@ -53,6 +58,8 @@ pub enum RecordKind {
     Mark,
     /// As `Mark`; the log was closed in good order after it.
     Clean,
+    /// Bytes of content, as [`parse_image`] reads them.
+    Image,
 }
 
 /// A record without its payload.
@@ -78,6 +85,7 @@ impl RecordKind {
             RecordKind::Command => 1,
             RecordKind::Mark => 2,
             RecordKind::Clean => 3,
+            RecordKind::Image => 4,
         }
     }
 
@@ -86,6 +94,7 @@ impl RecordKind {
             1 => Some(RecordKind::Command),
             2 => Some(RecordKind::Mark),
             3 => Some(RecordKind::Clean),
+            4 => Some(RecordKind::Image),
             _ => None,
         }
     }
@@ -119,7 +128,7 @@ impl SegmentHeader {
             return ParsedHeader::Bad;
         }
         match take.u32() {
-            Some(FORMAT_VERSION) => {}
+            Some(OLDEST_VERSION..=FORMAT_VERSION) => {}
             Some(other) => return ParsedHeader::UnknownVersion(other),
             None => return ParsedHeader::Bad,
         }
@@ -191,6 +200,23 @@ impl RecordHeader {
     }
 }
 
+/// The head of an image's payload; the content follows.
+pub fn image_header(blob: BlobId, offset: u64) -> [u8; IMAGE_HEADER_BYTES] {
+    let mut out = [0; IMAGE_HEADER_BYTES];
+    let mut fill = Fill(&mut out);
+    fill.put(&blob.0.to_be_bytes());
+    fill.put(&offset.to_be_bytes());
+    out
+}
+
+/// Reads the payload of an image.
+pub fn parse_image(payload: &[u8]) -> Option<Image<'_>> {
+    let mut take = Take(payload);
+    let (blob, offset) = (BlobId(take.u64()?), take.u64()?);
+    offset.checked_add(take.0.len() as u64)?;
+    Some(Image { blob, offset, bytes: take.0 })
+}
+
 /// Bytes that a record with a payload of `len` takes.
 pub fn stored_bytes(len: usize) -> usize {
     (RECORD_HEADER_BYTES + len).next_multiple_of(ALIGN)
@@ -251,18 +277,46 @@ mod tests {
         }
     }
 
-    /// Bytes of version 1 never change: logs in the field hold them.
+    /// Bytes of a version never change: logs in the field hold them.
     #[test]
-    fn bytes_of_version_1() {
-        let golden = include_str!("fixtures/log-v1.hex");
+    fn bytes_of_version_2() {
+        let golden = include_str!("fixtures/log-v2.hex");
         let mut records = Vec::new();
         record().encode(b"hello", &mut records);
         let mark =
             RecordHeader { len: 0, zone: NO_ZONE, kind: RecordKind::Mark, lsn: Lsn(12), durable: Lsn(11), ..record() };
         mark.encode(b"", &mut records);
         RecordHeader { kind: RecordKind::Clean, lsn: Lsn(13), ..mark }.encode(b"", &mut records);
+        let image = [&image_header(BlobId(0x0102_0304_0506_0708), 0x1_0000)[..], b"content"].concat();
+        let len = image.len() as u32;
+        RecordHeader { len, kind: RecordKind::Image, lsn: Lsn(14), ..mark }.encode(&image, &mut records);
         let written = format!("header {}\nrecords {}\n", hex(&header().encode()), hex(&records));
         assert_eq!(golden, written, "as written now:\n{written}");
+    }
+
+    #[test]
+    fn version_1_is_still_read() {
+        let lines: Vec<&str> = include_str!("fixtures/log-v1.hex").lines().collect();
+        let bytes = |line: &str, name: &str| -> Vec<u8> {
+            let digits = line.strip_prefix(name).unwrap().as_bytes();
+            digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        };
+        assert_eq!(SegmentHeader::parse(&bytes(lines[0], "header ")), ParsedHeader::Good(header()));
+        let records = bytes(lines[1], "records ");
+        let (first, payload) = RecordHeader::parse(&records).unwrap();
+        assert_eq!((first, payload), (record(), &b"hello"[..]));
+        let (second, _) = RecordHeader::parse(&records[first.stored_bytes() as usize..]).unwrap();
+        assert_eq!((second.kind, second.lsn), (RecordKind::Mark, Lsn(12)));
+    }
+
+    #[test]
+    fn images_are_read_as_written_and_short_ones_refused() {
+        let payload = [&image_header(BlobId(7), 9)[..], b"abc"].concat();
+        assert_eq!(parse_image(&payload), Some(Image { blob: BlobId(7), offset: 9, bytes: b"abc" }));
+        for len in 0..IMAGE_HEADER_BYTES {
+            assert_eq!(parse_image(&payload[..len]), None, "{len}");
+        }
+        assert_eq!(parse_image(&[&image_header(BlobId(7), u64::MAX)[..], b"abc"].concat()), None);
     }
 
     #[test]
@@ -300,9 +354,9 @@ mod tests {
     #[test]
     fn another_version_is_told_apart_from_damage() {
         let mut bytes = header().encode();
-        bytes[11] = 2;
+        bytes[11] = 3;
         let crc = crc32c::crc32c(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(SegmentHeader::parse(&bytes), ParsedHeader::UnknownVersion(2));
+        assert_eq!(SegmentHeader::parse(&bytes), ParsedHeader::UnknownVersion(3));
     }
 }

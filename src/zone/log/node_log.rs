@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use nexus_kernel::content::ContentSync;
+use nexus_kernel::content::{ContentSync, Image, ImageLimits};
 use nexus_kernel::disk::Disk;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::{Command, Lsn, ZoneIndex};
@@ -16,7 +16,7 @@ use super::format::{NO_ZONE, RecordKind};
 use super::pool::{Claim, Pool, Spare};
 use super::scan::{ADVICE, Scan, Scanned, scan};
 use super::segment::{Records, read_file, segment_path, spare_path, unfinished_path};
-use super::writer::Writer;
+use super::writer::{ImagesUpTo, Writer};
 
 /// The write-ahead log of a node, for all its zones.
 ///
@@ -39,6 +39,7 @@ pub struct NodeLog {
     /// A copy of what `sync` knows, to be read without its lock.
     durable: AtomicU64,
     syncs: AtomicU64,
+    image_bytes: AtomicU64,
 }
 
 enum State {
@@ -107,6 +108,7 @@ impl NodeLog {
             synced: Condvar::new(),
             durable: AtomicU64::new(durable.0),
             syncs: AtomicU64::new(0),
+            image_bytes: AtomicU64::new(0),
         }))
     }
 
@@ -169,9 +171,9 @@ impl NodeLog {
         appended
     }
 
-    /// Makes everything up to `lsn` durable, content first, then the log. Either order would
-    /// do, since recovery verifies the content of what is not known to be durable; the answer
-    /// has to wait for both.
+    /// Makes everything up to `lsn` durable, with its content: a little content as images in
+    /// the log, more where it is. The order of content and log does not matter, since recovery
+    /// verifies the content of what is not known to be durable; the answer has to wait for both.
     pub fn sync_to(&self, lsn: Lsn) -> Result<()> {
         if self.durable() >= lsn {
             return self.check();
@@ -208,13 +210,17 @@ impl NodeLog {
     }
 
     fn sync_once(&self) -> Result<Lsn> {
-        let work = {
+        let (work, settles) = {
             let mut state = self.writing()?;
             let State::Writing(writer) = &mut *state else { return Err(closed()) };
-            writer.sync_work()
+            // No record comes between: what is imaged is the content of all records so far.
+            let settles = if self.take_images(writer)? { None } else { Some(writer.images()) };
+            (writer.sync_work(), settles)
         };
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.content.sync()?;
+        if let Some(images) = settles {
+            self.settle(images)?;
+        }
         for file in &work.files {
             file.sync_data()?;
         }
@@ -222,6 +228,57 @@ impl NodeLog {
             self.disk.sync_dir(&self.dir)?;
         }
         Ok(work.target)
+    }
+
+    /// Copies content that is not durable into the log, if it is little.
+    fn take_images(&self, writer: &mut Writer) -> Result<bool> {
+        if self.config.image_bytes == 0 || writer.unsettled_bytes() >= self.config.unsettled_bytes {
+            return Ok(false);
+        }
+        let limits = ImageLimits { total: self.config.image_bytes, each: self.config.max_image() };
+        let durable = self.durable();
+        let keep = &mut |image: Image<'_>| {
+            self.image_bytes.fetch_add(image.bytes.len() as u64, Ordering::Relaxed);
+            writer.append_image(&self.pool, image, durable)
+        };
+        match self.content.images(limits, keep) {
+            Err(Error::NoSpace | Error::QuotaExceeded) => Ok(false),
+            other => other,
+        }
+    }
+
+    /// As [`NodeLog::sync_to`], but for when nobody waits: content is made durable where it
+    /// is, and who wants a sync meanwhile need not wait for that.
+    pub fn sync_behind(&self, lsn: Lsn) -> Result<()> {
+        let images = match &*self.state.lock() {
+            State::Writing(writer) if writer.unsettled_bytes() > 0 || lsn > self.durable() => writer.images(),
+            _ => return self.check(),
+        };
+        self.settle(images)?;
+        self.sync_to(lsn)
+    }
+
+    /// Makes content durable where it is, so that the log need not keep these images.
+    fn settle(&self, images: ImagesUpTo) -> Result<()> {
+        self.content.sync().inspect_err(|error| self.poison(error))?;
+        if let State::Writing(writer) = &mut *self.state.lock() {
+            writer.settled(images);
+        }
+        Ok(())
+    }
+
+    /// Settles all images, if there are any.
+    fn settle_all(&self) -> Result<()> {
+        let images = match &*self.state.lock() {
+            State::Writing(writer) if writer.unsettled_bytes() > 0 => writer.images(),
+            _ => return Ok(()),
+        };
+        self.settle(images)
+    }
+
+    /// Bytes of content copied into the log since it was opened.
+    pub fn image_bytes(&self) -> u64 {
+        self.image_bytes.load(Ordering::Relaxed)
     }
 
     /// Writes down what is durable, if no record tells yet; for idle times. Damage to any
@@ -293,10 +350,18 @@ impl NodeLog {
     /// Tells that the metastore of `zone` has everything up to `checkpoint`, durably. Segments
     /// that nobody needs any more are used again, or removed.
     pub fn checkpointed(&self, zone: ZoneIndex, checkpoint: Lsn) -> Result<()> {
-        let (covered, epoch) = {
+        let waits = {
             let mut state = self.writing()?;
             let State::Writing(writer) = &mut *state else { return Err(closed()) };
             writer.checkpointed(zone, checkpoint);
+            writer.waits_for_images(self.durable())
+        };
+        if waits {
+            self.settle_all()?;
+        }
+        let (covered, epoch) = {
+            let mut state = self.writing()?;
+            let State::Writing(writer) = &mut *state else { return Err(closed()) };
             (writer.take_covered(self.durable()), writer.epoch())
         };
         self.recycle(&covered, epoch)
@@ -342,6 +407,7 @@ impl NodeLog {
     pub fn close(&self) -> Result<()> {
         if matches!(&*self.state.lock(), State::Writing(_)) {
             self.sync()?;
+            self.settle_all()?;
             self.append_record(Claim::Reserved, NO_ZONE, RecordKind::Clean, &[])?;
             self.sync()?;
         }
@@ -361,7 +427,7 @@ impl NodeLog {
 
     fn poison(&self, error: &Error) {
         self.sync.lock().failure.get_or_insert(error.clone());
-        log::error!("the log in {} can't be written: {error}; no more changes are taken", self.dir.display());
+        log::error!("the log in {} can't go on: {error}; no more changes are taken", self.dir.display());
     }
 
     /// The state, ready for records.
@@ -388,7 +454,7 @@ impl NodeLog {
         for segment in tail {
             self.disk.open(&segment_path(&self.dir, segment.header.number))?.sync_data()?;
         }
-        if found.end.0 > found.durable.0 + 1 {
+        if found.end.0 > found.durable.0 + 1 || found.has_images {
             self.content.sync()?;
         }
         for serial in &found.unfinished {

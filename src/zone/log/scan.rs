@@ -1,5 +1,5 @@
 //! Reading a log folder when it is opened: which records there are, which of them must be
-//! there, and where the torn tail begins. Changes nothing.
+//! there, and where the torn tail begins. Changes no file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use nexus_kernel::disk::Disk;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::{Command, Lsn, ZoneIndex};
 
-use super::format::{HEADER_BYTES, HEADER_USED, NO_ZONE, ParsedHeader, RecordKind, SegmentHeader};
+use super::format::{HEADER_BYTES, HEADER_USED, NO_ZONE, ParsedHeader, RecordKind, SegmentHeader, parse_image};
 use super::segment::{FileRole, Records, evidence, read_file, segment_path};
 
 /// A segment with what was found in it.
@@ -40,6 +40,8 @@ pub struct Scan {
     pub epoch: u32,
     /// Zones with commands.
     pub zones: BTreeSet<ZoneIndex>,
+    /// Content has images that are not known to be on the medium where they belong.
+    pub has_images: bool,
 }
 
 /// A segment file before its records are read.
@@ -70,6 +72,7 @@ pub fn scan(disk: &dyn Disk, dir: &Path, content: &dyn ContentSync) -> Result<Sc
     let ends = find_ends(disk, dir, &candidates)?;
     scan.durable = ends.durable;
     chain(&mut scan, dir, &candidates, &ends.segments)?;
+    restore_images(&mut scan, disk, dir, &ends.segments, content)?;
     cut_unverified(&mut scan, disk, dir, content)?;
     let kept: BTreeSet<u64> = scan.segments.iter().map(|segment| segment.header.number).collect();
     scan.unused = candidates.iter().map(|c| c.number).filter(|number| !kept.contains(number)).collect();
@@ -104,6 +107,9 @@ struct End {
     lsn: Lsn,
     offset: u64,
     zones: BTreeSet<ZoneIndex>,
+    has_images: bool,
+    /// Whether the log was closed after what is here.
+    is_clean: bool,
 }
 
 struct Ends {
@@ -121,14 +127,17 @@ fn find_ends(disk: &dyn Disk, dir: &Path, candidates: &[Candidate]) -> Result<En
         let end = candidate.header.map(|header| {
             let mut durable = header.durable;
             let mut zones = BTreeSet::new();
+            let (mut has_images, mut is_clean) = (false, false);
             let mut records = Records::new(&bytes, &header, limit);
             for (record, _) in records.by_ref() {
                 durable = durable.max(record.durable);
                 if record.zone != NO_ZONE {
                     zones.insert(record.zone);
                 }
+                has_images |= record.kind == RecordKind::Image;
+                is_clean |= record.kind == RecordKind::Clean;
             }
-            let end = End { lsn: records.next_lsn(), offset: records.offset(), zones };
+            let end = End { lsn: records.next_lsn(), offset: records.offset(), zones, has_images, is_clean };
             if end.lsn < limit {
                 durable = durable.max(evidence(&bytes, end.offset, end.lsn..limit, header.epoch).durable);
             }
@@ -205,6 +214,44 @@ fn damaged_header(path: &Path, why: &str) -> Error {
 
 /// What to do about a damaged log.
 pub const ADVICE: &str = "nothing was changed; check the disk, then restore the data folder from a backup";
+
+/// Gives content back its images. Only those of the last opening count, if that was not
+/// closed: all others were settled, and what they cover may have been given away anew. Even
+/// one that is going to be cut off holds bytes that were written.
+fn restore_images(
+    scan: &mut Scan,
+    disk: &dyn Disk,
+    dir: &Path,
+    ends: &[Option<End>],
+    content: &dyn ContentSync,
+) -> Result<()> {
+    let Some(epoch) = scan.segments.last().map(|last| last.header.epoch) else { return Ok(()) };
+    // Segments with records are the first of the candidates.
+    let found = scan.segments.iter().zip(ends.iter().flatten()).filter(|(segment, _)| segment.header.epoch == epoch);
+    let found: Vec<_> = found.collect();
+    if found.iter().any(|(_, end)| end.is_clean) {
+        return Ok(());
+    }
+    for (segment, _) in found.into_iter().filter(|(_, end)| end.has_images) {
+        let path = segment_path(dir, segment.header.number);
+        let bytes = read_file(disk, &path, segment.header.segment_bytes)?;
+        for (record, payload) in Records::new(&bytes, &segment.header, segment.end) {
+            if record.kind != RecordKind::Image {
+                continue;
+            }
+            let Some(image) = parse_image(payload) else {
+                return Err(Error::Corrupt(format!(
+                    "log segment {}: record {} is no image of content; {ADVICE}",
+                    path.display(),
+                    record.lsn
+                )));
+            };
+            content.restore(image)?;
+            scan.has_images = true;
+        }
+    }
+    Ok(())
+}
 
 /// Holds the content of the records that are not known to be durable against their
 /// checksums, and ends the log before the first whose content is not there.

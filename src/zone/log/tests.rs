@@ -23,7 +23,13 @@ fn dir() -> &'static Path {
 }
 
 fn config() -> LogConfig {
-    LogConfig { segment_bytes: SEGMENT, max_spares: 3, preallocate: Preallocate::Inline }
+    LogConfig {
+        segment_bytes: SEGMENT,
+        max_spares: 3,
+        image_bytes: 2000,
+        unsettled_bytes: 5000,
+        preallocate: Preallocate::Inline,
+    }
 }
 
 fn open(disk: &SimDisk) -> Result<Arc<NodeLog>> {

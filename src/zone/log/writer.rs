@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nexus_kernel::content::Image;
 use nexus_kernel::disk::{Disk, DiskFile};
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::{Lsn, ZoneIndex};
 
 use super::config::LogConfig;
-use super::format::{HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader, stored_bytes};
+use super::format::{HEADER_BYTES, NO_ZONE, RecordHeader, RecordKind, SegmentHeader, image_header, stored_bytes};
 use super::pool::{Claim, Pool, Spare};
 use super::scan::{Scan, Scanned};
 use super::segment::{segment_path, spare_path};
@@ -48,7 +49,27 @@ pub struct Writer {
     /// Highest `durable` that a record or header tells, and up to where the log has to be
     /// durable for that to be known after a crash.
     recorded: (Lsn, Lsn),
+    images: Images,
+    payload: Vec<u8>,
     buffer: Vec<u8>,
+}
+
+/// Which images are still needed. They are settled in order: the content of those up to
+/// `settled` is durable where it is.
+#[derive(Clone, Copy, Default)]
+struct Images {
+    last: Lsn,
+    settled: Lsn,
+    /// Bytes of all that were written, and of those up to `settled`.
+    bytes: u64,
+    settled_bytes: u64,
+}
+
+/// Images written so far, to be named when they are settled.
+#[derive(Clone, Copy)]
+pub struct ImagesUpTo {
+    last: Lsn,
+    bytes: u64,
 }
 
 impl Writer {
@@ -82,6 +103,8 @@ impl Writer {
             checkpoints: scan.zones.iter().map(|zone| (*zone, Lsn(0))).collect(),
             last_command: durable,
             recorded: (durable, durable),
+            images: Images::default(),
+            payload: Vec::new(),
             buffer: Vec::new(),
         })
     }
@@ -128,6 +151,35 @@ impl Writer {
             self.checkpoints.entry(zone).or_default();
         }
         Ok(record.lsn)
+    }
+
+    /// Adds a copy of content. It takes no space that is kept back.
+    pub fn append_image(&mut self, pool: &Pool, image: Image<'_>, durable: Lsn) -> Result<()> {
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        payload.extend_from_slice(&image_header(image.blob, image.offset));
+        payload.extend_from_slice(image.bytes);
+        let appended = self.append(pool, Claim::Normal, NO_ZONE, RecordKind::Image, &payload, durable);
+        self.images.bytes += payload.len() as u64;
+        self.payload = payload;
+        self.images.last = appended?;
+        Ok(())
+    }
+
+    /// The images so far. Once their content is durable where it is, they can be settled.
+    pub fn images(&self) -> ImagesUpTo {
+        ImagesUpTo { last: self.images.last, bytes: self.images.bytes }
+    }
+
+    /// Notes that the content of images is durable where it is.
+    pub fn settled(&mut self, images: ImagesUpTo) {
+        self.images.settled = self.images.settled.max(images.last);
+        self.images.settled_bytes = self.images.settled_bytes.max(images.bytes);
+    }
+
+    /// Bytes of images that are not settled; 0 if all are.
+    pub fn unsettled_bytes(&self) -> u64 {
+        if self.images.last > self.images.settled { self.images.bytes - self.images.settled_bytes } else { 0 }
     }
 
     fn make_room(&mut self, pool: &Pool, claim: Claim, bytes: u64, durable: Lsn) -> Result<()> {
@@ -206,13 +258,26 @@ impl Writer {
         self.checkpoints.remove(&zone);
     }
 
-    /// Takes the full segments out that no zone needs any more; all durable.
+    /// Whether segments could be given back if all images were settled.
+    pub fn waits_for_images(&self, durable: Lsn) -> bool {
+        self.unsettled_bytes() > 0 && self.full.front().is_some_and(|first| first.end.0 <= self.covered(durable).0 + 1)
+    }
+
+    /// Takes the full segments out that no zone needs any more, and no content; all durable.
     pub fn take_covered(&mut self, durable: Lsn) -> Vec<Scanned> {
-        // A zone must find all records after its checkpoint, even if none of them is its own:
-        // that is how it knows that no segment is missing.
-        let covered = self.checkpoints.values().min().copied().unwrap_or(durable).min(durable);
+        let covered = match self.unsettled_bytes() {
+            0 => self.covered(durable),
+            _ => self.covered(durable).min(self.images.settled),
+        };
         let count = self.full.iter().take_while(|segment| segment.end.0 <= covered.0 + 1).count();
         self.full.drain(..count).collect()
+    }
+
+    /// Up to where no zone needs the log.
+    fn covered(&self, durable: Lsn) -> Lsn {
+        // A zone must find all records after its checkpoint, even if none of them is its own:
+        // that is how it knows that no segment is missing.
+        self.checkpoints.values().min().copied().unwrap_or(durable).min(durable)
     }
 
     /// Full segments that are still kept.

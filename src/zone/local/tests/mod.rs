@@ -29,7 +29,13 @@ fn zone_config() -> ZoneConfig {
 }
 
 fn log_config() -> LogConfig {
-    LogConfig { segment_bytes: 16 << 10, max_spares: 3, preallocate: Preallocate::Inline }
+    LogConfig {
+        segment_bytes: 16 << 10,
+        max_spares: 3,
+        image_bytes: 8 << 10,
+        unsettled_bytes: 40 << 10,
+        preallocate: Preallocate::Inline,
+    }
 }
 
 fn open_log(disk: &SimDisk, content: Arc<dyn ContentSync>) -> Result<Arc<NodeLog>> {
