@@ -26,8 +26,9 @@ fn write(volume: &Volume, name: &[u8], data: &[u8]) {
 fn read(volume: &Volume, name: &[u8]) -> Vec<u8> {
     let attr = volume.fs().lookup(NodeId::ROOT, name).unwrap();
     let handle = volume.fs().open(attr.node, OpenOptions::default()).unwrap();
-    let mut data = Vec::new();
-    volume.fs().read(attr.node, handle, 0, &mut data, 1 << 20).unwrap();
+    let mut data = vec![0; 1 << 20];
+    let len = volume.fs().read(attr.node, handle, 0, &mut data).unwrap();
+    data.truncate(len);
     volume.fs().release(attr.node, handle).unwrap();
     data
 }
