@@ -187,6 +187,12 @@ impl Adapter {
         Ok((self.view.attr(&attr), handle))
     }
 
+    /// TMPFILE; answers the handle, too.
+    pub fn tmpfile(&self, caller: &Caller, parent: u64, mode: u32) -> Result<(Attr, u64)> {
+        let (attr, handle) = self.fs.tmpfile(caller, self.view.node(parent), mode & 0o7777)?;
+        Ok((self.view.attr(&attr), handle))
+    }
+
     /// READ, into `out`; answers how many bytes there were.
     pub fn read(&self, node: u64, handle: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
         self.fs.read(self.view.node(node), handle, offset, out)

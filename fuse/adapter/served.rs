@@ -112,6 +112,10 @@ impl Served {
                 let (attr, handle) = adapter.create(&caller(umask), node, name, mode, flags, kill_privileges)?;
                 Ok(Answer::Created(self.entry(attr), Opened { handle, flags: self.open_flags }))
             }
+            Operation::Tmpfile { mode, umask, .. } => {
+                let (attr, handle) = adapter.tmpfile(&caller(umask), node, mode)?;
+                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: self.open_flags }))
+            }
             Operation::Unlink { name } => adapter.unlink(node, name).map(done),
             Operation::Rmdir { name } => adapter.rmdir(node, name).map(done),
             Operation::Rename { name, new_parent, new_name, flags } => {
@@ -151,7 +155,6 @@ impl Served {
             | Operation::Access { .. }
             | Operation::Getlk(_)
             | Operation::Setlk { .. }
-            | Operation::Tmpfile { .. }
             | Operation::Unknown => Ok(Answer::Error(Errno::ENOSYS)),
         }
     }

@@ -175,6 +175,9 @@ pub enum Command {
     Relocate { from: BlobId, store: StoreId, moves: Vec<Relocation> },
     /// Sets or removes a setting.
     SetSys { key: String, value: Option<Vec<u8>> },
+    /// Makes a regular file without a name, as O_TMPFILE does: an orphan until it is linked.
+    /// `parent` is only what set-group-id and default ACLs are inherited from.
+    CreateUnnamed { parent: Ino, ino: Ino, mode: u32, umask: u32, uid: u32, gid: u32, now: Timestamp },
 }
 
 /// An inode that lost a name.
@@ -235,6 +238,7 @@ impl Command {
             Command::Range { op, .. } => matches!(op, RangeOp::PunchHole | RangeOp::Collapse),
             Command::Format { .. }
             | Command::Create { .. }
+            | Command::CreateUnnamed { .. }
             | Command::Link { .. }
             | Command::Rename { .. }
             | Command::SetAtime { .. }

@@ -112,6 +112,7 @@ fn commands() -> Vec<Command> {
             moves: vec![Relocation { ino: Ino(2), offset: 3, from_offset: 4, to: piece }],
         },
         Command::SetSys { key: "k".into(), value: Some(vec![1]) },
+        Command::CreateUnnamed { parent: Ino(1), ino: Ino(13), mode: 0o600, umask: 0o22, uid: 1, gid: 2, now: NOW },
     ]
 }
 

@@ -179,7 +179,11 @@ impl NexusFs {
         }
         let (zone, ino) = self.router.resolve(node)?;
         let command = Command::Link { ino, parent: new_parent.ino(), name: small(new_name)?, now: zone.now() };
-        answered(node.zone(), &zone.propose(&command)?)
+        let outcome = zone.propose(&command)?;
+        if outcome.inode.is_some_and(|(_, inode)| inode.nlink == 1) {
+            self.reaper.named(node);
+        }
+        answered(node.zone(), &outcome)
     }
 
     /// Whether an inode that loses this name must stay for somebody who uses it.

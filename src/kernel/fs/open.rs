@@ -1,8 +1,8 @@
 //! Syscalls on handles: open, create, flush, release, fsync.
 
 use super::OpenOptions;
-use super::{Attr, Caller, NexusFs, directory_inode, live};
-use crate::command::{AttrChange, NewKind};
+use super::{Attr, Caller, NexusFs, answered, directory_inode, live};
+use crate::command::{AttrChange, Command, NewKind};
 use crate::error::{Error, Result};
 use crate::ids::NodeId;
 use crate::model::{FileKind, Inode};
@@ -72,6 +72,28 @@ impl NexusFs {
             }
         }
         Err(Error::Conflict)
+    }
+
+    /// Makes a regular file without a name and opens it, as O_TMPFILE does: it goes with its last
+    /// user unless it is linked. `parent` is what it inherits from.
+    pub fn tmpfile(&self, caller: &Caller, parent: NodeId, mode: u32) -> Result<(Attr, u64)> {
+        self.writable()?;
+        let (zone, dir) = self.router.resolve(parent)?;
+        let command = Command::CreateUnnamed {
+            parent: dir,
+            ino: zone.allocate_ino()?,
+            mode,
+            umask: caller.umask,
+            uid: caller.uid,
+            gid: caller.gid,
+            now: zone.now(),
+        };
+        let outcome = zone.propose(&command)?;
+        let attr = answered(parent.zone(), &outcome)?;
+        // Open before it counts as an orphan, or it would be gone before it is used.
+        self.handles.open(attr.node);
+        self.after_removal(parent.zone(), &outcome);
+        Ok((attr, self.next_handle.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// A descriptor of the handle is being closed. Nothing is held back in this process, so

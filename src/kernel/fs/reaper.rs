@@ -100,6 +100,17 @@ impl Reaper {
         }
     }
 
+    /// An inode that had no name has got one.
+    pub(super) fn named(&self, node: NodeId) {
+        let shared = &self.shared;
+        if shared.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut orphans = shared.orphans.lock();
+        orphans.remove(&node);
+        shared.count.store(orphans.len(), Ordering::Release);
+    }
+
     /// The client has let go of these.
     pub(super) fn forgotten(&self, nodes: &[NodeId]) {
         let shared = &self.shared;

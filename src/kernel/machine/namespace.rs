@@ -69,9 +69,7 @@ impl Txn<'_> {
         if self.entry(parent, &dir, name)?.is_some() {
             return Err(Error::Exists);
         }
-        if ino <= Ino::ROOT || ino > Ino::MAX || self.find_inode(ino)?.is_some() {
-            return Err(Error::Conflict);
-        }
+        self.check_unused(ino)?;
         let (file_kind, rdev, size) = match kind {
             NewKind::Regular => (FileKind::Regular, 0, 0),
             NewKind::Directory => (FileKind::Directory, 0, 0),
@@ -129,10 +127,58 @@ impl Txn<'_> {
         }
         self.touch_directory(parent, dir, now);
         self.put_inode(ino, Some(inode));
+        self.count_inode(ino)?;
+        Ok(Outcome { inode: Some((ino, inode)), ..Outcome::default() })
+    }
+
+    /// A file without a name: an orphan, which a link makes a file like any other.
+    pub(super) fn create_unnamed(
+        &mut self,
+        parent: Ino,
+        ino: Ino,
+        (mode, umask): (u32, u32),
+        (uid, gid): (u32, u32),
+        now: Timestamp,
+    ) -> Result<Outcome> {
+        let dir = self.directory(parent)?;
+        self.check_unused(ino)?;
+        let mut inode = Inode {
+            kind: FileKind::Regular,
+            mode: mode & mode::PERMISSIONS,
+            uid,
+            gid: if dir.mode & mode::S_ISGID != 0 { dir.gid } else { gid },
+            nlink: 0,
+            rdev: 0,
+            size: 0,
+            allocated: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            parent: Ino(0),
+            flags: InodeFlags::UNNAMED,
+        };
+        self.inherit_acl(parent, &dir, ino, &mut inode, umask)?;
+        self.put_inode(ino, Some(inode));
+        self.put(Table::Orphan, keys::ino(ino), Bytes::new());
+        self.count_inode(ino)?;
+        let removed = Some(Removed { ino, orphaned: true });
+        Ok(Outcome { inode: Some((ino, inode)), removed, ..Outcome::default() })
+    }
+
+    /// Refuses an inode number that can't be given to a new file.
+    fn check_unused(&mut self, ino: Ino) -> Result<()> {
+        if ino <= Ino::ROOT || ino > Ino::MAX || self.find_inode(ino)?.is_some() {
+            return Err(Error::Conflict);
+        }
+        Ok(())
+    }
+
+    fn count_inode(&mut self, ino: Ino) -> Result<()> {
         let usage = self.usage_mut()?;
         usage.inodes += 1;
         usage.next_ino = usage.next_ino.max(Ino(ino.0 + 1));
-        Ok(Outcome { inode: Some((ino, inode)), ..Outcome::default() })
+        Ok(())
     }
 
     /// Mode bits and ACLs of a new file: from the parent's default ACL, or else by umask.
@@ -168,7 +214,12 @@ impl Txn<'_> {
             return Err(Error::NotPermitted);
         }
         if inode.nlink == 0 {
-            return Err(Error::NotFound);
+            // What lost its last name stays without one; what never had one may get its first.
+            if !inode.flags.has(InodeFlags::UNNAMED) {
+                return Err(Error::NotFound);
+            }
+            inode.flags.set(InodeFlags::UNNAMED, false);
+            self.delete(Table::Orphan, keys::ino(ino));
         }
         if inode.nlink >= MAX_LINKS {
             return Err(Error::TooManyLinks);

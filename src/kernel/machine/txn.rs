@@ -69,6 +69,9 @@ impl<'a> Txn<'a> {
             Command::DropBlob { blob } => self.drop_blob(*blob),
             Command::Relocate { from, store, moves } => self.relocate(*from, *store, moves),
             Command::SetSys { key, value } => self.set_sys(key, value.as_deref()),
+            Command::CreateUnnamed { parent, ino, mode, umask, uid, gid, now } => {
+                self.create_unnamed(*parent, *ino, (*mode, *umask), (*uid, *gid), *now)
+            }
         }
     }
 

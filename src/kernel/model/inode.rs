@@ -73,6 +73,8 @@ impl InodeFlags {
     /// A directory in which a name once did not get the first position of its hash, so
     /// that looking a name up takes a scan.
     pub const COLLIDED: InodeFlags = InodeFlags(16);
+    /// A file that was made without a name and may still get its first.
+    pub const UNNAMED: InodeFlags = InodeFlags(32);
 
     /// Whether all of `flags` are set.
     pub fn has(self, flags: InodeFlags) -> bool {

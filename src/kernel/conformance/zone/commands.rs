@@ -34,7 +34,7 @@ impl Commands {
 
     /// Takes note of what a command made.
     pub fn applied(&mut self, command: &Command, outcome: &Outcome) {
-        if let (Command::Create { .. }, Some((ino, inode))) = (command, outcome.inode) {
+        if let (Command::Create { .. } | Command::CreateUnnamed { .. }, Some((ino, inode))) = (command, outcome.inode) {
             match inode.kind {
                 FileKind::Directory => self.dirs.push(ino),
                 FileKind::Regular => self.files.push(ino),
@@ -49,7 +49,7 @@ impl Commands {
         let now = Timestamp { sec: self.now, nsec: 5 };
         let (parent, name, ino) = (self.dir(), self.name(), self.file());
         let kill_privileges = self.below(4) == 0;
-        match self.below(30) {
+        match self.below(31) {
             0..6 => Command::Create {
                 parent,
                 name,
@@ -113,6 +113,10 @@ impl Commands {
             24..26 => Command::Reap { inos: (0..4).map(|_| self.file()).collect(), budget: self.below(20) as u32 },
             26 => Command::SealBlob { blob: self.blob(), len: 1 << 20 },
             27 => Command::DropBlob { blob: self.blob() },
+            29 => {
+                let ino = zone.allocate_ino().unwrap();
+                Command::CreateUnnamed { parent, ino, mode: 0o644, umask: 0o22, uid: 1, gid: 2, now }
+            }
             28 => {
                 let (to, offset, from_offset) = (self.piece(), self.below(10 * PAGE), self.below(PAGE));
                 let from = self.blob();

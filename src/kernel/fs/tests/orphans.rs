@@ -157,3 +157,20 @@ fn a_file_of_many_extents_is_reaped_in_bounded_steps() {
     rig.fs.reap_now().unwrap();
     assert_eq!((rig.count(Table::Orphan), rig.count(Table::Extent), rig.count(Table::Inode)), (0, 0, 1));
 }
+
+#[test]
+fn a_file_without_a_name_lives_while_it_is_open_or_once_it_is_linked() {
+    let rig = Rig::plain();
+    let (gone, handle) = rig.fs.tmpfile(&USER, ROOT, 0o600).unwrap();
+    rig.write(gone.node, 0, b"scratch");
+    assert_eq!(rig.read(gone.node, 0, 10), b"scratch");
+    rig.fs.release(gone.node, handle).unwrap();
+    rig.fs.reap_now().unwrap();
+    assert_eq!(rig.fs.getattr(gone.node).err(), Some(Error::Stale));
+    let (kept, handle) = rig.fs.tmpfile(&USER, ROOT, 0o600).unwrap();
+    rig.write(kept.node, 0, b"kept");
+    assert_eq!(rig.fs.link(kept.node, ROOT, b"name").unwrap().inode.nlink, 1);
+    rig.fs.release(kept.node, handle).unwrap();
+    rig.fs.reap_now().unwrap();
+    assert_eq!(rig.read(rig.fs.lookup(ROOT, b"name").unwrap().node, 0, 10), b"kept");
+}
