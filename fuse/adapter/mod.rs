@@ -6,6 +6,7 @@
 //! calls, and only unpacks requests and packs replies. The pure translations between the two
 //! worlds stand in [`translate`].
 
+mod groups;
 mod ops;
 mod served;
 pub mod translate;

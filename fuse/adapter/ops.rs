@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nexus_fuse_transport::{Attr, SetAttr, SetTime};
+use nexus_fuse_transport::{Attr, Header, SetAttr, SetTime};
 use nexus_kernel::command::{AttrChange, NewKind};
 use nexus_kernel::fs::{Caller, DirEntry, FsStats, XattrFlags};
-use nexus_kernel::model::{Inode, InodeFlags, mode};
+use nexus_kernel::model::{FileKind, Inode, InodeFlags, mode};
 use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp};
 
+use super::groups::process_in_group;
 use super::translate;
 use super::view::{Coherence, View};
 
@@ -77,8 +78,11 @@ impl Adapter {
     }
 
     /// SETATTR. The kernel has checked the rights.
-    pub fn setattr(&self, caller: &Caller, node: u64, set: &SetAttr) -> Result<Attr> {
+    pub fn setattr(&self, who: &Header, node: u64, set: &SetAttr) -> Result<Attr> {
         let node = self.view.node(node);
+        if set.kill_privileges && set.size.is_some() {
+            self.drop_bare_setgid(who, node)?;
+        }
         let (uid, gid) = self.view.owner.accept(set.uid, set.gid)?;
         let change = AttrChange {
             mode: set.mode.map(|mode| mode & 0o7777),
@@ -89,7 +93,7 @@ impl Adapter {
             mtime: self.time(node, set.mtime)?,
             kill_privileges: set.kill_privileges,
         };
-        let attr = self.fs.setattr(caller, node, &change)?;
+        let attr = self.fs.setattr(&caller(who), node, &change)?;
         if self.options.sync_attributes {
             self.fs.fsync(node, false)?;
         }
@@ -166,8 +170,12 @@ impl Adapter {
     }
 
     /// OPEN; answers the handle.
-    pub fn open(&self, node: u64, flags: u32, kill_privileges: bool) -> Result<u64> {
-        self.fs.open(self.view.node(node), translate::open_options(flags, kill_privileges))
+    pub fn open(&self, who: &Header, node: u64, flags: u32, kill_privileges: bool) -> Result<u64> {
+        let (node, options) = (self.view.node(node), translate::open_options(flags, kill_privileges));
+        if options.kill_privileges {
+            self.drop_bare_setgid(who, node)?;
+        }
+        self.fs.open(node, options)
     }
 
     /// CREATE; answers the handle, too.
@@ -199,7 +207,18 @@ impl Adapter {
     }
 
     /// WRITE.
-    pub fn write(&self, node: u64, handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<u32> {
+    pub fn write(
+        &self,
+        who: &Header,
+        node: u64,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        kill_privileges: bool,
+    ) -> Result<u32> {
+        if kill_privileges {
+            self.drop_bare_setgid(who, self.view.node(node))?;
+        }
         let written = self.fs.write(self.view.node(node), handle, offset, data, kill_privileges)?;
         u32::try_from(written).map_err(|_| Error::Invalid)
     }
@@ -221,21 +240,36 @@ impl Adapter {
 
     /// Takes setuid, setgid and capabilities from a file that somebody unprivileged changes
     /// in a way for which the protocol has no flag to ask for it.
-    fn drop_privileges(&self, caller: &Caller, node: NodeId) -> Result<()> {
+    fn drop_privileges(&self, who: &Header, node: NodeId) -> Result<()> {
         let privileged = |inode: &Inode| {
             inode.mode & (mode::S_ISUID | mode::S_ISGID) != 0 || inode.flags.has(InodeFlags::CAPABILITY)
         };
-        if caller.uid != 0 && privileged(&self.fs.getattr(node)?.inode) {
-            self.fs.setattr(caller, node, &AttrChange { kill_privileges: true, ..AttrChange::default() })?;
+        if who.uid != 0 && privileged(&self.fs.getattr(node)?.inode) {
+            let change = AttrChange { kill_privileges: true, ..AttrChange::default() };
+            self.fs.setattr(&caller(who), node, &change)?;
+            self.drop_bare_setgid(who, node)?;
+        }
+        Ok(())
+    }
+
+    /// Takes setgid from a file without group-execute that somebody outside its group changes.
+    /// The kernel leaves that to the file system together with the rest (HANDLE_KILLPRIV_V2), but
+    /// its flag speaks of files with group-execute only, and does not tell who is in the group.
+    fn drop_bare_setgid(&self, who: &Header, node: NodeId) -> Result<()> {
+        let inode = self.fs.getattr(node)?.inode;
+        let bare = inode.kind == FileKind::Regular && inode.mode & (mode::S_ISGID | 0o010) == mode::S_ISGID;
+        if bare && who.gid != inode.gid && !process_in_group(who.pid, inode.gid) {
+            let change = AttrChange { mode: Some(inode.mode & !mode::S_ISGID), ..AttrChange::default() };
+            self.fs.setattr(&Caller::ROOT, node, &change)?;
         }
         Ok(())
     }
 
     /// FALLOCATE.
-    pub fn fallocate(&self, caller: &Caller, node: u64, offset: u64, len: u64, mode: u32) -> Result<()> {
+    pub fn fallocate(&self, who: &Header, node: u64, offset: u64, len: u64, mode: u32) -> Result<()> {
         let node = self.view.node(node);
         let op = translate::range_op(mode)?;
-        self.drop_privileges(caller, node)?;
+        self.drop_privileges(who, node)?;
         self.fs.fallocate(node, op, offset, len)?;
         if self.options.sync_attributes { self.fs.fsync(node, false) } else { Ok(()) }
     }
@@ -252,7 +286,7 @@ impl Adapter {
     /// COPY_FILE_RANGE; answers how much was copied, at most `len`.
     pub fn copy_file_range(
         &self,
-        caller: &Caller,
+        who: &Header,
         (from, from_offset): (u64, u64),
         (to, to_offset): (u64, u64),
         len: u64,
@@ -262,7 +296,7 @@ impl Adapter {
             return Err(Error::Invalid);
         }
         let (from, to) = (self.view.node(from), self.view.node(to));
-        self.drop_privileges(caller, to)?;
+        self.drop_privileges(who, to)?;
         let copied = self.fs.copy_file_range(from, from_offset, to, to_offset, len)?;
         if self.options.sync_attributes {
             self.fs.fsync(to, false)?;
@@ -312,6 +346,11 @@ impl Adapter {
     pub fn removexattr(&self, node: u64, name: &[u8]) -> Result<()> {
         self.fs.removexattr(self.view.node(node), name)
     }
+}
+
+/// Who asks, where no file mode creation mask counts.
+fn caller(who: &Header) -> Caller {
+    Caller { uid: who.uid, gid: who.gid, umask: 0 }
 }
 
 #[cfg(test)]

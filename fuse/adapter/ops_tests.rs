@@ -16,6 +16,11 @@ use super::*;
 
 const ALICE: Caller = Caller { uid: 1000, gid: 1000, umask: 0o022 };
 
+/// Her requests, from a process that is in no group but its own.
+fn alice() -> Header {
+    Header::of(1000, 1000, 0)
+}
+
 struct Rig {
     volume: Volume,
     _folder: TempDir,
@@ -48,7 +53,7 @@ impl Rig {
 /// A file with some bytes, of `mode`, that belongs to root and group 50.
 fn file(adapter: &Adapter, name: &[u8], mode: u32) -> u64 {
     let (stat, handle) = adapter.create(&Caller::ROOT, 1, name, 0o600, 0o2, false).unwrap();
-    assert_eq!(adapter.write(stat.ino, handle, 0, &[7; 10_000], false), Ok(10_000));
+    assert_eq!(adapter.write(&Header::default(), stat.ino, handle, 0, &[7; 10_000], false), Ok(10_000));
     adapter.release(stat.ino, handle).unwrap();
     set(adapter, stat.ino, SetAttr { gid: Some(50), ..SetAttr::default() });
     set(adapter, stat.ino, SetAttr { mode: Some(mode), ..SetAttr::default() });
@@ -56,7 +61,7 @@ fn file(adapter: &Adapter, name: &[u8], mode: u32) -> u64 {
 }
 
 fn set(adapter: &Adapter, node: u64, change: SetAttr) -> Attr {
-    adapter.setattr(&Caller::ROOT, node, &change).unwrap()
+    adapter.setattr(&Header::default(), node, &change).unwrap()
 }
 
 fn permissions(adapter: &Adapter, node: u64) -> u32 {
@@ -108,8 +113,8 @@ fn files_seem_to_belong_to_the_ids_of_the_mount() {
     let truly = rig.plain().getattr(stat.ino).unwrap();
     assert_eq!((truly.uid, truly.gid), (1000, 1000));
     let to = |uid| SetAttr { uid: Some(uid), ..SetAttr::default() };
-    assert_eq!(shown.setattr(&ALICE, stat.ino, &to(7)).unwrap().uid, 7);
-    assert_eq!(shown.setattr(&ALICE, stat.ino, &to(9)), Err(Error::NotPermitted));
+    assert_eq!(shown.setattr(&alice(), stat.ino, &to(7)).unwrap().uid, 7);
+    assert_eq!(shown.setattr(&alice(), stat.ino, &to(9)), Err(Error::NotPermitted));
     assert_eq!(rig.plain().getattr(stat.ino).unwrap().uid, 1000);
 }
 
@@ -118,7 +123,7 @@ fn changes_by_others_than_root_take_privileges() {
     let rig = Rig::new();
     let adapter = rig.plain();
     let source = file(&adapter, b"source", 0o644);
-    type Change = fn(&Adapter, &Caller, u64, u64);
+    type Change = fn(&Adapter, &Header, u64, u64);
     let changes: [(&str, Change); 5] = [
         ("truncate", |adapter, caller, node, _| {
             adapter
@@ -130,12 +135,12 @@ fn changes_by_others_than_root_take_privileges() {
                 .unwrap();
         }),
         ("open with O_TRUNC", |adapter, caller, node, _| {
-            let handle = adapter.open(node, 0o1001, caller.uid != 0).unwrap();
+            let handle = adapter.open(caller, node, 0o1001, caller.uid != 0).unwrap();
             adapter.release(node, handle).unwrap();
         }),
         ("write", |adapter, caller, node, _| {
-            let handle = adapter.open(node, 1, false).unwrap();
-            adapter.write(node, handle, 0, b"x", caller.uid != 0).unwrap();
+            let handle = adapter.open(caller, node, 1, false).unwrap();
+            adapter.write(caller, node, handle, 0, b"x", caller.uid != 0).unwrap();
             adapter.release(node, handle).unwrap();
         }),
         ("punch", |adapter, caller, node, _| adapter.fallocate(caller, node, 0, 10, 3).unwrap()),
@@ -145,10 +150,15 @@ fn changes_by_others_than_root_take_privileges() {
     ];
     for (what, change) in changes {
         let node = file(&adapter, what.as_bytes(), 0o6777);
-        change(&adapter, &Caller::ROOT, node, source);
+        change(&adapter, &Header::default(), node, source);
         assert_eq!(permissions(&adapter, node), 0o6777, "{what} by root");
-        change(&adapter, &ALICE, node, source);
+        change(&adapter, &alice(), node, source);
         assert_eq!(permissions(&adapter, node), 0o777, "{what} by a user");
+        let node = file(&adapter, format!("{what}, no group-execute").as_bytes(), 0o2767);
+        change(&adapter, &Header::of(1000, 50, 0), node, source);
+        assert_eq!(permissions(&adapter, node), 0o2767, "{what} by a member of the group");
+        change(&adapter, &alice(), node, source);
+        assert_eq!(permissions(&adapter, node), 0o767, "{what} by an outsider");
     }
     let node = file(&adapter, b"owner", 0o6777);
     assert_eq!(
@@ -190,8 +200,8 @@ fn misses_are_told_apart_from_errors() {
     assert_eq!(adapter.lseek(node, u64::MAX, 3), Err(Error::NoSuchOffset));
     assert_eq!(adapter.lseek(node, 0, 7), Err(Error::Invalid));
     assert_eq!(adapter.lseek(node, 0, 4), Ok(10_000));
-    assert_eq!(adapter.copy_file_range(&ALICE, (node, 0), (node, 20_000), 1, 1), Err(Error::Invalid));
-    assert_eq!(adapter.fallocate(&ALICE, node, 0, 1, 0x40), Err(Error::NotSupported));
+    assert_eq!(adapter.copy_file_range(&alice(), (node, 0), (node, 20_000), 1, 1), Err(Error::Invalid));
+    assert_eq!(adapter.fallocate(&alice(), node, 0, 1, 0x40), Err(Error::NotSupported));
 }
 
 #[test]

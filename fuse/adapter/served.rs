@@ -69,12 +69,12 @@ impl Served {
         }
     }
 
-    fn copy(&self, caller: &Caller, node: u64, copy: &CopyRange) -> Result<Answer> {
+    fn copy(&self, header: &Header, copy: &CopyRange) -> Result<Answer> {
         // An answer of 32 bits is cut at a whole page.
         const MOST: u64 = 0xffff_f000;
         let len = if copy.wide { copy.len } else { copy.len.min(MOST) };
-        let (from, to) = ((node, copy.offset_in), (copy.node_out, copy.offset_out));
-        let copied = self.adapter.copy_file_range(caller, from, to, len, copy.flags)?;
+        let (from, to) = ((header.node, copy.offset_in), (copy.node_out, copy.offset_out));
+        let copied = self.adapter.copy_file_range(header, from, to, len, copy.flags)?;
         Ok(if copy.wide { Answer::Copied(copied) } else { Answer::Written(copied as u32) })
     }
 
@@ -101,7 +101,7 @@ impl Served {
             Operation::Lookup { name } => self.lookup(node, name),
             Operation::Getattr { .. } => adapter.getattr(node).map(|attr| Answer::Attr(attr, self.ttl)),
             Operation::Statx { .. } => adapter.getattr(node).map(|attr| Answer::Statx(attr, self.ttl)),
-            Operation::Setattr(set) => adapter.setattr(&caller(0), node, &set).map(|attr| Answer::Attr(attr, self.ttl)),
+            Operation::Setattr(set) => adapter.setattr(header, node, &set).map(|attr| Answer::Attr(attr, self.ttl)),
             Operation::Readlink => adapter.readlink(node).map(Answer::Data),
             Operation::Symlink { name, target, .. } => adapter.symlink(&caller(0), node, name, target).map(made),
             Operation::Mknod { name, mode, rdev, umask, .. } => {
@@ -123,11 +123,11 @@ impl Served {
             }
             Operation::Link { node: file, name } => adapter.link(file, node, name).map(made),
             Operation::Open { flags, kill_privileges } => {
-                let handle = adapter.open(node, flags, kill_privileges)?;
+                let handle = adapter.open(header, node, flags, kill_privileges)?;
                 Ok(Answer::Opened(Opened { handle, flags: self.open_flags }))
             }
             Operation::Write { handle, offset, data, kill_privileges } => {
-                adapter.write(node, handle, offset, data, kill_privileges).map(Answer::Written)
+                adapter.write(header, node, handle, offset, data, kill_privileges).map(Answer::Written)
             }
             Operation::Release { handle, .. } => adapter.release(node, handle).map(done),
             Operation::Fsync { data_only, .. } => adapter.fsync(node, data_only).map(done),
@@ -140,11 +140,9 @@ impl Served {
             Operation::Getxattr { name, size } => fit(adapter.getxattr(node, name)?, size),
             Operation::Listxattr { size } => fit(adapter.listxattr(&caller(0), node)?.into(), size),
             Operation::Removexattr { name } => adapter.removexattr(node, name).map(done),
-            Operation::Fallocate(ask) => {
-                adapter.fallocate(&caller(0), node, ask.offset, ask.length, ask.mode).map(done)
-            }
+            Operation::Fallocate(ask) => adapter.fallocate(header, node, ask.offset, ask.length, ask.mode).map(done),
             Operation::Lseek { offset, whence, .. } => adapter.lseek(node, offset, whence).map(Answer::Offset),
-            Operation::CopyFileRange(copy) => self.copy(&caller(0), node, &copy),
+            Operation::CopyFileRange(copy) => self.copy(header, &copy),
             Operation::Opendir { .. } => Ok(self.opendir()),
             Operation::Releasedir { .. } | Operation::Destroy => Ok(Answer::Done),
             Operation::Ioctl { .. } => Ok(Answer::Error(Errno::ENOTTY)),

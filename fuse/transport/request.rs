@@ -55,6 +55,11 @@ impl Header {
 }
 
 impl Header {
+    /// Of somebody, and no request in particular.
+    pub fn of(uid: u32, gid: u32, pid: u32) -> Header {
+        Header { uid, gid, pid, ..Header::default() }
+    }
+
     /// What the request is called, for messages.
     pub fn name(&self) -> &'static str {
         NAMES.get(self.opcode as usize).copied().filter(|name| !name.is_empty()).unwrap_or("an unknown request")
