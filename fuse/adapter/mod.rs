@@ -8,6 +8,7 @@
 
 mod groups;
 mod ops;
+mod references;
 mod served;
 pub mod translate;
 mod view;

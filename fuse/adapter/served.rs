@@ -14,6 +14,7 @@ use nexus_kernel::fs::Caller;
 use nexus_kernel::{Error, Name, Result};
 
 use super::ops::Adapter;
+use super::references::References;
 use super::translate::{XattrAnswer, xattr_answer};
 use super::view::{BLOCK_BYTES, Coherence, kind_bits};
 
@@ -21,14 +22,17 @@ use super::view::{BLOCK_BYTES, Coherence, kind_bits};
 pub struct Served {
     adapter: Adapter,
     ttl: Duration,
-    open_flags: u32,
+    /// Whether the kernel opens files by itself and asks for nothing: it keeps their pages from
+    /// one open to the next then, and holds the node while a file is open.
+    opens_itself: bool,
+    references: References,
 }
 
 impl Served {
     /// Serves `adapter`.
     pub fn new(adapter: Adapter) -> Served {
-        let open_flags = if adapter.keeps_cache() { fopen::KEEP_CACHE } else { 0 };
-        Served { ttl: adapter.view().ttl(), open_flags, adapter }
+        let (ttl, opens_itself) = (adapter.view().ttl(), adapter.keeps_cache());
+        Served { ttl, opens_itself, references: References::new(), adapter }
     }
 
     /// What to ask of the kernel. Left out on purpose: ATOMIC_O_TRUNC (the kernel would have a
@@ -56,7 +60,9 @@ impl Served {
         Settings { wanted: wanted | invalidate, ..Settings::default() }
     }
 
+    /// What the kernel is told of a node; it will say when it lets go of it.
     fn entry(&self, attr: Attr) -> Entry {
+        self.references.add(attr.ino);
         Entry { node: attr.ino, attr, ttl: self.ttl }
     }
 
@@ -108,13 +114,21 @@ impl Served {
                 adapter.mknod(&caller(umask), node, name, mode, rdev).map(made)
             }
             Operation::Mkdir { name, mode, umask, .. } => adapter.mkdir(&caller(umask), node, name, mode).map(made),
+            // The kernel makes the file with MKNOD then, and opens it by itself.
+            Operation::Create { .. } | Operation::Open { .. } if self.opens_itself => Ok(Answer::Error(Errno::ENOSYS)),
             Operation::Create { name, mode, umask, flags, kill_privileges, .. } => {
                 let (attr, handle) = adapter.create(&caller(umask), node, name, mode, flags, kill_privileges)?;
-                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: self.open_flags }))
+                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: 0 }))
             }
             Operation::Tmpfile { mode, umask, .. } => {
                 let (attr, handle) = adapter.tmpfile(&caller(umask), node, mode)?;
-                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: self.open_flags }))
+                let flags = if self.opens_itself { fopen::KEEP_CACHE } else { 0 };
+                let created = Answer::Created(self.entry(attr), Opened { handle, flags });
+                if self.opens_itself {
+                    // Nobody will tell of its end but FORGET.
+                    adapter.release(attr.ino, handle)?;
+                }
+                Ok(created)
             }
             Operation::Unlink { name } => adapter.unlink(node, name).map(done),
             Operation::Rmdir { name } => adapter.rmdir(node, name).map(done),
@@ -124,7 +138,7 @@ impl Served {
             Operation::Link { node: file, name } => adapter.link(file, node, name).map(made),
             Operation::Open { flags, kill_privileges } => {
                 let handle = adapter.open(header, node, flags, kill_privileges)?;
-                Ok(Answer::Opened(Opened { handle, flags: self.open_flags }))
+                Ok(Answer::Opened(Opened { handle, flags: 0 }))
             }
             Operation::Write { handle, offset, data, kill_privileges } => {
                 adapter.write(header, node, handle, offset, data, kill_privileges).map(Answer::Written)
@@ -173,7 +187,13 @@ impl Served {
             let line = ListingEntry { name: &entry.name, ino: id, next: entry.cookie, mode };
             let added = match attr {
                 _ if !with_attr => listing.add(&line),
-                Some(attr) => listing.add_plus(&line, &self.entry(attr)),
+                Some(attr) => {
+                    let added = listing.add_plus(&line, &Entry { node: attr.ino, attr, ttl: self.ttl });
+                    if added {
+                        self.references.add(attr.ino);
+                    }
+                    added
+                }
                 None => listing.add_plus(&line, &Entry::unknown(id, mode)),
             };
             if added { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -197,7 +217,8 @@ impl Handler for Served {
     }
 
     fn forget(&self, forgotten: &[Forget]) {
-        self.adapter.forget(forgotten.iter().map(|forget| forget.node));
+        let gone = forgotten.iter().filter(|forget| self.references.remove(forget.node, forget.lookups));
+        self.adapter.forget(gone.map(|forget| forget.node));
     }
 }
 
