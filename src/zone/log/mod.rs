@@ -71,6 +71,7 @@ mod format;
 mod image_tests;
 mod node_log;
 mod pool;
+mod rounds;
 mod scan;
 mod segment;
 #[cfg(test)]

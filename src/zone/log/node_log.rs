@@ -9,11 +9,12 @@ use nexus_kernel::content::{ContentSync, Image, ImageLimits};
 use nexus_kernel::disk::Disk;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::{Command, Lsn, ZoneIndex};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::config::LogConfig;
 use super::format::{NO_ZONE, RecordKind};
 use super::pool::{Claim, Pool, Spare};
+use super::rounds::Rounds;
 use super::scan::{ADVICE, Scan, Scanned, scan};
 use super::segment::{Records, read_file, segment_path, spare_path, unfinished_path};
 use super::writer::{ImagesUpTo, Writer};
@@ -34,10 +35,7 @@ pub struct NodeLog {
     pool: Arc<Pool>,
     state: Mutex<State>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    sync: Mutex<SyncState>,
-    synced: Condvar,
-    /// A copy of what `sync` knows, to be read without its lock.
-    durable: AtomicU64,
+    rounds: Rounds,
     syncs: AtomicU64,
     image_bytes: AtomicU64,
 }
@@ -49,15 +47,6 @@ enum State {
     Writing(Box<Writer>),
     /// Closed in good order.
     Closed,
-}
-
-#[derive(Default)]
-struct SyncState {
-    durable: Lsn,
-    /// Somebody is syncing.
-    busy: bool,
-    /// Why nothing is taken any more.
-    failure: Option<Error>,
 }
 
 /// Facts about the log.
@@ -104,9 +93,7 @@ impl NodeLog {
             pool: Arc::new(pool),
             state: Mutex::new(State::Found(Box::new(found))),
             thread: Mutex::new(None),
-            sync: Mutex::new(SyncState { durable, ..SyncState::default() }),
-            synced: Condvar::new(),
-            durable: AtomicU64::new(durable.0),
+            rounds: Rounds::new(durable),
             syncs: AtomicU64::new(0),
             image_bytes: AtomicU64::new(0),
         }))
@@ -123,7 +110,7 @@ impl NodeLog {
 
     /// Last record known to be durable.
     pub fn durable(&self) -> Lsn {
-        Lsn(self.durable.load(Ordering::Acquire))
+        self.rounds.durable()
     }
 
     /// Whether there are segments beside the one that takes records.
@@ -179,29 +166,16 @@ impl NodeLog {
             return self.check();
         }
         self.activate()?;
-        let mut sync = self.sync.lock();
-        while sync.busy && sync.durable < lsn {
-            self.synced.wait(&mut sync);
-        }
-        if let Some(error) = &sync.failure {
-            return Err(refused(error));
-        }
-        if sync.durable >= lsn {
-            return Ok(());
-        }
-        sync.busy = true;
-        drop(sync);
-        let mut turn = Turn { log: self, outcome: Err(Error::Io("the sync has panicked".into())) };
-        turn.outcome = self.sync_once();
-        match turn.outcome.clone()? {
-            target if target < lsn => Err(Error::Invalid),
-            _ => Ok(()),
+        match self.rounds.run(lsn, || self.sync_once().inspect_err(|error| self.complain(error))) {
+            Ok(()) => Ok(()),
+            Err(Some(error)) => Err(error),
+            Err(None) => self.check(),
         }
     }
 
     /// Whether changes are still taken.
     pub fn check(&self) -> Result<()> {
-        self.sync.lock().failure.as_ref().map_or(Ok(()), |error| Err(refused(error)))
+        self.rounds.check().map_err(|error| refused(&error))
     }
 
     /// Makes everything so far durable.
@@ -426,7 +400,11 @@ impl NodeLog {
     }
 
     fn poison(&self, error: &Error) {
-        self.sync.lock().failure.get_or_insert(error.clone());
+        self.rounds.fail(error);
+        self.complain(error);
+    }
+
+    fn complain(&self, error: &Error) {
         log::error!("the log in {} can't go on: {error}; no more changes are taken", self.dir.display());
     }
 
@@ -439,8 +417,7 @@ impl NodeLog {
             State::Closed => return Err(closed()),
             State::Found(found) => {
                 let writer = self.recover(found)?;
-                self.sync.lock().durable = Lsn(found.end.0 - 1);
-                self.durable.store(found.end.0 - 1, Ordering::Release);
+                self.rounds.advance(Lsn(found.end.0 - 1));
                 *state = State::Writing(Box::new(writer));
             }
         }
@@ -472,32 +449,6 @@ impl NodeLog {
             *thread = self.pool.start()?;
         }
         Writer::start(self.disk.clone(), &self.dir, &self.config, found, &self.pool)
-    }
-}
-
-/// A leader's turn at syncing. Its end, whatever it is, is what the others wait for.
-struct Turn<'a> {
-    log: &'a NodeLog,
-    outcome: Result<Lsn>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let log = self.log;
-        let mut sync = log.sync.lock();
-        sync.busy = false;
-        match &self.outcome {
-            Ok(target) => {
-                sync.durable = sync.durable.max(*target);
-                log.durable.store(sync.durable.0, Ordering::Release);
-            }
-            Err(error) => {
-                log::error!("the log in {} can't be synced: {error}; no more changes are taken", log.dir.display());
-                sync.failure.get_or_insert(error.clone());
-            }
-        }
-        drop(sync);
-        log.synced.notify_all();
     }
 }
 
