@@ -303,3 +303,29 @@ fn where_the_log_has_no_room_content_is_synced_where_it_is() {
     let found = Subject::open(&left);
     assert!(pieces.iter().all(|piece| found.content.verify(piece).unwrap()));
 }
+
+/// Programs may store what looks like records, such as a copy of another volume's log. Where
+/// the log is torn, they are no evidence of what was durable.
+#[test]
+fn content_is_never_taken_for_records() {
+    for offset in 0..9 {
+        let subject = Subject::open(&SimDisk::new());
+        subject.log.append(ZONE, Claim::Normal, &command(subject.content.write(b"first")).encode().unwrap()).unwrap();
+        subject.log.sync().unwrap();
+        let before = subject.log.last();
+        let mut forged = vec![1; offset];
+        for lsn in 1..20 {
+            let (epoch, lsn) = (1, Lsn(lsn));
+            let record =
+                RecordHeader { len: 0, epoch, zone: ZONE, kind: RecordKind::Mark, lsn, durable: Lsn(lsn.0 - 1) };
+            record.encode(b"", &mut forged);
+        }
+        subject.write(&forged);
+        subject.log.sync().unwrap();
+        // The command before the image is torn, and so is the head of the image.
+        let (path, image_at, _) = images(&subject.disk).pop().unwrap();
+        let torn = subject.disk.fork();
+        wipe(&torn, &path, image_at - 40, 48);
+        assert_eq!(Subject::open(&torn).log.last(), before, "offset {offset}");
+    }
+}

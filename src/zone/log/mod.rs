@@ -43,7 +43,9 @@
 //!
 //! A *mark* only carries the field before it; *clean* is a mark that closing wrote.
 //!
-//! An *image* is a copy of content, made so that a sync of little content is one sync of the
+//! An *image*'s payload is masked: each 8 bytes of it, and what is left at the end, are xored
+//! with one number for the record, made of epoch and LSN as `format.rs` says. An image is a
+//! copy of content, made so that a sync of little content is one sync of the
 //! log, and none of the files where the content is. Those are synced later: before a segment
 //! with images is used again, before a *clean*, when many bytes wait so, and every second.
 //! Recovery puts images back before it looks at content, and makes them durable there before

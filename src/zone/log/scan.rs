@@ -9,7 +9,9 @@ use nexus_kernel::disk::Disk;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::{Command, Lsn, ZoneIndex};
 
-use super::format::{HEADER_BYTES, HEADER_USED, NO_ZONE, ParsedHeader, RecordKind, SegmentHeader, parse_image};
+use super::format::{
+    HEADER_BYTES, HEADER_USED, NO_ZONE, ParsedHeader, RecordKind, SegmentHeader, mask_image, parse_image,
+};
 use super::segment::{FileRole, Records, evidence, read_file, segment_path};
 
 /// A segment with what was found in it.
@@ -232,6 +234,7 @@ fn restore_images(
     if found.iter().any(|(_, end)| end.is_clean) {
         return Ok(());
     }
+    let mut plain = Vec::new();
     for (segment, _) in found.into_iter().filter(|(_, end)| end.has_images) {
         let path = segment_path(dir, segment.header.number);
         let bytes = read_file(disk, &path, segment.header.segment_bytes)?;
@@ -239,7 +242,10 @@ fn restore_images(
             if record.kind != RecordKind::Image {
                 continue;
             }
-            let Some(image) = parse_image(payload) else {
+            plain.clear();
+            plain.extend_from_slice(payload);
+            mask_image(record.epoch, record.lsn, &mut plain);
+            let Some(image) = parse_image(&plain) else {
                 return Err(Error::Corrupt(format!(
                     "log segment {}: record {} is no image of content; {ADVICE}",
                     path.display(),

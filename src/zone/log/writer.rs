@@ -11,7 +11,9 @@ use nexus_kernel::error::{Error, Result};
 use nexus_kernel::{Lsn, ZoneIndex};
 
 use super::config::LogConfig;
-use super::format::{HEADER_BYTES, NO_ZONE, RecordHeader, RecordKind, SegmentHeader, image_header, stored_bytes};
+use super::format::{
+    HEADER_BYTES, NO_ZONE, RecordHeader, RecordKind, SegmentHeader, image_header, mask_image, stored_bytes,
+};
 use super::pool::{Claim, Pool, Spare};
 use super::scan::{Scan, Scanned};
 use super::segment::{segment_path, spare_path};
@@ -159,6 +161,7 @@ impl Writer {
         payload.clear();
         payload.extend_from_slice(&image_header(image.blob, image.offset));
         payload.extend_from_slice(image.bytes);
+        mask_image(self.epoch, self.next, &mut payload);
         let appended = self.append(pool, Claim::Normal, NO_ZONE, RecordKind::Image, &payload, durable);
         self.images.bytes += payload.len() as u64;
         self.payload = payload;
