@@ -3,6 +3,8 @@
 
 use std::ops::ControlFlow;
 
+use smallvec::SmallVec;
+
 use crate::clock::Timestamp;
 use crate::command::{Outcome, RangeOp, Relocation};
 use crate::error::{Error, Result};
@@ -13,6 +15,9 @@ use crate::model::{self, Blob, BlobState, Extent, FileKind, Inode, MAX_FILE_BYTE
 
 /// Collapse and insert take multiples of this, as ext4 does with its blocks.
 const BLOCK_BYTES: u64 = 4096;
+
+/// An extent, and where it is in its file.
+type Placed = (u64, Extent);
 
 /// Extents of `ino` that touch `[start, end)`, in order, whole. At most `limit`.
 pub fn extents(state: &dyn MetaRead, ino: Ino, start: u64, end: u64, limit: usize) -> Result<Vec<(u64, Extent)>> {
@@ -64,12 +69,12 @@ impl Txn<'_> {
         if pieces.iter().any(|piece| piece.len == 0 || !piece.blob.is_some()) {
             return Err(Error::Invalid);
         }
-        self.remove_extents(ino, &mut inode, offset, end)?;
+        let mut before = self.remove_extents(ino, &mut inode, offset, end)?;
         let mut at = offset;
         for piece in pieces {
             let extent = Extent { len: piece.len, blob: piece.blob, blob_offset: piece.blob_offset };
             self.birth_blob(&extent, store)?;
-            self.add_extent(ino, &mut inode, at, extent)?;
+            before = Some(self.add_extent_after(before, ino, &mut inode, at, extent)?);
             at += piece.len;
         }
         inode.size = inode.size.max(end);
@@ -92,7 +97,7 @@ impl Txn<'_> {
         let end = end_of(offset, len)?;
         match op {
             RangeOp::Allocate | RangeOp::AllocateKeepSize => self.reserve(ino, &mut inode, offset, end)?,
-            RangeOp::PunchHole => self.remove_extents(ino, &mut inode, offset, end)?,
+            RangeOp::PunchHole => drop(self.remove_extents(ino, &mut inode, offset, end)?),
             RangeOp::ZeroRange | RangeOp::ZeroRangeKeepSize => {
                 self.remove_extents(ino, &mut inode, offset, end)?;
                 self.reserve(ino, &mut inode, offset, end)?;
@@ -208,7 +213,7 @@ impl Txn<'_> {
     /// Answers whether it is gone.
     pub(super) fn free_inode(&mut self, ino: Ino, budget: &mut u32) -> Result<bool> {
         let Some(mut inode) = self.find_inode(ino)? else { return Ok(true) };
-        if inode.kind == FileKind::Regular {
+        if inode.kind == FileKind::Regular && inode.allocated > 0 {
             let limit = usize::try_from(*budget).unwrap_or(usize::MAX);
             let listed = extents(self, ino, 0, u64::MAX, limit.saturating_add(1))?;
             for (at, extent) in listed.iter().take(limit) {
@@ -241,12 +246,24 @@ impl Txn<'_> {
         Ok(true)
     }
 
-    /// Makes `[start, end)` a hole.
-    pub(super) fn remove_extents(&mut self, ino: Ino, inode: &mut Inode, start: u64, end: u64) -> Result<()> {
-        for (at, extent) in extents(self, ino, start, end, usize::MAX)? {
+    /// Makes `[start, end)` a hole. Answers the extent before it, if there is one.
+    pub(super) fn remove_extents(
+        &mut self,
+        ino: Ino,
+        inode: &mut Inode,
+        start: u64,
+        end: u64,
+    ) -> Result<Option<Placed>> {
+        if inode.allocated == 0 {
+            return Ok(None);
+        }
+        let (mut before, touched) = self.extents_and_before(ino, start, end)?;
+        for (at, extent) in touched.into_iter().rev() {
             let stop = at + extent.len;
             if at < start {
-                self.put_extent(ino, at, &extent.part(0, start - at))?;
+                let rest = extent.part(0, start - at);
+                self.put_extent(ino, at, &rest)?;
+                before = Some((at, rest));
             } else {
                 self.delete(Table::Extent, keys::extent(ino, at));
             }
@@ -256,7 +273,25 @@ impl Txn<'_> {
             let cut = stop.min(end) - at.max(start);
             self.release(inode, &Extent { len: cut, ..extent })?;
         }
-        Ok(())
+        Ok(before)
+    }
+
+    /// The last extent that ends at or before `start`, and, the last one first, those that
+    /// touch `[start, end)`, by one scan.
+    fn extents_and_before(&self, ino: Ino, start: u64, end: u64) -> Result<(Option<Placed>, SmallVec<[Placed; 4]>)> {
+        let (mut before, mut touched, mut failed) = (None, SmallVec::new(), Ok(()));
+        if start >= end {
+            return Ok((before, touched));
+        }
+        self.scan_back(Table::Extent, &keys::extent(ino, 0), &keys::extent(ino, end), &mut |key, value| {
+            match keys::parse_pair(key).and_then(|(_, at)| Ok((at, model::decode::<Extent>("extent", value)?))) {
+                Ok((at, extent)) if at + extent.len > start => touched.push((at, extent)),
+                Ok(placed) => before = Some(placed),
+                Err(error) => failed = Err(error),
+            }
+            if before.is_some() || failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        failed.map(|()| (before, touched))
     }
 
     /// Fills the holes of `[start, end)` with reserved zeros.
@@ -292,6 +327,20 @@ impl Txn<'_> {
     /// Adds an extent where there is a hole; one that goes on where the one before it ends,
     /// in file and blob, becomes part of it.
     fn add_extent(&mut self, ino: Ino, inode: &mut Inode, at: u64, extent: Extent) -> Result<()> {
+        let before = if at > 0 && inode.allocated > 0 { self.extents_and_before(ino, at, at + 1)?.0 } else { None };
+        self.add_extent_after(before, ino, inode, at, extent).map(drop)
+    }
+
+    /// As `add_extent`, where the extent before it is known. Answers the one that now holds
+    /// what was added.
+    fn add_extent_after(
+        &mut self,
+        before: Option<Placed>,
+        ino: Ino,
+        inode: &mut Inode,
+        at: u64,
+        extent: Extent,
+    ) -> Result<Placed> {
         inode.allocated += extent.len;
         self.usage_mut()?.allocated += extent.len;
         if extent.blob.is_some() {
@@ -300,23 +349,18 @@ impl Txn<'_> {
             })?;
             blob.live += extent.len;
             self.put_blob(extent.blob, Some(blob));
-            self.put(Table::BlobRef, keys::blob_ref(extent.blob, ino), bytes::Bytes::new());
-        }
-        if at > 0 {
-            let mut before = None;
-            let before_ref = &mut before;
-            self.scan_back(Table::Extent, &keys::extent(ino, 0), &keys::extent(ino, at), &mut |key, value| {
-                *before_ref = Some((keys::parse_pair(key), model::decode::<Extent>("extent", value)));
-                ControlFlow::Break(())
-            })?;
-            if let Some((key, value)) = before {
-                let ((_, start), last) = (key?, value?);
-                if start + last.len == at && last.continues_with(&extent) {
-                    return self.put_extent(ino, start, &Extent { len: last.len + extent.len, ..last });
-                }
+            if before.is_none_or(|(_, before)| before.blob != extent.blob) {
+                self.put(Table::BlobRef, keys::blob_ref(extent.blob, ino), bytes::Bytes::new());
             }
         }
-        self.put_extent(ino, at, &extent)
+        let placed = match before {
+            Some((start, last)) if start + last.len == at && last.continues_with(&extent) => {
+                (start, Extent { len: last.len + extent.len, ..last })
+            }
+            _ => (at, extent),
+        };
+        self.put_extent(ino, placed.0, &placed.1)?;
+        Ok(placed)
     }
 
     fn put_extent(&mut self, ino: Ino, at: u64, extent: &Extent) -> Result<()> {

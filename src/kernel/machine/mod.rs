@@ -8,6 +8,7 @@ mod namespace;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod writes;
 
 use bytes::Bytes;
 use smallvec::SmallVec;

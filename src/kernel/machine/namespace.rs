@@ -6,11 +6,11 @@ use crate::clock::Timestamp;
 use crate::command::{Command, NewKind, Outcome, Removed, RenameMode};
 use crate::error::{Error, Result};
 use crate::ids::Ino;
-use crate::machine::txn::{Txn, find_dentry_in};
+use crate::machine::txn::Txn;
 use crate::metastore::{MetaRead, Table};
 use crate::model::{
-    self, Acl, Dentry, FileKind, Inode, InodeFlags, MAX_LINKS, SLOT_BITS, Usage, XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT,
-    ZoneInfo, keys, mode, name_hash,
+    self, Acl, Dentry, FileKind, Inode, InodeFlags, MAX_LINKS, Usage, XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT, ZoneInfo,
+    keys, mode, name_hash,
 };
 use crate::name::Name;
 
@@ -420,21 +420,15 @@ impl Txn<'_> {
         }
     }
 
-    fn entry(&self, parent: Ino, dir: &Inode, name: Name<'_>) -> Result<Option<Entry>> {
-        let found = find_dentry_in(self, self.hash_seed()?, (parent, dir), name.as_bytes())?;
+    fn entry(&mut self, parent: Ino, dir: &Inode, name: Name<'_>) -> Result<Option<Entry>> {
+        let found = self.find_name(parent, dir, name.as_bytes())?;
         Ok(found.map(|(position, dentry)| Entry { position, dentry }))
     }
 
     /// Puts a new name at the first free position of its hash.
     fn add_entry(&mut self, parent: Ino, dir: &mut Inode, dentry: Dentry) -> Result<()> {
         let first = name_hash(self.hash_seed()?, &dentry.name);
-        let mut position = first;
-        while self.get(Table::Dentry, &keys::dentry(parent, position))?.is_some() {
-            position += 1;
-            if position == first + (1 << SLOT_BITS) {
-                return Err(Error::NoSpace);
-            }
-        }
+        let position = self.free_position(parent, first)?;
         if position != first {
             dir.flags.set(InodeFlags::COLLIDED, true);
         }

@@ -1,7 +1,6 @@
 //! The working state of one command: reads through to the zone's state, collects changes,
 //! holds the inodes and blobs that it touches decoded.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use crate::command::{Command, Outcome};
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino};
 use crate::machine::Applied;
+use crate::machine::writes::Writes;
 use crate::metastore::{Key, MetaRead, Table, Visitor};
 use crate::model::{self, Blob, Dentry, Inode, InodeFlags, SLOT_BITS, Usage, ZoneInfo, keys, name_hash};
 use crate::overlay::{self, Direction};
@@ -24,7 +24,9 @@ struct Slot<T> {
 /// One command at work.
 pub struct Txn<'a> {
     base: &'a dyn MetaRead,
-    writes: BTreeMap<(Table, Key), Option<Bytes>>,
+    writes: Writes,
+    /// A position of a directory at which nothing stands, as the last look-up found.
+    free: Option<(Ino, u64)>,
     inodes: SmallVec<[(Ino, Slot<Inode>); 4]>,
     blobs: SmallVec<[(BlobId, Slot<Blob>); 4]>,
     usage: Option<Usage>,
@@ -32,7 +34,14 @@ pub struct Txn<'a> {
 
 impl<'a> Txn<'a> {
     pub(super) fn new(base: &'a dyn MetaRead) -> Txn<'a> {
-        Txn { base, writes: BTreeMap::new(), inodes: SmallVec::new(), blobs: SmallVec::new(), usage: None }
+        Txn {
+            base,
+            writes: Writes::default(),
+            free: None,
+            inodes: SmallVec::new(),
+            blobs: SmallVec::new(),
+            usage: None,
+        }
     }
 
     /// Runs the command; what an error leaves behind must be thrown away.
@@ -81,29 +90,31 @@ impl<'a> Txn<'a> {
         for (ino, slot) in std::mem::take(&mut self.inodes) {
             if slot.dirty {
                 let value = slot.value.as_ref().map(model::encode).transpose()?;
-                self.writes.insert((Table::Inode, keys::ino(ino)), value);
+                self.writes.insert(Table::Inode, keys::ino(ino), value);
                 inodes.push((ino, slot.value));
             }
         }
         for (blob, slot) in std::mem::take(&mut self.blobs) {
             if slot.dirty {
                 let value = slot.value.as_ref().map(model::encode).transpose()?;
-                self.writes.insert((Table::Blob, keys::blob(blob)), value);
+                self.writes.insert(Table::Blob, keys::blob(blob), value);
             }
         }
         if let Some(usage) = self.usage {
-            self.writes.insert((Table::Sys, keys::sys(Usage::KEY)), Some(model::encode(&usage)?));
+            self.writes.insert(Table::Sys, keys::sys(Usage::KEY), Some(model::encode(&usage)?));
         }
-        let writes = self.writes.into_iter().map(|((table, key), value)| (table, key, value)).collect();
-        Ok(Applied { outcome, writes, inodes })
+        Ok(Applied { outcome, writes: self.writes.into_vec(), inodes })
     }
 
     pub(super) fn put(&mut self, table: Table, key: Key, value: Bytes) {
-        self.writes.insert((table, key), Some(value));
+        if table == Table::Dentry {
+            self.free = None;
+        }
+        self.writes.insert(table, key, Some(value));
     }
 
     pub(super) fn delete(&mut self, table: Table, key: Key) {
-        self.writes.insert((table, key), None);
+        self.writes.insert(table, key, None);
     }
 
     /// An inode, or `None` if there is none.
@@ -172,6 +183,33 @@ impl<'a> Txn<'a> {
         Ok(self.usage.insert(usage))
     }
 
+    /// Finds a name, and otherwise remembers where it would stand.
+    pub(super) fn find_name(&mut self, parent: Ino, dir: &Inode, name: &[u8]) -> Result<Option<(u64, Dentry)>> {
+        let seed = self.hash_seed()?;
+        if dir.flags.has(InodeFlags::COLLIDED) {
+            return find_dentry(self, seed, parent, name);
+        }
+        let position = name_hash(seed, name);
+        let Some(bytes) = self.get(Table::Dentry, &keys::dentry(parent, position))? else {
+            self.free = Some((parent, position));
+            return Ok(None);
+        };
+        dentry_named(position, &bytes, name)
+    }
+
+    /// The first free position for a name with that hash.
+    pub(super) fn free_position(&self, parent: Ino, first: u64) -> Result<u64> {
+        if self.free == Some((parent, first)) {
+            return Ok(first);
+        }
+        for position in first..first + (1 << SLOT_BITS) {
+            if self.get(Table::Dentry, &keys::dentry(parent, position))?.is_none() {
+                return Ok(position);
+            }
+        }
+        Err(Error::NoSpace)
+    }
+
     pub(super) fn hash_seed(&self) -> Result<u64> {
         Ok(self.base.zone_info()?.ok_or(Error::NotFound)?.hash_seed)
     }
@@ -179,9 +217,7 @@ impl<'a> Txn<'a> {
 
 impl MetaRead for Txn<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        if !self.writes.is_empty()
-            && let Some(value) = self.writes.get(&(table, Key::from_slice(key)))
-        {
+        if let Some(value) = self.writes.get(table, key) {
             return Ok(value.clone());
         }
         self.base.get(table, key)
@@ -189,21 +225,12 @@ impl MetaRead for Txn<'_> {
 
     fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
         let base = |visit: &mut Visitor<'_>| self.base.scan(table, start, end, visit);
-        overlay::merge(self.own(table, start, end), Direction::Forward, base, visit)
+        overlay::merge(self.writes.range(table, start, end), Direction::Forward, base, visit)
     }
 
     fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
         let base = |visit: &mut Visitor<'_>| self.base.scan_back(table, start, end, visit);
-        overlay::merge(self.own(table, start, end).rev(), Direction::Backward, base, visit)
-    }
-}
-
-impl Txn<'_> {
-    /// This command's own changes of a range, in order of key.
-    fn own(&self, table: Table, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], &Option<Bytes>)> {
-        let any = !self.writes.is_empty() && start < end;
-        let range = any.then(|| (table, Key::from_slice(start))..(table, Key::from_slice(end)));
-        range.into_iter().flat_map(|range| self.writes.range(range)).map(|((_, key), value)| (key.as_slice(), value))
+        overlay::merge(self.writes.range(table, start, end).rev(), Direction::Backward, base, visit)
     }
 }
 
@@ -219,12 +246,15 @@ pub fn find_dentry_in(
     }
     let position = name_hash(seed, name);
     match state.get(Table::Dentry, &keys::dentry(parent, position))? {
-        Some(bytes) => {
-            let dentry: Dentry = model::decode("dentry", &bytes)?;
-            Ok((dentry.name == name).then_some((position, dentry)))
-        }
+        Some(bytes) => dentry_named(position, &bytes, name),
         None => Ok(None),
     }
+}
+
+/// An entry with its position, if it has that name.
+fn dentry_named(position: u64, bytes: &Bytes, name: &[u8]) -> Result<Option<(u64, Dentry)>> {
+    let dentry = Dentry::decode(bytes)?;
+    Ok((dentry.name == name).then_some((position, dentry)))
 }
 
 /// Finds a name in a directory by looking at every position that it can have.

@@ -9,8 +9,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
 use crate::ids::Ino;
-use crate::model::FileKind;
+use crate::model::{FileKind, codec};
 
 /// Low bits of a position, which tell names of equal hash apart.
 pub const SLOT_BITS: u32 = 8;
@@ -24,6 +25,22 @@ pub struct Dentry {
     pub kind: FileKind,
     /// The name, 1 to 255 bytes.
     pub name: Bytes,
+}
+
+/// As [`Dentry`], within the bytes that it was decoded from.
+#[derive(Deserialize)]
+struct Borrowed<'a> {
+    ino: Ino,
+    kind: FileKind,
+    name: &'a [u8],
+}
+
+impl Dentry {
+    /// Decodes an entry; its name is a part of `bytes`, which are not copied.
+    pub fn decode(bytes: &Bytes) -> Result<Dentry> {
+        let Borrowed { ino, kind, name } = codec::decode_borrowed("dentry", bytes)?;
+        Ok(Dentry { ino, kind, name: bytes.slice_ref(name) })
+    }
 }
 
 /// Bits of the hash. Few in this crate's own tests, so that every one of them also runs

@@ -181,6 +181,7 @@ fn main() {
         let name = SmallBytes::from_slice(names[i as usize].as_bytes());
         zone.propose(&Command::Unlink { parent: new_dir, name, keep: false, now: zone.now() }).unwrap();
     });
+    names_in_use(&zone, N);
     time("create and sync", 500, |i| {
         create(&zone, new_dir, &format!("synced {i}"), NewKind::Regular);
         zone.sync().unwrap();
@@ -220,6 +221,86 @@ fn main() {
     let start = clock.now();
     zone.close().unwrap();
     println!("close: from {start:?} to {:?}", clock.now());
+}
+
+/// What programs do to names, as the daemon proposes it: unlinked inodes stay until the
+/// kernel lets go of them, and are reaped in batches.
+fn names_in_use(zone: &LocalZone, count: u64) {
+    let dirs: Vec<Ino> = (0..100).map(|i| create(zone, Ino::ROOT, &format!("used {i}"), NewKind::Directory)).collect();
+    let dir = |i: u64| dirs[(i / 500 % 100) as usize];
+    let small = |text: String| SmallBytes::from_slice(text.as_bytes());
+    let mut inos = Vec::new();
+    time("make: create", count, |i| inos.push(create(zone, dir(i), &format!("file {i}"), NewKind::Regular)));
+    time("make: mkdir", count, |i| _ = create(zone, dir(i), &format!("dir {i}"), NewKind::Directory));
+    time("make: symlink", count, |i| {
+        create(zone, dir(i), &format!("symlink {i}"), NewKind::Symlink(b"to somewhere else".to_vec()));
+    });
+    time("make: link", count, |i| {
+        let (ino, name) = (inos[i as usize], small(format!("link {i}")));
+        zone.propose(&Command::Link { ino, parent: dir(i), name, now: zone.now() }).unwrap();
+    });
+    time("make: write", count, |i| {
+        write(
+            zone,
+            inos[i as usize],
+            0,
+            Piece { len: 4096, blob: BlobId(9 + i / 5000), blob_offset: i * 4096, crc: 1 },
+        );
+    });
+    time("make: write again", count, |i| {
+        write(
+            zone,
+            inos[i as usize],
+            0,
+            Piece { len: 4096, blob: BlobId(29 + i / 5000), blob_offset: i * 4096, crc: 1 },
+        );
+    });
+    time("make: append", count, |i| {
+        let piece = Piece { len: 4096, blob: BlobId(49 + i / 5000), blob_offset: i * 4096, crc: 1 };
+        write(zone, inos[i as usize], 4096, piece);
+    });
+    for when in ["pending", "drained"] {
+        let half = count / 2;
+        let first = if when == "pending" { 0 } else { half };
+        time(&format!("{when}: set_attr"), count - first, |i| {
+            let change = AttrChange { mode: Some(0o600), ..AttrChange::default() };
+            zone.propose(&Command::SetAttr { ino: inos[(first + i) as usize], change, now: zone.now() }).unwrap();
+        });
+        let (from, to) = if when == "pending" { ("link", "moved") } else { ("moved", "moved again") };
+        time(&format!("{when}: rename"), count - first, |i| {
+            let i = first + i;
+            let rename = Command::Rename {
+                parent: dir(i),
+                name: small(format!("{from} {i}")),
+                new_parent: dir(i),
+                new_name: small(format!("{to} {i}")),
+                mode: nexus_kernel::command::RenameMode::Replace,
+                whiteout: None,
+                keep: true,
+                now: zone.now(),
+            };
+            zone.propose(&rename).unwrap();
+        });
+        let unlink = |kind: &str, last: bool| {
+            let mut gone = Vec::new();
+            time(&format!("{when}: look up and unlink a {kind}"), half, |i| {
+                let (parent, name) = (dir(first + i), format!("{kind} {}", first + i));
+                let (_, found) = zone.lookup(parent, Name::new(name.as_bytes()).unwrap()).unwrap().unwrap();
+                zone.inode(found.ino).unwrap();
+                zone.propose(&Command::Unlink { parent, name: small(name), keep: true, now: zone.now() }).unwrap();
+                if last {
+                    gone.push(found.ino);
+                }
+                if gone.len() == 64 || i + 1 == half {
+                    zone.propose(&Command::Reap { inos: std::mem::take(&mut gone), budget: 4096 }).unwrap();
+                }
+            });
+        };
+        unlink("symlink", true);
+        unlink(to, false);
+        unlink("file", true);
+        zone.checkpoint().unwrap();
+    }
 }
 
 fn write(zone: &LocalZone, ino: Ino, offset: u64, piece: Piece) {

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use nexus_kernel::metastore::{Durability, WriteBatch};
+use nexus_kernel::metastore::{Durability, Key, WriteBatch};
 use nexus_kernel::model::{self, keys};
 use nexus_kernel::zone::APPLIED_KEY;
 use nexus_kernel::{Error, Lsn, MetaRead, Result, Table};
@@ -70,7 +70,7 @@ impl Inner {
         self.log.sync_to(last)?;
         let mut batch = WriteBatch::default();
         batch.writes.reserve_exact(frozen.len() + 1);
-        batch.writes.extend(frozen.iter().map(|(table, key, change)| (table, key.clone(), change.clone())));
+        batch.writes.extend(frozen.iter().map(|(table, key, change)| (table, Key::from_slice(key), change.clone())));
         self.commit(batch, last)?;
         let base = self.metastore.snapshot()?;
         let usage = base.usage()?;

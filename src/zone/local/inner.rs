@@ -153,7 +153,7 @@ impl Inner {
         }
         let position = name_hash(self.info.hash_seed, name.as_bytes());
         let Some(bytes) = self.dentry(parent, position)? else { return Ok(None) };
-        let dentry: Dentry = model::decode("dentry", &bytes)?;
+        let dentry = Dentry::decode(&bytes)?;
         Ok((dentry.name == name.as_bytes()).then_some((position, dentry)))
     }
 

@@ -58,13 +58,23 @@ impl View {
                 Table::Sys => self.note_sys(&key, change.as_ref())?,
                 _ => {}
             }
-            self.active.insert(table, key, change);
+            if change.is_none() && self.is_only_here(table, &key) {
+                self.active.remove(table, &key);
+            } else {
+                self.active.insert(table, &key, change);
+            }
         }
         for (ino, inode) in applied.inodes {
             caches.put_inode(ino, inode);
         }
         self.active.set_last(lsn);
         Ok(())
+    }
+
+    /// Whether nothing below the newest changes can have the key, so that a delete need not be
+    /// remembered: what comes and goes between two drains leaves nothing.
+    fn is_only_here(&self, table: Table, key: &[u8]) -> bool {
+        self.is_unborn(table, key) && self.frozen.as_ref().is_none_or(|frozen| frozen.get(table, key).is_none())
     }
 
     fn note_sys(&mut self, key: &[u8], change: Option<&Bytes>) -> Result<()> {
@@ -161,6 +171,9 @@ impl MetaRead for Reader<'_> {
     }
 
     fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        if ino >= self.view.usage.next_ino {
+            return Ok(None);
+        }
         if let Some(inode) = self.caches.inode(ino) {
             return Ok(Some(inode));
         }

@@ -89,7 +89,7 @@ fn reads_as_a_plain_map_would() {
                 (0, None) if !view.active.is_empty() => view.freeze(),
                 (1, Some(frozen)) => {
                     let writes: Vec<_> =
-                        frozen.iter().map(|(t, key, change)| (t, key.clone(), change.clone())).collect();
+                        frozen.iter().map(|(t, key, change)| (t, Key::from_slice(key), change.clone())).collect();
                     let highest = writes
                         .iter()
                         .filter(|(t, ..)| *t != Table::Blob)
