@@ -12,11 +12,14 @@ use crate::abi::{IN_HEADER, OUT_HEADER, opcode};
 use crate::crew::Crew;
 use crate::dispatch::{finish, take};
 use crate::request::{Header, Request};
+use crate::ring::sys::Pages;
 use crate::session::Shared;
 use crate::write::Writer;
 
 /// Threads that stay though all of them wait: one to read while another works.
 const KEPT: usize = 2;
+/// Transfers above this are given back to the system at once by threads that may leave, in bytes.
+const LARGE: usize = 64 << 10;
 
 /// Pause after FORGETs where requests go by rings. The kernel gathers more of them meanwhile,
 /// and wakes nobody for each: unlinking many files would otherwise wake this thread, on another
@@ -84,11 +87,10 @@ impl DeviceQueue {
     fn serve(self: &Arc<Self>, spare: bool) -> io::Result<()> {
         let own = clone_device(&self.shared.device);
         let device: &OwnedFd = own.as_ref().unwrap_or(&self.shared.device);
-        let payload = self.shared.agreed.payload();
-        let mut input = vec![0; payload + 4096];
-        let mut output = Vec::new();
+        // The request's, then its reply's; takes up memory only as far as it is used.
+        let mut buffer = Pages::new(self.shared.agreed.payload() + 4096)?;
         loop {
-            let len = match read_message(device, &mut input)? {
+            let len = match read_message(device, buffer.bytes_mut())? {
                 Message::Request(len) => len,
                 Message::Again => continue,
                 Message::Gone => {
@@ -101,9 +103,12 @@ impl DeviceQueue {
             if self.crew.begin() && self.grow(true).is_err() {
                 log::warn!("no further thread could be started for requests; they may wait for one another");
             }
-            let answered = self.answer(device, input.get(..len).unwrap_or_default(), &mut output);
+            let answered = self.answer(device, len, buffer.bytes_mut());
             self.crew.end();
-            let forgot = answered?;
+            let (used, forgot) = answered?;
+            if spare && used.max(len) > LARGE {
+                buffer.release();
+            }
             if forgot && self.beside_rings {
                 std::thread::sleep(GATHERING);
             }
@@ -113,28 +118,29 @@ impl DeviceQueue {
         }
     }
 
-    /// Answers one message; tells whether it was a FORGET.
-    fn answer(&self, device: &OwnedFd, message: &[u8], output: &mut Vec<u8>) -> io::Result<bool> {
+    /// Answers the message in the first `len` bytes of `buffer`; tells how many bytes the reply
+    /// used, and whether it was a FORGET.
+    fn answer(&self, device: &OwnedFd, len: usize, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+        let message = buffer.get(..len).unwrap_or_default();
         let header = Header::parse(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let handler = &*self.shared.handler;
         let turn = take(handler, Request::from_message(message), header);
-        if output.is_empty() {
-            output.resize(self.shared.agreed.payload(), 0);
-        }
-        let Some(encoded) = finish(handler, turn, output) else {
-            return Ok(matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET));
+        let room = buffer.get_mut(..self.shared.agreed.payload()).unwrap_or_default();
+        let Some(encoded) = finish(handler, turn, room) else {
+            return Ok((0, matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET)));
         };
-        let body = output.get(..encoded.len).unwrap_or_default();
+        let body = room.get(..encoded.len).unwrap_or_default();
         match write_reply(device, header.unique, encoded.error, body) {
+            Ok(()) => {}
             // Whoever asked was killed meanwhile, or the connection is over: the next read tells.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(false),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {}
             // The kernel refuses the reply itself and has answered the caller with an error.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 log::error!("the kernel refused a reply to {header:?}: {error}");
-                Ok(false)
             }
-            sent => sent.map(|()| false),
+            Err(error) => return Err(error),
         }
+        Ok((encoded.len, false))
     }
 }
 
