@@ -16,6 +16,8 @@ mod attr;
 mod crew;
 mod device;
 mod dispatch;
+#[cfg(test)]
+mod fuzz_tests;
 mod handler;
 mod init;
 mod listing;
@@ -38,6 +40,3 @@ pub use notify::Notifier;
 pub use operation::{Bulk, CopyRange, Fallocate, FileLock, LockRequest, Operation, SetAttr, SetTime, XattrSet};
 pub use request::{Forget, Header, ParseError};
 pub use session::{Choice, Session, SessionError, Transport};
-
-#[doc(hidden)]
-pub use dispatch::fuzz_one;
