@@ -236,11 +236,16 @@ impl VolumeArgs {
 }
 
 impl MountArgs {
-    /// The settings among these flags.
-    pub fn settings(&self) -> nexus::Result<Settings> {
+    /// All mount options, comma-separated.
+    pub fn all_options(&self) -> String {
         let mut options = self.options.clone();
         options.extend(self.transport.map(|choice| format!("transport={choice}")));
-        let options = (!options.is_empty()).then(|| options.join(","));
+        options.join(",")
+    }
+
+    /// The settings among these flags.
+    pub fn settings(&self) -> nexus::Result<Settings> {
+        let options = Some(self.all_options()).filter(|options| !options.is_empty());
         Ok(Settings { options, ..self.volume.settings()? })
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use nexus::config::{ByteSize, DEFAULT_VOLUME, Surroundings};
 use nexus::{Config, Settings};
+use nexus_fuse_transport::Choice;
 
 use super::args::MountArgs;
 use super::find;
 use super::helper::MountCall;
-use crate::control::Request;
+use crate::control::{Reply, Request};
 use crate::daemon::{self, Plan, Ready, Reporter, logger};
 use crate::mount::{self, MountError, MountOptions};
 
@@ -22,7 +23,7 @@ pub fn run(args: &MountArgs) -> Result<ExitCode, String> {
     if args.daemon.is_some() {
         return Ok(run_daemon(args));
     }
-    let options = args.options.join(",");
+    let options = args.all_options();
     if parse(&options)?.remount {
         return remount(&args.target, &options).map(|()| ExitCode::SUCCESS);
     }
@@ -136,12 +137,30 @@ fn remount(target: &Path, options: &str) -> Result<(), String> {
         let request = Request::Remount { options: options.to_owned() };
         volume.ask(&request, REMOUNT_PATIENCE).map(drop).map_err(|error| format!("cannot remount: {error}"))
     };
+    if let Some(wanted) = parsed.transport
+        && let Ok(Reply::Status(status)) = volume.ask(&Request::Status, REMOUNT_PATIENCE)
+    {
+        let here = volume.mount.as_ref().and_then(|here| status.mounts.iter().find(|one| one.target == here.target));
+        here.map_or(Ok(()), |mount| keeps_transport(target, wanted, &mount.transport))?;
+    }
     if parsed.is_read_only() {
         mount::remount(target, &parsed).map_err(text)?;
         ask()
     } else {
         ask()?;
         mount::remount(target, &parsed).map(drop).map_err(text)
+    }
+}
+
+/// A mount keeps what its requests come by. mount(8) hands on what fstab says, so that naming what
+/// is in use is fine.
+fn keeps_transport(target: &Path, wanted: Choice, used: &str) -> Result<(), String> {
+    match wanted {
+        Choice::Only(wanted) if wanted.to_string() != used => Err(format!(
+            "the transport of a mount can't be changed, and {0}'s is {used}: unmount it, and mount it again with transport={wanted}",
+            target.display()
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -179,6 +198,18 @@ mod tests {
     fn sloppy_leaves_out_what_nobody_knows() {
         assert_eq!(known_only("ro,frobnicate,noatime,uid=x"), "ro,noatime");
         assert_eq!(known_only(""), "");
+    }
+
+    #[test]
+    fn a_remount_keeps_the_transport() {
+        let remount = |wanted: &str, used| keeps_transport(Path::new("/m"), wanted.parse().unwrap(), used);
+        for (wanted, used) in [("auto", "device"), ("auto", "io_uring"), ("device", "device"), ("io_uring", "io_uring")]
+        {
+            assert_eq!(remount(wanted, used), Ok(()));
+        }
+        let refused = remount("io_uring", "device").unwrap_err();
+        assert!(refused.contains("/m's is device") && refused.contains("transport=io_uring"), "{refused}");
+        assert!(remount("device", "io_uring").is_err());
     }
 
     #[test]

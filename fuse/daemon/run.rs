@@ -75,7 +75,7 @@ pub enum Event {
 /// answers.
 pub fn run(plan: &Plan, ready: &mut dyn FnMut(&Ready)) -> Result<(), Failure> {
     let options = MountOptions::parse(&plan.config.options).map_err(MountError::from)?;
-    mount::check_able()?;
+    mount::check_able(&options)?;
     let point = mount::prepare(&plan.target, options.nonempty)?;
     let result = run_on(plan, options, &point, ready);
     if result.is_err() && point.created {
@@ -142,6 +142,11 @@ fn run_on(
         }
         ended => close(&volume).and(ended),
     };
+    if mounted.is_served() {
+        // Threads that still answer users of the mount keep the volume's files open until this
+        // process is gone, so nobody may have the folder before.
+        std::mem::forget(volume);
+    }
     log::info!("the daemon ends");
     closed
 }
@@ -186,6 +191,8 @@ fn serve(
         .name("mount-watch".to_owned())
         .spawn(move || {
             let ended = watched.wait().map_err(|error| error.to_string());
+            // Before the volume closes: the mount keeps its files open.
+            drop(watched);
             let _ = events.send(Event::Ended(ended));
         })
         .map_err(|error| Failure::System("watch the mount", error))?;

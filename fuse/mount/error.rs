@@ -22,6 +22,8 @@ pub enum MountError {
         "cannot open /dev/fuse: {0}; everybody who mounts needs to read and write it (as root: `chmod 666 /dev/fuse`)"
     )]
     DeviceRefused(io::Error),
+    #[error("this kernel offers no FUSE over io_uring: {0}; or leave out transport=io_uring")]
+    NoRing(String),
     #[error(
         "fusermount3 was not found, and an ordinary user can't mount without it: install the package fuse3, or mount as root"
     )]

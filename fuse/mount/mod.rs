@@ -15,6 +15,8 @@ mod point;
 mod serve;
 pub mod table;
 
+use nexus_fuse_transport::Choice;
+
 pub use change::{Unmount, remount, unmount};
 pub use error::MountError;
 pub use options::{MountOptions, OptionError};
@@ -34,7 +36,13 @@ fn is_root() -> bool {
 }
 
 /// Refuses what can't work on this machine for this user, before anything is made for a mount.
-pub fn check_able() -> Result<(), MountError> {
+pub fn check_able(options: &MountOptions) -> Result<(), MountError> {
     device::check()?;
-    if is_root() { Ok(()) } else { fusermount::program().map(drop) }
+    if !is_root() {
+        fusermount::program()?;
+    }
+    match options.transport {
+        Some(Choice::Only(transport)) => transport.hindrance().map_or(Ok(()), |why| Err(MountError::NoRing(why))),
+        _ => Ok(()),
+    }
 }

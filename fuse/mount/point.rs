@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::change::detach_stale;
 use super::error::MountError;
@@ -12,6 +12,9 @@ use super::table::{Entry, mount_at};
 
 /// How long a mount that is there may take to answer before it counts as hanging.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause before a mount whose daemon seems to be dying is asked again.
+const DYING_PAUSE: Duration = Duration::from_millis(5);
 
 /// Dead mounts that are cleared from one mount point at the most.
 const MOST_STALE: usize = 16;
@@ -87,12 +90,24 @@ fn pulse(target: &Path) -> Pulse {
     let (sender, receiver) = mpsc::sync_channel(1);
     let path = target.to_owned();
     let asking = thread::Builder::new().name("mount-pulse".into()).spawn(move || {
-        let _ = sender.send(rustix::fs::statfs(&path).map(drop));
+        let _ = sender.send(ask(|| rustix::fs::statfs(&path).map(drop)));
     });
     match asking.map(|_| receiver.recv_timeout(ANSWER_TIMEOUT)) {
         Ok(Ok(Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED))) => Pulse::Dead,
         Ok(Ok(Ok(()) | Err(_))) => Pulse::Alive,
         Ok(Err(_)) | Err(_) => Pulse::Silent,
+    }
+}
+
+/// Calls until the answer is the mount's. A daemon that dies has the kernel cancel what its rings
+/// hold, which tells nothing yet; the next call learns more.
+fn ask(call: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    let end = Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        match call() {
+            Err(rustix::io::Errno::CANCELED) if Instant::now() < end => thread::sleep(DYING_PAUSE),
+            answer => return answer,
+        }
     }
 }
 
@@ -106,7 +121,7 @@ fn locate(target: &Path) -> Result<(PathBuf, bool), MountError> {
             Ok((target.canonicalize().map_err(failed)?, true))
         }
         // The root of a dead mount can't be looked at; its parent can.
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+        Err(error) if is_of_the_dead(&error) => {
             Ok((through_parent(target).ok_or_else(|| unusable(target, error))?, false))
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -114,6 +129,12 @@ fn locate(target: &Path) -> Result<(PathBuf, bool), MountError> {
         }
         Err(error) => Err(unusable(target, error)),
     }
+}
+
+/// Whether an error tells that a mount is served no more.
+fn is_of_the_dead(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
+        || error.raw_os_error() == Some(rustix::io::Errno::CANCELED.raw_os_error())
 }
 
 /// The path of a mount point whose own root can't be looked at.
@@ -167,6 +188,22 @@ mod tests {
         let dangling = folder.path().join("dangling");
         std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
         assert!(matches!(prepare(&dangling, false), Err(MountError::CannotCreate { .. })));
+    }
+
+    #[test]
+    fn a_cancelled_question_is_asked_again() {
+        let answers = std::cell::RefCell::new(vec![
+            Err(rustix::io::Errno::NOTCONN),
+            Err(rustix::io::Errno::CANCELED),
+            Err(rustix::io::Errno::CANCELED),
+        ]);
+        assert_eq!(ask(|| answers.borrow_mut().pop().unwrap()), Err(rustix::io::Errno::NOTCONN));
+        assert_eq!(ask(|| Ok(())), Ok(()));
+        let error = |errno: rustix::io::Errno| io::Error::from(errno);
+        for errno in [rustix::io::Errno::NOTCONN, rustix::io::Errno::CONNABORTED, rustix::io::Errno::CANCELED] {
+            assert!(is_of_the_dead(&error(errno)), "{errno}");
+        }
+        assert!(!is_of_the_dead(&error(rustix::io::Errno::NOENT)));
     }
 
     #[test]

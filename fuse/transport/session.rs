@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -25,6 +26,23 @@ pub enum Transport {
     Device,
     /// io_uring, a queue for each processor.
     Ring,
+}
+
+impl Transport {
+    /// What keeps it from being had here, in words that say what to do, as far as can be told
+    /// before anything is mounted.
+    pub fn hindrance(self) -> Option<String> {
+        if self == Transport::Device {
+            return None;
+        }
+        let state = fs::read_to_string(SWITCH).ok();
+        match state.as_deref().map(str::trim) {
+            Some("Y") => forbidden(),
+            // The module may not be loaded yet.
+            None if !Path::new(MODULE).exists() => None,
+            state => Some(not_offered(state)),
+        }
+    }
 }
 
 impl fmt::Display for Transport {
@@ -88,7 +106,9 @@ pub enum SessionError {
     NoRing(String),
 }
 
-/// Where the kernel keeps the switch for FUSE over io_uring.
+/// Where the kernel shows its FUSE.
+const MODULE: &str = "/sys/module/fuse";
+/// Where it keeps the switch for FUSE over io_uring.
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 
 /// What all threads of a session share.
@@ -204,13 +224,22 @@ fn why_no_ring(offer: &Offer, choice: Choice) -> Option<String> {
         return Some("the device was asked for".to_owned());
     }
     if offer.flags & abi::init::OVER_IO_URING == 0 {
-        return Some(match fs::read_to_string(SWITCH) {
-            Ok(state) if state.trim() != "Y" => {
-                format!("it is switched off; `echo Y | sudo tee {SWITCH}` switches it on for new mounts")
-            }
-            _ => "the kernel has none (Linux 6.14 is the first with it)".to_owned(),
-        });
+        return Some(not_offered(fs::read_to_string(SWITCH).ok().as_deref()));
     }
+    forbidden()
+}
+
+/// Why the kernel does not offer it, by the state of its switch.
+fn not_offered(state: Option<&str>) -> String {
+    match state {
+        Some(state) if state.trim() != "Y" => {
+            format!("it is switched off; `echo Y | sudo tee {SWITCH}` switches it on for new mounts")
+        }
+        _ => "the kernel has none (Linux 6.14 is the first with it)".to_owned(),
+    }
+}
+
+fn forbidden() -> Option<String> {
     let error = ring::available().err()?;
     Some(format!("io_uring is not allowed to this process ({error}); see the sysctl kernel.io_uring_disabled"))
 }
@@ -225,5 +254,13 @@ mod tests {
             assert_eq!(text.parse::<Choice>().map(|choice| choice.to_string()), Ok(text.to_owned()));
         }
         assert!("classic".parse::<Choice>().is_err());
+    }
+
+    #[test]
+    fn a_kernel_that_offers_no_rings_is_told_apart_from_one_whose_switch_is_off() {
+        let off = not_offered(Some("N\n"));
+        assert!(off.contains("switched off") && off.contains("echo Y | sudo tee /sys/module/fuse/"), "{off}");
+        assert!(not_offered(None).contains("Linux 6.14"));
+        assert_eq!(Transport::Device.hindrance(), None);
     }
 }

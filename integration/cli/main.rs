@@ -15,3 +15,4 @@ mod ordinary_user;
 mod refusals;
 mod sandbox;
 mod tools;
+mod transports;

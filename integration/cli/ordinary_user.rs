@@ -4,7 +4,7 @@
 use super::sandbox::{Ended, Sandbox};
 
 /// Runs `text` as the user "nobody", in the sandbox, with a copy of the program.
-fn as_nobody(sandbox: &Sandbox, before: &str, text: &str) -> Ended {
+pub fn as_nobody(sandbox: &Sandbox, before: &str, text: &str) -> Ended {
     let script = format!(
         r#"
         mkdir dev home
