@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Check, Stop};
 use crate::mount::Mount;
 use crate::scratch::Scratch;
+use crate::transport::Transport;
 
 /// Settings of a run.
+#[derive(Clone)]
 pub struct Lab {
     /// The daemon's binary.
     pub binary: PathBuf,
@@ -16,6 +18,8 @@ pub struct Lab {
     pub scratch: PathBuf,
     /// Test this folder instead of a mount: shows what the machine's own file system does.
     pub folder: Option<PathBuf>,
+    /// What is to carry requests; `None` leaves it to the daemon.
+    pub transport: Option<Transport>,
     /// Run long.
     pub soak: bool,
     /// Where random runs begin.
@@ -56,7 +60,16 @@ impl Lab {
     /// A mount of `data`, not yet started, whose mount point and log lie in `scratch`.
     pub fn mount_on(&self, data: &Path, scratch: &Scratch) -> Check<Mount> {
         self.needs_mount()?;
-        Ok(Mount::new(&self.binary, data, &scratch.folder("mnt")?, &scratch.path().join("daemon.log")))
+        if let Some(transport) = self.transport {
+            transport.needed()?;
+        }
+        let mount = Mount::new(&self.binary, data, &scratch.folder("mnt")?, &scratch.path().join("daemon.log"));
+        Ok(mount.over(self.transport))
+    }
+
+    /// The same, over this transport, unless one was asked for.
+    pub fn or_over(&self, transport: Transport) -> Lab {
+        Lab { transport: self.transport.or(Some(transport)), ..self.clone() }
     }
 
     /// Skips the case where there is no daemon to test.

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::failure::{Check, During, Stop, ensure, fail};
 use crate::tool::{Tool, wait_until};
+use crate::transport::Transport;
 
 /// How long a daemon may take to answer, to recover and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +22,7 @@ pub struct Mount {
     data: PathBuf,
     point: PathBuf,
     options: Option<String>,
+    transport: Option<Transport>,
     log: PathBuf,
     daemon: Option<Child>,
 }
@@ -34,6 +36,7 @@ impl Mount {
             data: data.to_owned(),
             point: point.to_owned(),
             options: None,
+            transport: None,
             log: log.to_owned(),
             daemon: None,
         }
@@ -42,6 +45,12 @@ impl Mount {
     /// Adds mount options, as `-o` takes them.
     pub fn with_options(mut self, options: &str) -> Mount {
         self.options = Some(options.to_owned());
+        self
+    }
+
+    /// Has requests carried by `transport`, if one is named; [`Mount::start`] sees to it that they are.
+    pub fn over(mut self, transport: Option<Transport>) -> Mount {
+        self.transport = transport;
         self
     }
 
@@ -62,6 +71,25 @@ impl Mount {
         wait_until("the mount answers", PATIENCE, || {
             ensure!(self.is_running()?, "the daemon ended: {}", self.last_words());
             Ok(is_mount_point(&point)? && fs::metadata(&point).is_ok())
+        })?;
+        match self.transport {
+            Some(transport) => self.check_transport(transport),
+            None => Ok(()),
+        }
+    }
+
+    /// The daemon says itself what it is served by; a fallback would make the test one of
+    /// something else.
+    fn check_transport(&mut self, transport: Transport) -> Check {
+        let own = format!("\"pid\": {},", self.pid()?);
+        let wanted = format!("\"transport\": \"{transport}\"");
+        wait_until("the daemon says how it is", PATIENCE, || {
+            ensure!(self.is_running()?, "the daemon ended: {}", self.last_words());
+            let said = Tool::new(&self.binary).args(["status", "--json"]).arg(&self.point).run()?;
+            // Nobody answers before the control socket is there.
+            let answered = said.out.contains(&own);
+            ensure!(!answered || said.out.contains(&wanted), "it is not mounted over {transport}: {}", said.out);
+            Ok(answered)
         })
     }
 
@@ -75,6 +103,9 @@ impl Mount {
             Some(more) => format!("allow_other,{more}"),
             None => "allow_other".to_owned(),
         });
+        if let Some(transport) = self.transport {
+            command.args(["--transport", &transport.to_string()]);
+        }
         command.stdin(Stdio::null()).stdout(words.try_clone()?).stderr(words).process_group(0);
         let child = command.spawn().during(format!("cannot start {}", self.binary.display()))?;
         self.daemon = Some(child);
@@ -95,6 +126,17 @@ impl Mount {
             Some(child) => child.try_wait()?.is_none(),
             None => false,
         })
+    }
+
+    /// Hands the daemon over to the caller, who ends it. Then there is room for the next one.
+    pub fn let_go(&mut self) -> Check<Child> {
+        self.daemon.take().ok_or_else(|| Stop::Failed("the daemon is not running".to_owned()))
+    }
+
+    /// Takes away what a daemon that is gone left on the mount point.
+    pub fn clear(&self) -> Check {
+        ensure!(self.daemon.is_none(), "the daemon is running");
+        self.detach()
     }
 
     /// Ends the daemon with SIGKILL and takes the dead mount away.

@@ -18,6 +18,7 @@ use crate::random::Random;
 use crate::report::Case;
 use crate::scratch::{Image, ImageKind, Scratch};
 use crate::tool::wait_until;
+use crate::transport::Transport;
 use crate::tree;
 use shadow::Shadow;
 use verdict::Promise;
@@ -25,15 +26,19 @@ use worker::{Shared, Step};
 
 const WORKERS: usize = 4;
 
-/// A round of each kind of crash, with a few seeds.
+/// A round of each kind of crash, with a few seeds; each kind over one transport, then over the other.
 pub fn cases(lab: &Lab) -> Vec<Case> {
     let mut cases = Vec::new();
     let rounds = lab.scale(14, 60);
     for seed in lab.seed..lab.seed + lab.scale(3, 6) {
-        cases.push(Case::new(format!("sigkill seed={seed}"), move |lab| sigkill(lab, seed, rounds)));
-        for kind in [ImageKind::Ext4, ImageKind::Xfs] {
-            let name = format!("power-loss-{} seed={seed}", kind.name());
-            cases.push(Case::new(name, move |lab| power_loss(lab, kind, seed, rounds / 2)));
+        let by_turns = |index| if (seed + index) % 2 == 0 { Transport::Device } else { Transport::Ring };
+        let transport = lab.transport.unwrap_or(by_turns(0));
+        let name = format!("sigkill seed={seed} {transport}");
+        cases.push(Case::new(name, move |lab| sigkill(&lab.or_over(transport), seed, rounds)));
+        for (index, kind) in (0..).zip([ImageKind::Ext4, ImageKind::Xfs]) {
+            let transport = lab.transport.unwrap_or(by_turns(index));
+            let name = format!("power-loss-{} seed={seed} {transport}", kind.name());
+            cases.push(Case::new(name, move |lab| power_loss(&lab.or_over(transport), kind, seed, rounds / 2)));
         }
     }
     cases

@@ -56,10 +56,10 @@ pub fn run(lab: &Lab, filter: &[String]) -> Tally {
                 println!("FAILED  seed {seed}: {reason}");
                 bench = None;
             }
-            Err(Stop::Skipped(reason)) => println!("skipped seed {seed}: {reason}"),
+            Err(Stop::Skipped(reason)) => println!("skipped {reason}"),
         }
         tally.count(&result);
-        if tally.failed == MAX_FAILURES {
+        if tally.failed == MAX_FAILURES || tally.skipped > 0 {
             break;
         }
     }

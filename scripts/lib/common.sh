@@ -57,6 +57,25 @@ need_fuse() {
     [ -c /dev/fuse ] || die "/dev/fuse is missing: the kernel has no FUSE, or the container does not let it in"
 }
 
+# Has the kernel offer FUSE over io_uring to new mounts, until the end. Where it can't, the cases
+# that need it are skipped.
+need_io_uring() {
+    local switch=/sys/module/fuse/parameters/enable_uring was
+    was=$(cat "$switch" 2>/dev/null) || was=none
+    case $was in
+        Y) echo "FUSE over io_uring is on" ;;
+        none) echo "SKIPPED: this kernel has no FUSE over io_uring (Linux 6.14 is the first with it); its cases do not run" ;;
+        *)
+            if (echo Y >"$switch") 2>/dev/null; then
+                SWITCH=$switch SWITCH_WAS=$was
+                echo "FUSE over io_uring is on, until the end ($switch)"
+            else
+                echo "SKIPPED: $switch can't be written, so FUSE over io_uring stays off; its cases do not run"
+            fi
+            ;;
+    esac
+}
+
 # Everything temporary lies in $SCRATCH, which is on a disk and open to all users to pass. Its
 # name is short, as those of sockets in it are at most 107 bytes long, folders included.
 make_scratch() {
@@ -86,6 +105,7 @@ clean_up() {
         case $file in "$SCRATCH"/*) losetup -d "$device" 2>/dev/null || true ;; esac
     done < <(losetup -n -l -O NAME,BACK-FILE 2>/dev/null || true)
     rm -rf --one-file-system "$SCRATCH"
+    [ -z "${SWITCH-}" ] || echo "$SWITCH_WAS" >"$SWITCH"
     exit "$status"
 }
 
@@ -94,7 +114,7 @@ PASSED=0 FAILED=0 SKIPPED=0 BAD=()
 # Adds "NAME: N passed, N failed[, N skipped]", the last such line of a file, to the sums.
 add_up() {
     local line
-    line=$(grep -aE '^[a-z-]+: [0-9]+ passed, [0-9]+ failed' "$1" | tail -1)
+    line=$(grep -aE '^[a-z_-]+: [0-9]+ passed, [0-9]+ failed' "$1" | tail -1)
     [ -n "$line" ] || return 1
     PASSED=$((PASSED + $(sed -E 's/.*: ([0-9]+) passed.*/\1/' <<<"$line")))
     FAILED=$((FAILED + $(sed -E 's/.* ([0-9]+) failed.*/\1/' <<<"$line")))
