@@ -80,7 +80,8 @@ impl Adapter {
     /// SETATTR. The kernel has checked the rights.
     pub fn setattr(&self, who: &Header, node: u64, set: &SetAttr) -> Result<Attr> {
         let node = self.view.node(node);
-        if set.kill_privileges && set.size.is_some() {
+        let gives = (set.uid.is_some() || set.gid.is_some()) && set.mode.is_none() && who.uid != 0;
+        if gives || set.kill_privileges && set.size.is_some() {
             self.drop_bare_setgid(who, node)?;
         }
         let (uid, gid) = self.view.owner.accept(set.uid, set.gid)?;
@@ -257,7 +258,7 @@ impl Adapter {
     /// its flag speaks of files with group-execute only, and does not tell who is in the group.
     fn drop_bare_setgid(&self, who: &Header, node: NodeId) -> Result<()> {
         let inode = self.fs.getattr(node)?.inode;
-        let bare = inode.kind == FileKind::Regular && inode.mode & (mode::S_ISGID | 0o010) == mode::S_ISGID;
+        let bare = inode.kind != FileKind::Directory && inode.mode & (mode::S_ISGID | 0o010) == mode::S_ISGID;
         if bare && who.gid != inode.gid && !process_in_group(who.pid, inode.gid) {
             let change = AttrChange { mode: Some(inode.mode & !mode::S_ISGID), ..AttrChange::default() };
             self.fs.setattr(&Caller::ROOT, node, &change)?;

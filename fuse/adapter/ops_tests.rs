@@ -118,6 +118,19 @@ fn files_seem_to_belong_to_the_ids_of_the_mount() {
     assert_eq!(rig.plain().getattr(stat.ino).unwrap().uid, 1000);
 }
 
+/// What chown(2) takes whoever calls it is the machine's business; this depends on who calls.
+#[test]
+fn a_change_of_owner_by_an_outsider_takes_setgid_without_group_execute() {
+    let rig = Rig::new();
+    let adapter = rig.plain();
+    let whose = SetAttr { uid: Some(1000), gid: Some(50), ..SetAttr::default() };
+    for (who, left) in [(Header::default(), 0o2767), (Header::of(1000, 50, 0), 0o2767), (alice(), 0o767)] {
+        let node = file(&adapter, format!("{who:?}").as_bytes(), 0o2767);
+        adapter.setattr(&who, node, &whose).unwrap();
+        assert_eq!(permissions(&adapter, node), left, "{who:?}");
+    }
+}
+
 #[test]
 fn changes_by_others_than_root_take_privileges() {
     let rig = Rig::new();
