@@ -13,8 +13,6 @@ use crate::tool::Tool;
 
 /// The users that the tests take the roles of, made where they are missing.
 const USERS: [&str; 2] = ["nobody", "tests"];
-/// Needs statx(2) to carry the time of birth.
-const BIRTHTIME: &str = "stat_st_birthtime = {}\n";
 
 /// Runs it; every test of its counts.
 pub fn run(lab: &Lab, filter: &[String]) -> Tally {
@@ -63,7 +61,7 @@ fn one_run(lab: &Lab, remount: bool) -> Check<Tally> {
     let outside = Scratch::new(&lab.scratch, "pjdfstest-second")?;
     let second = Tmpfs::new(&outside)?;
     let settings = outside.path().join("pjdfstest.toml");
-    fs::write(&settings, configuration(lab, remount)?)?;
+    fs::write(&settings, configuration(remount)?)?;
     let root = place.root().join("p");
     fs::create_dir(&root)?;
 
@@ -124,7 +122,7 @@ fn summary(out: &str) -> Check<Tally> {
     Ok(Tally { passed: number("passed")?, failed: number("failed")?, skipped: number("skipped")? })
 }
 
-fn configuration(lab: &Lab, remount: bool) -> Check<String> {
+fn configuration(remount: bool) -> Check<String> {
     let mut entries = Vec::new();
     for user in USERS {
         if Tool::new("id").arg(user).run()?.code != 0 {
@@ -133,9 +131,8 @@ fn configuration(lab: &Lab, remount: bool) -> Check<String> {
         let group = Tool::new("id").args(["-gn", user]).ok()?;
         entries.push(format!("[\"{user}\", \"{}\"]", group.trim()));
     }
-    let birthtime = if lab.folder.is_some() { BIRTHTIME } else { "" };
     Ok(format!(
-        "[features]\nposix_fallocate = {{}}\nrename_ctime = {{}}\n{birthtime}utime_now = {{}}\nutimensat = {{}}\n\
+        "[features]\nposix_fallocate = {{}}\nrename_ctime = {{}}\nstat_st_birthtime = {{}}\nutime_now = {{}}\nutimensat = {{}}\n\
          [settings]\nnaptime = 0.02\nallow_remount = {remount}\n[dummy_auth]\nentries = [{}]\n",
         entries.join(", ")
     ))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::failure::{Check, During};
 use crate::model::actor::Actors;
 use crate::model::op::{Op, User};
-use crate::model::side::{Reply, Side, Times, coarse_now, comparable_mode, set_umask};
+use crate::model::side::{Reply, Side, Times, coarse_now, set_umask};
 use crate::tree;
 
 /// Folders between the top and the root of the calls: so far can symlinks with ".." go.
@@ -163,11 +163,8 @@ fn watched_paths(op: &Op) -> Vec<&str> {
 
 /// Compares two trees; `None` if they show the same.
 pub fn compare_trees(ours: &Path, oracle: &Path) -> Check<Option<String>> {
-    let mut ours = tree::read(ours)?;
-    let mut oracle = tree::read(oracle).during("the machine's own")?;
-    for entry in ours.values_mut().chain(oracle.values_mut()) {
-        entry.mode = comparable_mode(entry.mode);
-    }
+    let ours = tree::read(ours)?;
+    let oracle = tree::read(oracle).during("the machine's own")?;
     let differences = tree::differences(&ours, &oracle, |a, b| {
         const S_IFMT: u32 = 0o170_000;
         const S_IFIFO: u32 = 0o010_000;

@@ -6,11 +6,10 @@ use crate::random::Random;
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "ф\u{301}"];
 const XATTRS: [&str; 6] =
     ["user.one", "user.two", "trusted.three", "security.four", "system.posix_acl_access", "system.posix_acl_default"];
-/// Set-group-ID never goes without the group's right to execute: on files that means nothing,
-/// and file systems differ in when they take it away.
-const MODES: [u32; 12] = [0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o2775, 0o1777, 0o4755, 0o6711, 0o2755, 0o555];
-/// For what the umask may take that right from.
-const MODES_OF_NEW_FILES: [u32; 8] = [0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o4755, 0o1666];
+const MODES: [u32; 16] = [
+    0o755, 0o644, 0o700, 0o777, 0o600, 0o000, 0o2775, 0o1777, 0o4755, 0o6711, 0o2755, 0o555, 0o2644, 0o2666, 0o6604,
+    0o1666,
+];
 
 /// Calls between two that make files anew.
 const REFILL_EVERY: usize = 80;
@@ -71,12 +70,7 @@ impl Generate {
         const WEIGHTS: [u32; 31] =
             [14, 4, 6, 14, 6, 5, 8, 6, 4, 2, 3, 8, 3, 4, 6, 6, 4, 10, 5, 2, 5, 5, 2, 3, 2, 2, 1, 7, 2, 3, 2];
         match self.0.weighted(WEIGHTS) {
-            0 => Call::Open {
-                slot: self.slot(),
-                path: self.path(),
-                flags: self.open_flags(),
-                mode: self.mode_of_new_file(),
-            },
+            0 => Call::Open { slot: self.slot(), path: self.path(), flags: self.open_flags(), mode: self.mode() },
             1 => Call::Close { slot: self.slot() },
             2 => Call::Read { slot: self.slot(), offset: self.offset(), len: self.len() as usize },
             3 => Call::Write { slot: self.slot(), offset: self.offset(), len: self.len() as usize, fill: self.fill() },
@@ -108,7 +102,7 @@ impl Generate {
                 let number = self.0.below(1 << 16) as u32;
                 let node =
                     self.0.pick(&[Node::Regular, Node::Fifo, Node::Socket, Node::Char(number), Node::Block(number)]);
-                Call::MakeNode { path: self.path(), node, mode: self.mode_of_new_file() }
+                Call::MakeNode { path: self.path(), node, mode: self.mode() }
             }
             13 => Call::Symlink { target: self.target(), path: self.path() },
             14 => Call::Link { from: self.path(), to: self.path(), follow: self.0.one_in(3) },
@@ -191,10 +185,6 @@ impl Generate {
 
     fn mode(&mut self) -> Bits {
         Bits(self.0.pick(&MODES))
-    }
-
-    fn mode_of_new_file(&mut self) -> Bits {
-        Bits(self.0.pick(&MODES_OF_NEW_FILES))
     }
 
     fn fill(&mut self) -> u8 {

@@ -93,7 +93,7 @@ impl View {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
         View {
-            mode: comparable_mode(stat.st_mode),
+            mode: stat.st_mode,
             uid: stat.st_uid,
             gid: stat.st_gid,
             nlink: stat.st_nlink,
@@ -101,18 +101,6 @@ impl View {
             rdev: if device { stat.st_rdev } else { 0 },
             mtime: by_hand(stat.st_mtime, stat.st_mtime_nsec).filter(|_| kind != FileType::Fifo),
         }
-    }
-}
-
-/// The mode without what may differ: FUSE takes set-group-ID from a file that somebody
-/// unprivileged writes to only where the group may execute it (there the bit means
-/// something), other file systems where the writer is outside the group, too.
-pub fn comparable_mode(mode: u32) -> u32 {
-    const S_ISGID: u32 = 0o2000;
-    const S_IXGRP: u32 = 0o0010;
-    match FileType::from_raw_mode(mode) {
-        FileType::RegularFile if mode & S_IXGRP == 0 => mode & !S_ISGID,
-        _ => mode,
     }
 }
 
