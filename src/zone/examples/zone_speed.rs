@@ -1,5 +1,7 @@
 //! Prints how long the zone's operations take: `cargo run --release -p nexus-zone --example
-//! zone_speed [FOLDER]`. Works in a temporary folder below FOLDER, or of the machine.
+//! zone_speed [FOLDER [stalls]]`. Works in a temporary folder below FOLDER, or of the machine.
+//! With `stalls`, only creates for 20 seconds, to be watched while something else loads the
+//! disk or the processors.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a tool for measuring, which may stop at any error")]
 
 use std::hint::black_box;
@@ -82,12 +84,13 @@ fn time(what: &str, count: u64, mut work: impl FnMut(u64)) {
     each.sort_unstable();
     let at = |share: f64| each[((count - 1) as f64 * share) as usize];
     println!(
-        "{what:<46} cpu {:>9.2?}  mean {:>9.2?}  p50 {:>9.2?}  p99 {:>9.2?}  p99.9 {:>9.2?}  max {:>9.2?}",
+        "{what:<46} cpu {:>9.2?}  mean {:>9.2?}  p50 {:>9.2?}  p99 {:>9.2?}  p99.9 {:>9.2?}  p99.99 {:>9.2?}  max {:>9.2?}",
         cpu / count as u32,
         whole / count as u32,
         at(0.5),
         at(0.99),
         at(0.999),
+        at(0.9999),
         at(1.0)
     );
 }
@@ -97,6 +100,9 @@ fn main() {
         Some(below) => tempfile::tempdir_in(below).unwrap(),
         None => tempfile::tempdir().unwrap(),
     };
+    if std::env::args().nth(2).is_some_and(|mode| mode == "stalls") {
+        return stalls(&open(folder.path(), ZoneConfig::default()));
+    }
     const N: u64 = 50_000;
     let quiet = ZoneConfig { background: Background::Inline, memtable_bytes: 1 << 30, ..ZoneConfig::default() };
     let zone = open(folder.path(), quiet);
@@ -221,6 +227,28 @@ fn main() {
     let start = clock.now();
     zone.close().unwrap();
     println!("close: from {start:?} to {:?}", clock.now());
+}
+
+/// Creates at a steady pace, which the drain keeps up with, for 20 seconds.
+fn stalls(zone: &LocalZone) {
+    let dirs: Vec<Ino> = (0..1000).map(|i| create(zone, Ino::ROOT, &format!("dir {i}"), NewKind::Directory)).collect();
+    let (start, pace, count) = (Instant::now(), Duration::from_micros(50), 400_000u64);
+    let mut each = Vec::new();
+    for i in 0..count {
+        let before = Instant::now();
+        create(zone, dirs[(i * 7919 % 1000) as usize], &format!("file {i}"), NewKind::Regular);
+        let after = Instant::now();
+        each.push((after - before, before - start));
+        while start.elapsed() < pace * i as u32 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    each.sort_unstable();
+    let at = |share: f64| each[((count - 1) as f64 * share) as usize].0;
+    println!("create: p50 {:.1?}  p99 {:.1?}  p99.9 {:.1?}  p99.99 {:.1?}", at(0.5), at(0.99), at(0.999), at(0.9999));
+    let worst: Vec<String> =
+        each.iter().rev().take(12).map(|(time, when)| format!("{time:.1?} at {:.2}", when.as_secs_f32())).collect();
+    println!("the slowest, and when: {}", worst.join(", "));
 }
 
 /// What programs do to names, as the daemon proposes it: unlinked inodes stay until the
