@@ -14,18 +14,19 @@ pub struct Crew {
     threads: AtomicUsize,
     busy: AtomicUsize,
     most: usize,
+    spare: usize,
 }
 
 impl Crew {
-    /// Of at most `most` threads.
-    pub fn new(most: usize) -> Crew {
-        Crew { threads: AtomicUsize::new(0), busy: AtomicUsize::new(0), most: most.max(1) }
+    /// Of at most `most` threads, `spare` of which wait while others are at work.
+    pub fn new(most: usize, spare: usize) -> Crew {
+        Crew { threads: AtomicUsize::new(0), busy: AtomicUsize::new(0), most: most.max(1), spare }
     }
 
-    /// Takes a place for one more thread; `false` if all are taken.
-    pub fn join(&self) -> bool {
+    /// Takes a place for one more thread: answers how many there were; `None` if all are taken.
+    pub fn join(&self) -> Option<usize> {
         let more = |threads| (threads < self.most).then_some(threads + 1);
-        self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+        self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()
     }
 
     /// Gives a thread's place back.
@@ -42,11 +43,11 @@ impl Crew {
         self.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
     }
 
-    /// Notes that a thread has got work; `true` if now all have, and one more is wanted.
+    /// Notes that a thread has got work; `true` if now too few wait, and one more is wanted.
     pub fn begin(&self) -> bool {
         let busy = self.busy.fetch_add(1, Ordering::AcqRel) + 1;
         let threads = self.threads.load(Ordering::Acquire);
-        busy >= threads && threads < self.most
+        busy + self.spare > threads && threads < self.most
     }
 
     /// Notes that a thread has done its work.
@@ -121,11 +122,11 @@ mod tests {
 
     #[test]
     fn one_more_is_wanted_when_all_are_at_work() {
-        let crew = Crew::new(2);
-        assert!(crew.join());
+        let crew = Crew::new(2, 1);
+        assert!(crew.join().is_some());
         assert!(crew.begin(), "the only one is at work");
-        assert!(crew.join());
-        assert!(!crew.join(), "two at the most");
+        assert!(crew.join().is_some());
+        assert!(crew.join().is_none(), "two at the most");
         assert!(!crew.begin(), "no more can be had");
         crew.end();
         crew.end();
@@ -134,9 +135,9 @@ mod tests {
 
     #[test]
     fn who_is_not_needed_may_leave() {
-        let crew = Crew::new(8);
+        let crew = Crew::new(8, 1);
         for _ in 0..3 {
-            assert!(crew.join());
+            assert!(crew.join().is_some());
         }
         crew.begin();
         assert!(!crew.leave_if_idle(2));

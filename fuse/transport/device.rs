@@ -55,7 +55,7 @@ impl DeviceQueue {
     }
 
     fn launch(shared: &Arc<Shared>, threads: usize, most: usize, beside_rings: bool) -> io::Result<()> {
-        let crew = Crew::new(most.max(threads));
+        let crew = Crew::new(most.max(threads), 1);
         let queue = Arc::new(DeviceQueue { shared: Arc::clone(shared), crew, beside_rings });
         for _ in 0..threads.max(1) {
             queue.grow(false)?;
@@ -65,7 +65,7 @@ impl DeviceQueue {
 
     /// Adds a thread, if there may be one more. One that is `spare` leaves when it is not needed.
     fn grow(self: &Arc<Self>, spare: bool) -> io::Result<()> {
-        if !self.crew.join() {
+        if self.crew.join().is_none() {
             return Ok(());
         }
         let queue = Arc::clone(self);

@@ -2,8 +2,9 @@
 //! two commands that the kernel takes about it.
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
@@ -11,8 +12,16 @@ use io_uring::{IoUring, cqueue, opcode, types};
 use super::sys::Pages;
 use crate::abi;
 use crate::answer::Encoded;
+use crate::device::write_reply;
 use crate::request::{Header, ParseError, Request};
 use crate::write::Writer;
+
+/// How long a thread keeps the memory of large transfers without work.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// In the numbers of requests that entries ask for; the kernel's own do not come so far.
+const NUDGE: u64 = 1 << 62;
+/// How many were asked for.
+static NUDGES: AtomicU32 = AtomicU32::new(0);
 
 /// A ring with one entry, which belongs to the thread that made it. The ring goes first when it
 /// is dropped: then the kernel knows the buffers no more.
@@ -40,14 +49,30 @@ impl RingEntry {
     }
 
     /// Makes the entry known to the connection and waits for its first request.
-    pub fn register(&mut self, device: &OwnedFd) -> io::Result<()> {
+    ///
+    /// Requests that found no free entry wait in the kernel's queue until one of the queue's
+    /// entries is given back with a reply; a new entry does not fetch them. One that comes late
+    /// therefore asks for a request of its own: a notification that the kernel answers by a
+    /// request in the queue of the processor on which it is sent. It has to be about a regular
+    /// file that the kernel knows, `nudge`.
+    pub fn register(&mut self, device: &OwnedFd, nudge: Option<u64>) -> io::Result<()> {
         self.push(device, abi::RING_REGISTER)?;
-        self.wait()
+        if let Some(node) = nudge {
+            self.ring.submit()?;
+            let unique = NUDGE | (u64::from(NUDGES.fetch_add(1, Ordering::Relaxed)) << 1);
+            // fuse_notify_retrieve_out: no bytes of the file's content.
+            let mut body = [0; 32];
+            Writer::new(&mut body).u64(unique).u64(node);
+            // If the connection is over, the wait below tells. If the file has gone, so has its
+            // request, and with its reply it fetched the next one.
+            let _ = write_reply(device, 0, abi::notify::RETRIEVE, &body);
+        }
+        self.wait(None)
     }
 
-    /// Sends the reply and waits for the next request; with `release` gives the buffer's memory
-    /// back in between.
-    pub fn reply(&mut self, device: &OwnedFd, unique: u64, encoded: Encoded, release: bool) -> io::Result<()> {
+    /// Sends the reply and waits for the next request; after a `large` transfer gives the buffer's
+    /// memory back when none comes for a while.
+    pub fn reply(&mut self, device: &OwnedFd, unique: u64, encoded: Encoded, large: bool) -> io::Result<()> {
         let bytes = self.header.bytes_mut();
         let mut head = Writer::new(bytes);
         head.u32((abi::OUT_HEADER + encoded.len) as u32).u32(encoded.error as u32).u64(unique);
@@ -55,15 +80,7 @@ impl RingEntry {
             size.copy_from_slice(&(encoded.len as u32).to_ne_bytes());
         }
         self.push(device, abi::RING_COMMIT_AND_FETCH)?;
-        if release {
-            // The kernel takes the reply while it takes the command. The next request is put
-            // into the buffer then, too, or else not before this thread waits.
-            self.ring.submit()?;
-            if self.ring.completion().is_empty() {
-                self.payload.release();
-            }
-        }
-        self.wait()
+        self.wait(large.then_some(PATIENCE))
     }
 
     /// The request that has come, and the header of it.
@@ -98,10 +115,16 @@ impl RingEntry {
         unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::Error::other("the ring is full"))
     }
 
-    /// Waits for the completion of the last command: a request has come, or it failed.
-    fn wait(&mut self) -> io::Result<()> {
+    /// Waits for the completion of the last command: a request has come, or it failed. Nothing
+    /// for `patience`, and the buffer's memory is given back: the kernel fills it only while this
+    /// thread waits.
+    fn wait(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        let mut patience = patience.map(types::Timespec::from);
         loop {
-            let waited = self.ring.submit_and_wait(1);
+            let waited = match &patience {
+                None => self.ring.submit_and_wait(1),
+                Some(limit) => self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(limit)),
+            };
             if let Some(done) = self.ring.completion().next() {
                 return match done.result() {
                     0.. => Ok(()),
@@ -109,8 +132,13 @@ impl RingEntry {
                 };
             }
             match waited {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ETIME) => {
+                    self.payload.release();
+                    patience = None;
+                }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -13,24 +13,27 @@ pub mod sys;
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue};
 use rustix::thread::CpuSet;
 
 use self::entry::RingEntry;
+use crate::abi::opcode;
 use crate::answer::Encoded;
 use crate::crew::Crew;
 use crate::dispatch::{finish, take};
+use crate::request::ParseError;
 use crate::session::Shared;
 
 /// Memory that payload buffers of all queues may fill, in bytes.
 const PAYLOAD_BUDGET: usize = 64 << 20;
 /// Most threads of a queue; beyond, requests wait in the kernel.
 const MOST_THREADS: usize = 64;
-/// Threads of a queue whose buffers keep their memory.
-const WARM_THREADS: usize = 2;
-/// Transfers above this are given back by threads that are not among the warm ones, in bytes.
+/// Threads of a queue that wait for work while others are at it.
+const SPARE: usize = 2;
+/// Bytes of a transfer after which a thread that finds no more work gives its buffer's memory back.
 const LARGE: usize = 64 << 10;
 
 /// The threads of one processor.
@@ -38,6 +41,8 @@ struct RingQueue {
     shared: Arc<Shared>,
     cpu: u16,
     crew: Crew,
+    /// The last regular file that a request was about; 0 for none yet.
+    regular: AtomicU64,
 }
 
 /// Whether this process may make rings as they are needed here. Sandboxes and the sysctl
@@ -54,20 +59,23 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
     let cpus = possible_cpus()?;
     let most = (PAYLOAD_BUDGET / shared.agreed.payload() / usize::from(cpus)).clamp(4, MOST_THREADS);
     for cpu in 0..cpus {
-        let queue = Arc::new(RingQueue { shared: Arc::clone(shared), cpu, crew: Crew::new(most) });
-        queue.grow(0)?;
+        let queue = Arc::new(RingQueue {
+            shared: Arc::clone(shared),
+            cpu,
+            crew: Crew::new(most, SPARE),
+            regular: AtomicU64::new(0),
+        });
+        queue.grow()?;
     }
     Ok(())
 }
 
 impl RingQueue {
-    fn grow(self: &Arc<Self>, index: usize) -> io::Result<()> {
-        if !self.crew.join() {
-            return Ok(());
-        }
+    fn grow(self: &Arc<Self>) -> io::Result<()> {
+        let Some(others) = self.crew.join() else { return Ok(()) };
         let queue = Arc::clone(self);
         let started = self.shared.life.spawn(format!("fuse-ring-{}", self.cpu), move || {
-            let served = queue.serve(index);
+            let served = queue.serve(others > 0);
             queue.crew.leave();
             served
         });
@@ -79,35 +87,41 @@ impl RingQueue {
 
     /// Serves until the connection is over. An entry can't be taken back from the kernel before,
     /// so a queue only grows.
-    fn serve(self: &Arc<Self>, index: usize) -> io::Result<()> {
+    fn serve(self: &Arc<Self>, late: bool) -> io::Result<()> {
         pin(self.cpu);
         let mut entry = RingEntry::new(self.cpu, self.shared.agreed.payload())?;
         let device = &*self.shared.device;
-        let mut arrived = entry.register(device);
-        let mut next_index = index + 1;
+        let node = self.regular.load(Ordering::Relaxed);
+        let mut arrived = entry.register(device, (late && node != 0).then_some(node));
         loop {
             match arrived {
                 Ok(()) => {}
                 Err(error) if is_over(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
-            if self.crew.begin() {
-                if self.grow(next_index).is_err() {
-                    log::warn!("no further thread could be started for requests; they may wait for one another");
-                }
-                next_index += 1;
+            self.note(&mut entry)?;
+            if self.crew.begin() && self.grow().is_err() {
+                log::warn!("no further thread could be started for requests; they may wait for one another");
             }
             let (unique, encoded, moved) = self.answer(&mut entry)?;
             self.crew.end();
-            arrived = entry.reply(device, unique, encoded, moved > LARGE && index >= WARM_THREADS);
+            arrived = entry.reply(device, unique, encoded, moved > LARGE);
         }
+    }
+
+    /// Remembers a regular file that the kernel is busy with.
+    fn note(&self, entry: &mut RingEntry) -> io::Result<()> {
+        let (header, _) = entry.request().map_err(malformed)?;
+        if matches!(header.opcode, opcode::READ | opcode::WRITE) {
+            self.regular.store(header.node, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Answers the request that has come: its number, the reply, and how many bytes of the
     /// buffer it used.
     fn answer(&self, entry: &mut RingEntry) -> io::Result<(u64, Encoded, usize)> {
         let handler = &*self.shared.handler;
-        let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let (header, request) = entry.request().map_err(malformed)?;
         let came = request.as_ref().map_or(0, |request| request.payload.len());
         let turn = take(handler, request, header);
@@ -115,6 +129,10 @@ impl RingQueue {
         let encoded = finish(handler, turn, entry.answer_room()).unwrap_or(Encoded { error: 0, len: 0 });
         Ok((header.unique, encoded, came.max(encoded.len)))
     }
+}
+
+fn malformed(error: ParseError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// Whether an error only says that the mount is gone.
