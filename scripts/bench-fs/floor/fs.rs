@@ -1,81 +1,58 @@
-//! The floor's answers to FUSE: everything from memory, nothing made durable. What it cannot do
-//! faster is what FUSE costs. Only what the workloads use is here: no xattrs beyond "none", no
-//! locks of its own, no fallocate.
+//! The floor itself: a tree of nodes in memory, nothing made durable. Only what the workloads use
+//! is here: no xattrs beyond "none", no locks of its own, no fallocate. The protocol is not here.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
-};
+use bytes::Bytes;
+use nexus_fuse_transport::abi::ROOT_ID;
+use nexus_fuse_transport::{Attr, CopyRange, Errno, Forget, SetAttr, SetTime, Time};
 use parking_lot::RwLock;
 
-use crate::node::{Body, Content, Entries, Meta, Node};
+use crate::node::{Body, Content, DIRECTORY, Entries, KIND, Node, REGULAR, now};
 
-/// What is asked of the kernel, and how it may cache.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Let the kernel gather writes.
-    pub writeback: bool,
-    /// How long the kernel may keep entries and attributes, and the absence of a name.
-    pub ttl: Duration,
-    /// Be asked at each close.
-    pub flush: bool,
-    /// Be asked at each opening of a directory; without it the kernel keeps listings.
-    pub opendir: bool,
-    /// Requests that the kernel may have under way in the background.
-    pub max_background: u16,
-}
-
-/// Most bytes of one read or write request.
-const MAX_WRITE: u32 = 1 << 20;
 const SHARDS: usize = 64;
-const GENERATION: Generation = Generation(0);
-/// What a name that is not there is answered with, so that the kernel keeps its absence.
-const ABSENT: FileAttr = FileAttr {
-    ino: INodeNo(0),
-    size: 0,
-    blocks: 0,
-    atime: UNIX_EPOCH,
-    mtime: UNIX_EPOCH,
-    ctime: UNIX_EPOCH,
-    crtime: UNIX_EPOCH,
-    kind: FileType::RegularFile,
-    perm: 0,
-    nlink: 0,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    blksize: 0,
-    flags: 0,
-};
+
+/// Error numbers that the transport has no names for.
+const EEXIST: Errno = Errno::new(17);
+const ENOTDIR: Errno = Errno::new(20);
+const EISDIR: Errno = Errno::new(21);
+const ENOTEMPTY: Errno = Errno::new(39);
+const ENXIO: Errno = Errno::new(6);
+
+/// `RENAME_NOREPLACE` of renameat2(2); the kernel has looked already.
+const RENAME_NOREPLACE: u32 = 1;
+/// `SEEK_DATA` of lseek(2).
+const SEEK_DATA: u32 = 3;
+
+/// What is asked for may be refused.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// What a new node is to be, and whose.
+#[derive(Clone, Copy, Debug)]
+pub struct New {
+    /// Kind and permissions, without what the umask takes.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u32,
+}
 
 /// The floor.
 #[derive(Debug)]
 pub struct FloorFs {
-    settings: Settings,
     nodes: [RwLock<HashMap<u64, Arc<Node>>>; SHARDS],
     next_ino: AtomicU64,
 }
 
-type Answer<T> = Result<T, Errno>;
-
 impl FloorFs {
-    pub fn new(settings: Settings) -> Self {
-        let root = INodeNo::ROOT.0;
-        let fs =
-            FloorFs { settings, nodes: std::array::from_fn(|_| RwLock::default()), next_ino: AtomicU64::new(root + 1) };
-        let body = Body::Dir(RwLock::new(Entries::new(root)));
-        let node = Arc::new(Node::new(root, FileType::Directory, 0o755, 0, 0, body));
-        fs.shard(root).write().insert(root, node);
+    /// An empty one.
+    pub fn new() -> Self {
+        let fs = FloorFs { nodes: std::array::from_fn(|_| RwLock::default()), next_ino: AtomicU64::new(ROOT_ID + 1) };
+        let body = Body::Dir(RwLock::new(Entries::new(ROOT_ID)));
+        let node = Arc::new(Node::new(ROOT_ID, DIRECTORY | 0o755, 0, 0, 0, body));
+        fs.shard(ROOT_ID).write().insert(ROOT_ID, node);
         fs
     }
 
@@ -84,64 +61,76 @@ impl FloorFs {
         self.nodes.get(ino as usize % SHARDS).unwrap_or(first)
     }
 
-    fn node(&self, ino: INodeNo) -> Answer<Arc<Node>> {
-        self.shard(ino.0).read().get(&ino.0).cloned().ok_or(Errno::ENOENT)
+    /// The node of a number.
+    pub fn node(&self, ino: u64) -> Result<Arc<Node>> {
+        self.shard(ino).read().get(&ino).cloned().ok_or(Errno::ENOENT)
     }
 
-    fn add(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        kind: FileType,
-        mode: u32,
-        body: Body,
-    ) -> Answer<Arc<Node>> {
+    /// The node of a name, which the kernel now knows once more.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Node>>> {
+        let dir = self.node(parent)?;
+        let entries = dir.dir().ok_or(ENOTDIR)?.read();
+        let node = entries.get(name).cloned();
+        if let Some(node) = &node {
+            node.looked_up();
+        }
+        Ok(node)
+    }
+
+    /// Makes a node and its name. Links have their target, other nodes none.
+    pub fn make(&self, parent: u64, name: &[u8], new: New, target: Option<&[u8]>) -> Result<Arc<Node>> {
+        let body = match (new.mode & KIND, target) {
+            (_, Some(target)) => Body::Link(Bytes::copy_from_slice(target)),
+            (DIRECTORY, None) => Body::Dir(RwLock::new(Entries::new(parent))),
+            (REGULAR, None) => Body::File(RwLock::default()),
+            _ => Body::Special,
+        };
         let dir = self.node(parent)?;
         let ino = self.next_ino.fetch_add(1, Ordering::Relaxed);
-        let perm = (mode & 0o7777) as u16;
-        let node = Arc::new(Node::new(ino, kind, perm, req.uid(), req.gid(), body));
-        let mut entries = dir.dir().ok_or(Errno::ENOTDIR)?.write();
+        let node = Arc::new(Node::new(ino, new.mode, new.uid, new.gid, new.rdev, body));
+        let mut entries = dir.dir().ok_or(ENOTDIR)?.write();
         if entries.get(name).is_some() {
-            return Err(Errno::EEXIST);
+            return Err(EEXIST);
         }
         node.looked_up();
         self.shard(ino).write().insert(ino, node.clone());
         entries.insert(name, node.clone());
         let mut meta = dir.meta.lock();
-        touch(&mut meta);
-        if kind == FileType::Directory {
+        meta.touch();
+        if node.kind == DIRECTORY {
             meta.nlink += 1;
         }
         Ok(node)
     }
 
-    /// Takes a link away from a node that has just lost a name.
-    fn unlinked(&self, node: &Node) {
+    /// Gives a file a further name.
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Arc<Node>> {
+        let (node, dir) = (self.node(ino)?, self.node(parent)?);
+        dir.dir().ok_or(ENOTDIR)?.write().insert(name, node.clone());
+        dir.meta.lock().touch();
         let mut meta = node.meta.lock();
-        meta.nlink = if node.kind == FileType::Directory { 0 } else { meta.nlink.saturating_sub(1) };
-        meta.ctime = SystemTime::now();
-        let gone = meta.nlink == 0;
+        meta.nlink += 1;
+        meta.ctime = now();
         drop(meta);
-        if gone && node.lookups.load(Ordering::Relaxed) <= 0 {
-            self.shard(node.ino).write().remove(&node.ino);
-        }
+        node.looked_up();
+        Ok(node)
     }
 
-    fn remove(&self, parent: INodeNo, name: &OsStr, directory: bool) -> Answer<()> {
+    /// Takes a name away: of a directory, or of anything else.
+    pub fn remove(&self, parent: u64, name: &[u8], directory: bool) -> Result<()> {
         let dir = self.node(parent)?;
-        let mut entries = dir.dir().ok_or(Errno::ENOTDIR)?.write();
+        let mut entries = dir.dir().ok_or(ENOTDIR)?.write();
         let node = entries.get(name).ok_or(Errno::ENOENT)?.clone();
         match (node.dir(), directory) {
             (Some(inner), true) if inner.read().is_empty() => {}
-            (Some(_), true) => return Err(Errno::ENOTEMPTY),
-            (Some(_), false) => return Err(Errno::EISDIR),
-            (None, true) => return Err(Errno::ENOTDIR),
+            (Some(_), true) => return Err(ENOTEMPTY),
+            (Some(_), false) => return Err(EISDIR),
+            (None, true) => return Err(ENOTDIR),
             (None, false) => {}
         }
         entries.remove(name);
         let mut meta = dir.meta.lock();
-        touch(&mut meta);
+        meta.touch();
         if directory {
             meta.nlink = meta.nlink.saturating_sub(1);
         }
@@ -151,450 +140,230 @@ impl FloorFs {
         Ok(())
     }
 
-    fn move_entry(&self, from: (INodeNo, &OsStr), to: (INodeNo, &OsStr), flags: RenameFlags) -> Answer<()> {
-        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+    /// Takes a link away from a node that has just lost a name.
+    fn unlinked(&self, node: &Node) {
+        let mut meta = node.meta.lock();
+        meta.nlink = if node.kind == DIRECTORY { 0 } else { meta.nlink.saturating_sub(1) };
+        meta.ctime = now();
+        let gone = meta.nlink == 0;
+        drop(meta);
+        if gone && node.lookups.load(Ordering::Relaxed) <= 0 {
+            self.shard(node.ino).write().remove(&node.ino);
+        }
+    }
+
+    /// Moves an entry, over another if there is one.
+    pub fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32) -> Result<()> {
+        if flags & !RENAME_NOREPLACE != 0 {
             return Err(Errno::EINVAL);
         }
         let (source_dir, target_dir) = (self.node(from.0)?, self.node(to.0)?);
         let node = {
-            let mut entries = source_dir.dir().ok_or(Errno::ENOTDIR)?.write();
+            let mut entries = source_dir.dir().ok_or(ENOTDIR)?.write();
             entries.remove(from.1).ok_or(Errno::ENOENT)?
         };
         // The kernel holds both directories' locks, so nothing is seen between the two steps.
         let replaced = {
-            let mut entries = target_dir.dir().ok_or(Errno::ENOTDIR)?.write();
+            let mut entries = target_dir.dir().ok_or(ENOTDIR)?.write();
             let replaced = entries.remove(to.1);
             entries.insert(to.1, node.clone());
             replaced
         };
-        if let Some(inner) = node.dir() {
-            inner.write().parent = to.0.0;
+        if let Some(inner) = node.dir()
+            && from.0 != to.0
+        {
+            inner.write().parent = to.0;
+            let mut left = source_dir.meta.lock();
+            left.nlink = left.nlink.saturating_sub(1);
+            drop(left);
+            target_dir.meta.lock().nlink += 1;
         }
-        touch(&mut source_dir.meta.lock());
-        touch(&mut target_dir.meta.lock());
+        source_dir.meta.lock().touch();
+        target_dir.meta.lock().touch();
         if let Some(replaced) = replaced {
+            if replaced.kind == DIRECTORY {
+                let mut meta = target_dir.meta.lock();
+                meta.nlink = meta.nlink.saturating_sub(1);
+            }
             self.unlinked(&replaced);
         }
         Ok(())
     }
 
-    fn forget_times(&self, ino: INodeNo, times: u64) {
-        let Ok(node) = self.node(ino) else { return };
-        let before = node.lookups.fetch_sub(times as i64, Ordering::Relaxed);
-        if before <= times as i64 && node.meta.lock().nlink == 0 {
-            self.shard(ino.0).write().remove(&ino.0);
+    /// The kernel let go of a node so many times.
+    pub fn forget(&self, forgotten: &Forget) {
+        let Ok(node) = self.node(forgotten.node) else { return };
+        let times = forgotten.lookups as i64;
+        let before = node.lookups.fetch_sub(times, Ordering::Relaxed);
+        if before <= times && node.meta.lock().nlink == 0 {
+            self.shard(node.ino).write().remove(&node.ino);
         }
     }
 
-    fn entry(&self, answer: Answer<Arc<Node>>, reply: ReplyEntry) {
-        match answer {
-            Ok(node) => reply.entry(&self.settings.ttl, &node.attr(), GENERATION),
-            Err(errno) => reply.error(errno),
-        }
-    }
-}
-
-fn touch(meta: &mut Meta) {
-    let now = SystemTime::now();
-    meta.mtime = now;
-    meta.ctime = now;
-}
-
-fn empty(answer: Answer<()>, reply: ReplyEmpty) {
-    match answer {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn time(value: TimeOrNow) -> SystemTime {
-    match value {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-impl Filesystem for FloorFs {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // The same as the adapter of Nexus asks for, so that only what is behind it differs.
-        let mut wanted = vec![
-            InitFlags::FUSE_ASYNC_READ,
-            InitFlags::FUSE_BIG_WRITES,
-            InitFlags::FUSE_MAX_PAGES,
-            InitFlags::FUSE_EXPORT_SUPPORT,
-            InitFlags::FUSE_DONT_MASK,
-            InitFlags::FUSE_POSIX_ACL,
-            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        ];
-        if self.settings.writeback {
-            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
-        }
-        for flag in wanted {
-            // A kernel without one of them is slower, not wrong.
-            let _ = config.add_capabilities(flag);
-        }
-        let _ = config.set_max_write(MAX_WRITE);
-        let _ = config.set_max_readahead(MAX_WRITE);
-        let _ = config.set_max_background(self.settings.max_background);
-        Ok(())
-    }
-
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let answer = self.node(parent).and_then(|dir| {
-            let entries = dir.dir().ok_or(Errno::ENOTDIR)?.read();
-            let node = entries.get(name).ok_or(Errno::ENOENT)?.clone();
-            node.looked_up();
-            Ok(node)
-        });
-        match answer {
-            Err(errno) if errno.code() == Errno::ENOENT.code() => {
-                reply.entry(&self.settings.ttl, &ABSENT, GENERATION);
-            }
-            answer => self.entry(answer, reply),
-        }
-    }
-
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.forget_times(ino, nlookup);
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.node(ino) {
-            Ok(node) => reply.attr(&self.settings.ttl, &node.attr()),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn setattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let node = match self.node(ino) {
-            Ok(node) => node,
-            Err(errno) => return reply.error(errno),
-        };
-        let mut content = size.and_then(|_| node.file()).map(RwLock::write);
+    /// Sets what is given.
+    pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
+        let node = self.node(ino)?;
+        let mut content = set.size.and_then(|_| node.file()).map(RwLock::write);
         let mut meta = node.meta.lock();
-        if let (Some(size), Some(content)) = (size, content.as_mut()) {
+        if let (Some(size), Some(content)) = (set.size, content.as_mut()) {
             content.truncate(size);
             meta.size = size;
-            touch(&mut meta);
+            meta.touch();
         }
-        meta.perm = mode.map_or(meta.perm, |mode| (mode & 0o7777) as u16);
-        meta.uid = uid.unwrap_or(meta.uid);
-        meta.gid = gid.unwrap_or(meta.gid);
-        meta.atime = atime.map_or(meta.atime, time);
-        meta.mtime = mtime.map_or(meta.mtime, time);
-        meta.ctime = ctime.unwrap_or_else(SystemTime::now);
+        meta.mode = set.mode.map_or(meta.mode, |mode| meta.mode & KIND | mode & 0o7777);
+        meta.uid = set.uid.unwrap_or(meta.uid);
+        meta.gid = set.gid.unwrap_or(meta.gid);
+        meta.atime = set.atime.map_or(meta.atime, time);
+        meta.mtime = set.mtime.map_or(meta.mtime, time);
+        meta.ctime = now();
         drop(meta);
         drop(content);
-        reply.attr(&self.settings.ttl, &node.attr());
+        Ok(node.attr())
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.node(ino) {
-            Ok(node) => match &node.body {
-                Body::Link(target) => reply.data(target.as_os_str().as_encoded_bytes()),
-                _ => reply.error(Errno::EINVAL),
-            },
-            Err(errno) => reply.error(errno),
+    /// Cuts a file, as opening it may.
+    pub fn truncate(&self, ino: u64) -> Result<()> {
+        self.setattr(ino, &SetAttr { size: Some(0), ..SetAttr::default() }).map(drop)
+    }
+
+    /// Where a link leads.
+    pub fn readlink(&self, ino: u64) -> Result<Bytes> {
+        match &self.node(ino)?.body {
+            Body::Link(target) => Ok(target.clone()),
+            _ => Err(Errno::EINVAL),
         }
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        let (kind, body) = match mode & 0o170_000 {
-            0o010_000 => (FileType::NamedPipe, Body::Special),
-            0o020_000 => (FileType::CharDevice, Body::Special),
-            0o060_000 => (FileType::BlockDevice, Body::Special),
-            0o140_000 => (FileType::Socket, Body::Special),
-            _ => (FileType::RegularFile, Body::File(RwLock::default())),
-        };
-        let answer = self.add(req, parent, name, kind, mode & !umask, body);
-        if let Ok(node) = &answer {
-            node.meta.lock().rdev = rdev;
-        }
-        self.entry(answer, reply);
-    }
-
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let body = Body::Dir(RwLock::new(Entries::new(parent.0)));
-        self.entry(self.add(req, parent, name, FileType::Directory, mode & !umask, body), reply);
-    }
-
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.remove(parent, name, false), reply);
-    }
-
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(self.remove(parent, name, true), reply);
-    }
-
-    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let body = Body::Link(target.to_owned());
-        self.entry(self.add(req, parent, link_name, FileType::Symlink, 0o777, body), reply);
-    }
-
-    fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        empty(self.move_entry((parent, name), (newparent, newname), flags), reply);
-    }
-
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let answer = self.node(ino).and_then(|node| {
-            let dir = self.node(newparent)?;
-            dir.dir().ok_or(Errno::ENOTDIR)?.write().insert(newname, node.clone());
-            node.meta.lock().nlink += 1;
-            node.looked_up();
-            Ok(node)
-        });
-        self.entry(answer, reply);
-    }
-
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        const O_TRUNC: i32 = rustix::fs::OFlags::TRUNC.bits() as i32;
-        match self.node(ino) {
-            Ok(node) => {
-                if flags.0 & O_TRUNC != 0
-                    && let Some(content) = node.file()
-                {
-                    content.write().truncate(0);
-                    let mut meta = node.meta.lock();
-                    meta.size = 0;
-                    touch(&mut meta);
-                }
-                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
-            }
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let body = Body::File(RwLock::new(Content::default()));
-        match self.add(req, parent, name, FileType::RegularFile, mode & !umask, body) {
-            Ok(node) => {
-                reply.created(&self.settings.ttl, &node.attr(), GENERATION, FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE)
-            }
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn read(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let node = match self.node(ino) {
-            Ok(node) => node,
-            Err(errno) => return reply.error(errno),
-        };
-        let Some(content) = node.file() else { return reply.error(Errno::EISDIR) };
-        let content = content.read();
+    /// Fills `out` from `offset` on; answers how far the file goes.
+    pub fn read(&self, ino: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
+        let node = self.node(ino)?;
+        let content = node.file().ok_or(EISDIR)?.read();
         let left = node.meta.lock().size.saturating_sub(offset);
-        let len = left.min(u64::from(size)) as usize;
-        match content.slice(offset, len) {
-            Some(bytes) => reply.data(bytes),
-            None => reply.data(&content.read(offset, len)),
-        }
+        let len = left.min(out.len() as u64) as usize;
+        content.read(offset, out.get_mut(..len).unwrap_or_default());
+        Ok(len)
     }
 
-    fn write(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let node = match self.node(ino) {
-            Ok(node) => node,
-            Err(errno) => return reply.error(errno),
-        };
-        let Some(content) = node.file() else { return reply.error(Errno::EISDIR) };
+    /// Writes `data` at `offset`.
+    pub fn write(&self, ino: u64, offset: u64, data: &[u8]) -> Result<u32> {
+        let node = self.node(ino)?;
+        Self::store(&node, node.file().ok_or(EISDIR)?, offset, data);
+        Ok(data.len() as u32)
+    }
+
+    fn store(node: &Node, content: &RwLock<Content>, offset: u64, data: &[u8]) {
         let mut content = content.write();
         content.write(offset, data);
         let mut meta = node.meta.lock();
         meta.size = meta.size.max(offset.saturating_add(data.len() as u64));
-        touch(&mut meta);
-        drop(meta);
-        drop(content);
-        reply.written(data.len() as u32);
+        meta.touch();
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        if self.settings.flush {
-            reply.ok();
-        } else {
-            reply.error(Errno::ENOSYS);
+    /// Copies at most `most` bytes from one file to another.
+    pub fn copy(&self, ino: u64, copy: &CopyRange, most: u64) -> Result<u64> {
+        let (source, target) = (self.node(ino)?, self.node(copy.node_out)?);
+        let (Some(from), Some(to)) = (source.file(), target.file()) else { return Err(Errno::EINVAL) };
+        let left = source.meta.lock().size.saturating_sub(copy.offset_in);
+        let mut bytes = vec![0; left.min(copy.len).min(most) as usize];
+        from.read().read(copy.offset_in, &mut bytes);
+        Self::store(&target, to, copy.offset_out, &bytes);
+        Ok(bytes.len() as u64)
+    }
+
+    /// Where the next data or hole is: files have one hole, after their end.
+    pub fn seek(&self, ino: u64, offset: u64, whence: u32) -> Result<u64> {
+        let size = self.node(ino)?.meta.lock().size;
+        match offset {
+            offset if offset >= size => Err(ENXIO),
+            offset if whence == SEEK_DATA => Ok(offset),
+            _ => Ok(size),
         }
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if self.settings.opendir {
-            reply.opened(FileHandle(0), FopenFlags::empty());
-        } else {
-            reply.error(Errno::ENOSYS);
-        }
-    }
-
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let node = match self.node(ino) {
-            Ok(node) => node,
-            Err(errno) => return reply.error(errno),
-        };
-        let Some(entries) = node.dir() else { return reply.error(Errno::ENOTDIR) };
-        let entries = entries.read();
-        let dots = [(1, ino, "."), (2, INodeNo(entries.parent), "..")];
-        for (cookie, ino, name) in dots.into_iter().filter(|(cookie, ..)| *cookie > offset) {
-            if reply.add(ino, cookie, FileType::Directory, name) {
-                return reply.ok();
+    /// Entries after a cookie, the dots first; the node of `..` is that of the directory itself.
+    /// `sink` answers whether it took the entry.
+    pub fn list(&self, ino: u64, cookie: u64, mut sink: impl FnMut(&[u8], u64, u64, &Node) -> bool) -> Result<()> {
+        let node = self.node(ino)?;
+        let entries = node.dir().ok_or(ENOTDIR)?.read();
+        let dots = [(1, ino, &b"."[..]), (2, entries.parent, b"..")];
+        for (at, ino, name) in dots.into_iter().filter(|(at, ..)| *at > cookie) {
+            if !sink(name, ino, at, &node) {
+                return Ok(());
             }
         }
-        for (cookie, name, node) in entries.after(offset) {
-            if reply.add(INodeNo(node.ino), cookie, node.kind, name) {
+        for (at, name, node) in entries.after(cookie) {
+            if !sink(name, node.ino, at, node) {
                 break;
             }
         }
-        reply.ok();
+        Ok(())
+    }
+}
+
+fn time(value: SetTime) -> Time {
+    match value {
+        SetTime::At(time) => time,
+        SetTime::Now => now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: New = New { mode: REGULAR | 0o644, uid: 0, gid: 0, rdev: 0 };
+    const FOLDER: New = New { mode: DIRECTORY | 0o755, ..FILE };
+
+    #[test]
+    fn an_unlinked_node_stays_until_the_kernel_forgets_it() {
+        let fs = FloorFs::new();
+        let ino = fs.make(ROOT_ID, b"a", FILE, None).unwrap().ino;
+        fs.lookup(ROOT_ID, b"a").unwrap();
+        fs.remove(ROOT_ID, b"a", false).unwrap();
+        fs.forget(&Forget { node: ino, lookups: 1 });
+        assert_eq!(fs.write(ino, 0, b"xyz"), Ok(3));
+        fs.forget(&Forget { node: ino, lookups: 1 });
+        assert_eq!(fs.write(ino, 0, b"xyz"), Err(Errno::ENOENT));
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let node = match self.node(ino) {
-            Ok(node) => node,
-            Err(errno) => return reply.error(errno),
-        };
-        let Some(entries) = node.dir() else { return reply.error(Errno::ENOTDIR) };
-        let entries = entries.read();
-        let ttl = self.settings.ttl;
-        for (cookie, name) in [(1, "."), (2, "..")].into_iter().filter(|(c, _)| *c > offset) {
-            // The kernel takes no reference for these two.
-            if reply.add(ino, cookie, name, &ttl, &node.attr(), GENERATION) {
-                return reply.ok();
-            }
+    #[test]
+    fn a_listing_goes_on_where_it_stopped() {
+        let fs = FloorFs::new();
+        for name in [b"a", b"b", b"c"] {
+            fs.make(ROOT_ID, name, FILE, None).unwrap();
         }
-        for (cookie, name, node) in entries.after(offset) {
-            node.looked_up();
-            if reply.add(INodeNo(node.ino), cookie, name, &ttl, &node.attr(), GENERATION) {
-                node.lookups.fetch_sub(1, Ordering::Relaxed);
+        let mut seen: Vec<(Vec<u8>, u64)> = Vec::new();
+        loop {
+            let before = seen.len();
+            let cookie = seen.last().map_or(0, |(_, at)| *at);
+            let two = |name: &[u8], _: u64, at: u64, _: &Node| {
+                let room = seen.len() < before + 2;
+                if room {
+                    seen.push((name.to_owned(), at));
+                }
+                room
+            };
+            fs.list(ROOT_ID, cookie, two).unwrap();
+            if seen.len() == before {
                 break;
             }
         }
-        reply.ok();
+        let names: Vec<_> = seen.iter().map(|(name, _)| name.as_slice()).collect();
+        assert_eq!(names, [&b"."[..], b"..", b"a", b"b", b"c"]);
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(1 << 28, 1 << 27, 1 << 27, 1 << 30, 1 << 29, 4096, 255, 4096);
-    }
-
-    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        // None is set, but they are supported: the kernel asks as it would ask any file system.
-        reply.error(Errno::ENODATA);
-    }
-
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if size == 0 {
-            reply.size(0);
-        } else {
-            reply.data(&[]);
-        }
-    }
-
-    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        const SEEK_DATA: i32 = 3;
-        let size = match self.node(ino) {
-            Ok(node) => node.meta.lock().size as i64,
-            Err(errno) => return reply.error(errno),
-        };
-        if offset >= size {
-            reply.error(Errno::ENXIO);
-        } else {
-            reply.offset(if whence == SEEK_DATA { offset } else { size });
-        }
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        ino_in: INodeNo,
-        _fh_in: FileHandle,
-        offset_in: u64,
-        ino_out: INodeNo,
-        _fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        let (source, target) = match (self.node(ino_in), self.node(ino_out)) {
-            (Ok(source), Ok(target)) => (source, target),
-            (Err(errno), _) | (_, Err(errno)) => return reply.error(errno),
-        };
-        let (Some(from), Some(to)) = (source.file(), target.file()) else {
-            return reply.error(Errno::EINVAL);
-        };
-        let left = source.meta.lock().size.saturating_sub(offset_in);
-        let len = left.min(len).min(u64::from(MAX_WRITE));
-        let bytes = from.read().read(offset_in, len as usize);
-        let mut content = to.write();
-        content.write(offset_out, &bytes);
-        let mut meta = target.meta.lock();
-        meta.size = meta.size.max(offset_out + len);
-        touch(&mut meta);
-        drop(meta);
-        reply.written(len as u32);
+    #[test]
+    fn links_of_directories_are_counted() {
+        let fs = FloorFs::new();
+        let one = fs.make(ROOT_ID, b"one", FOLDER, None).unwrap();
+        let two = fs.make(ROOT_ID, b"two", FOLDER, None).unwrap();
+        fs.make(one.ino, b"inner", FOLDER, None).unwrap();
+        let links = |node: &Node| node.attr().nlink;
+        assert_eq!((links(&one), links(&two)), (3, 2));
+        fs.rename((one.ino, b"inner"), (two.ino, b"inner"), 0).unwrap();
+        assert_eq!((links(&one), links(&two)), (2, 3));
+        assert_eq!(fs.remove(ROOT_ID, b"two", true), Err(ENOTEMPTY));
+        fs.remove(two.ino, b"inner", true).unwrap();
+        fs.remove(ROOT_ID, b"two", true).unwrap();
     }
 }

@@ -3,31 +3,41 @@
 
 mod fs;
 mod node;
+mod served;
 
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use fuser::{Config, MountOption, Session, SessionACL};
+use nexus_fuse_transport::{Choice, Session};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::fs::{FloorFs, Settings};
+use crate::served::{Profile, Served};
+
+/// Threads that may block in requests from the device at once, as with Nexus.
+const MOST_THREADS: usize = 64;
 
 /// A minimal file system in memory, the floor under what FUSE can do. Stays in front until
-/// unmounted or told to end.
+/// unmounted or told to end. Needs root.
 #[derive(Parser)]
 struct Options {
     /// Where to mount.
     target: PathBuf,
-    /// Session threads [default: one a processor, 2 to 4].
+    /// What carries the requests: auto, device or io_uring.
+    #[arg(long, default_value_t = Choice::Auto)]
+    transport: Choice,
+    /// Session threads, where the device carries the requests [default: one a processor, 2 to 4].
     #[arg(long)]
     threads: Option<usize>,
-    /// One /dev/fuse descriptor for all threads instead of one each.
-    #[arg(long)]
-    shared_fd: bool,
     /// Let the kernel gather writes instead of sending each at once.
     #[arg(long)]
     writeback: bool,
@@ -58,50 +68,50 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> std::io::Result<()> {
+fn run(options: &Options) -> io::Result<()> {
     // A benchmark that was killed leaves no mount behind.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-    let settings = Settings {
+    let served = Served::new(Profile {
         writeback: options.writeback,
         ttl: Duration::from_secs(options.ttl_s),
         flush: options.flush,
         opendir: options.opendir,
         max_background: options.max_background,
-    };
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName("floor".to_owned()),
-        MountOption::Subtype("floor".to_owned()),
-        MountOption::DefaultPermissions,
-    ];
-    config.acl = SessionACL::All;
-    let processors = std::thread::available_parallelism().map_or(2, usize::from);
-    config.n_threads = Some(options.threads.unwrap_or(processors.clamp(2, 4)));
-    config.clone_fd = !options.shared_fd;
-    let mut session = Session::new(FloorFs::new(settings), &options.target, &config)?;
-
-    let mut unmounter = session.unmount_callable();
+    });
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let settings = served.settings();
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = options.threads.unwrap_or(processors.clamp(2, 4));
+    let device = mount_at(&options.target)?;
+    let session = Session::start(device, Arc::new(served), &settings, options.transport, threads, MOST_THREADS)
+        .map_err(|error| {
+            let _ = unmount(&options.target, UnmountFlags::DETACH);
+            io::Error::other(error)
+        })?;
+    eprintln!("floor-fs: requests come over {}", session.transport());
+    let target = options.target.clone();
     std::thread::spawn(move || {
         for _ in signals.forever() {
-            match unmounter.unmount() {
-                Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => eprintln!("floor-fs: {error}"),
-                // Unmounted by somebody else meanwhile is fine too.
-                _ => {}
-            }
+            // Unmounted by somebody else meanwhile is fine; used ones go with their last user.
+            let _ = unmount(&target, UnmountFlags::DETACH);
         }
     });
-    let (target, read_ahead_kib) = (options.target.clone(), options.read_ahead_kib);
-    std::thread::spawn(move || {
-        // Answered by the session, so not from its own thread.
-        if let Err(error) = widen_read_ahead(&target, read_ahead_kib) {
-            eprintln!("floor-fs: read-ahead stays as it is: {error}");
-        }
-    });
-    session.run()
+    if let Err(error) = widen_read_ahead(&options.target, options.read_ahead_kib) {
+        eprintln!("floor-fs: read-ahead stays as it is: {error}");
+    }
+    session.wait().map_err(io::Error::other)
 }
 
-fn widen_read_ahead(target: &Path, kib: u32) -> std::io::Result<()> {
+/// Mounts a new connection, as Nexus does for root; answers its device.
+fn mount_at(target: &Path) -> io::Result<OwnedFd> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = device.as_raw_fd();
+    let data = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other");
+    mount("floor", target, "fuse.floor", MountFlags::empty(), CString::new(data)?.as_c_str())?;
+    Ok(device)
+}
+
+fn widen_read_ahead(target: &Path, kib: u32) -> io::Result<()> {
     let device = std::fs::metadata(target)?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())

@@ -1,27 +1,47 @@
 //! What the floor keeps in memory: inodes, their content and directory entries.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo};
+use bytes::Bytes;
+use nexus_fuse_transport::{Attr, Time};
 use parking_lot::{Mutex, RwLock};
+
+/// The bits of `st_mode` that tell kinds apart, and those of directories and links.
+pub const KIND: u32 = 0o170_000;
+pub const DIRECTORY: u32 = 0o040_000;
+pub const LINK: u32 = 0o120_000;
+pub const REGULAR: u32 = 0o100_000;
+
+/// The current time.
+pub fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time { sec: since.as_secs() as i64, nsec: since.subsec_nanos() }
+}
 
 /// The part of an inode that `stat` shows and changes.
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
-    pub perm: u16,
+    pub mode: u32,
     pub uid: u32,
     pub gid: u32,
     pub nlink: u32,
     pub rdev: u32,
     pub size: u64,
-    pub atime: SystemTime,
-    pub mtime: SystemTime,
-    pub ctime: SystemTime,
+    pub atime: Time,
+    pub mtime: Time,
+    pub ctime: Time,
+}
+
+impl Meta {
+    /// The content changed, or the entries.
+    pub fn touch(&mut self) {
+        let now = now();
+        self.mtime = now;
+        self.ctime = now;
+    }
 }
 
 /// What an inode holds. A body's lock is taken before the inode's `meta`.
@@ -29,7 +49,7 @@ pub struct Meta {
 pub enum Body {
     File(RwLock<Content>),
     Dir(RwLock<Entries>),
-    Link(PathBuf),
+    Link(Bytes),
     Special,
 }
 
@@ -37,7 +57,9 @@ pub enum Body {
 #[derive(Debug)]
 pub struct Node {
     pub ino: u64,
-    pub kind: FileType,
+    /// The kind of file, as in `st_mode`.
+    pub kind: u32,
+    pub btime: Time,
     pub meta: Mutex<Meta>,
     pub body: Body,
     /// References that the kernel holds and has not forgotten.
@@ -45,35 +67,34 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(ino: u64, kind: FileType, perm: u16, uid: u32, gid: u32, body: Body) -> Self {
-        let now = SystemTime::now();
-        let nlink = if kind == FileType::Directory { 2 } else { 1 };
+    pub fn new(ino: u64, mode: u32, uid: u32, gid: u32, rdev: u32, body: Body) -> Self {
+        let now = now();
+        let kind = mode & KIND;
+        let nlink = if kind == DIRECTORY { 2 } else { 1 };
         let size = match &body {
-            Body::Link(target) => target.as_os_str().len() as u64,
+            Body::Link(target) => target.len() as u64,
             _ => 0,
         };
-        let meta = Meta { perm, uid, gid, nlink, rdev: 0, size, atime: now, mtime: now, ctime: now };
-        Node { ino, kind, meta: Mutex::new(meta), body, lookups: AtomicI64::new(0) }
+        let meta = Meta { mode, uid, gid, nlink, rdev, size, atime: now, mtime: now, ctime: now };
+        Node { ino, kind, btime: now, meta: Mutex::new(meta), body, lookups: AtomicI64::new(0) }
     }
 
-    pub fn attr(&self) -> FileAttr {
+    pub fn attr(&self) -> Attr {
         let meta = *self.meta.lock();
-        FileAttr {
-            ino: INodeNo(self.ino),
+        Attr {
+            ino: self.ino,
             size: meta.size,
             blocks: meta.size.div_ceil(4096) * 8,
             atime: meta.atime,
             mtime: meta.mtime,
             ctime: meta.ctime,
-            crtime: meta.ctime,
-            kind: self.kind,
-            perm: meta.perm,
+            btime: self.btime,
+            mode: meta.mode,
             nlink: meta.nlink,
             uid: meta.uid,
             gid: meta.gid,
             rdev: meta.rdev,
             blksize: 4096,
-            flags: 0,
         }
     }
 
@@ -101,8 +122,8 @@ impl Node {
 #[derive(Debug)]
 pub struct Entries {
     pub parent: u64,
-    by_name: HashMap<OsString, u64>,
-    by_cookie: BTreeMap<u64, (OsString, Arc<Node>)>,
+    by_name: HashMap<Arc<[u8]>, u64>,
+    by_cookie: BTreeMap<u64, (Arc<[u8]>, Arc<Node>)>,
     next_cookie: u64,
 }
 
@@ -114,19 +135,20 @@ impl Entries {
         Entries { parent, by_name: HashMap::new(), by_cookie: BTreeMap::new(), next_cookie: Self::FIRST_COOKIE }
     }
 
-    pub fn get(&self, name: &OsStr) -> Option<&Arc<Node>> {
+    pub fn get(&self, name: &[u8]) -> Option<&Arc<Node>> {
         let cookie = self.by_name.get(name)?;
         self.by_cookie.get(cookie).map(|(_, node)| node)
     }
 
-    pub fn insert(&mut self, name: &OsStr, node: Arc<Node>) {
+    pub fn insert(&mut self, name: &[u8], node: Arc<Node>) {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
-        self.by_name.insert(name.to_owned(), cookie);
-        self.by_cookie.insert(cookie, (name.to_owned(), node));
+        let name: Arc<[u8]> = name.into();
+        self.by_name.insert(Arc::clone(&name), cookie);
+        self.by_cookie.insert(cookie, (name, node));
     }
 
-    pub fn remove(&mut self, name: &OsStr) -> Option<Arc<Node>> {
+    pub fn remove(&mut self, name: &[u8]) -> Option<Arc<Node>> {
         let cookie = self.by_name.remove(name)?;
         self.by_cookie.remove(&cookie).map(|(_, node)| node)
     }
@@ -136,8 +158,8 @@ impl Entries {
     }
 
     /// Entries after a cookie, in order.
-    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &OsStr, &Arc<Node>)> {
-        self.by_cookie.range(cookie.saturating_add(1)..).map(|(cookie, (name, node))| (*cookie, name.as_os_str(), node))
+    pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &[u8], &Arc<Node>)> {
+        self.by_cookie.range(cookie.saturating_add(1)..).map(|(cookie, (name, node))| (*cookie, name.as_ref(), node))
     }
 }
 
@@ -146,32 +168,23 @@ impl Entries {
 pub struct Content(BTreeMap<u64, Vec<u8>>);
 
 impl Content {
-    /// As large as the largest request, so that an aligned read needs no copy.
+    /// As large as the largest request, so that an aligned read is one copy.
     const CHUNK: u64 = 1 << 20;
 
-    /// The bytes at a range without a copy, where one chunk has them all.
-    pub fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
-        let within = (offset % Self::CHUNK) as usize;
-        self.0.get(&(offset / Self::CHUNK))?.get(within..within.checked_add(len)?)
-    }
-
-    /// A copy of a range.
-    pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(len);
+    /// Fills `out` with the bytes from `offset` on.
+    pub fn read(&self, offset: u64, mut out: &mut [u8]) {
         let mut at = offset;
-        while out.len() < len {
+        while !out.is_empty() {
             let within = (at % Self::CHUNK) as usize;
-            let want = (len - out.len()).min(Self::CHUNK as usize - within);
-            let end = out.len() + want;
-            if let Some(chunk) = self.0.get(&(at / Self::CHUNK)) {
-                let from = within.min(chunk.len());
-                let to = (within + want).min(chunk.len());
-                out.extend_from_slice(chunk.get(from..to).unwrap_or_default());
-            }
-            out.resize(end, 0);
+            let want = out.len().min(Self::CHUNK as usize - within);
+            let (now, rest) = out.split_at_mut(want);
+            let chunk = self.0.get(&(at / Self::CHUNK)).and_then(|chunk| chunk.get(within..)).unwrap_or_default();
+            let (filled, hole) = now.split_at_mut(chunk.len().min(want));
+            filled.copy_from_slice(chunk.get(..filled.len()).unwrap_or_default());
+            hole.fill(0);
+            out = rest;
             at += want as u64;
         }
-        out
     }
 
     pub fn write(&mut self, offset: u64, mut data: &[u8]) {
@@ -204,31 +217,37 @@ impl Content {
 mod tests {
     use super::*;
 
+    fn read(content: &Content, offset: u64, len: usize) -> Vec<u8> {
+        let mut out = vec![0xff; len];
+        content.read(offset, &mut out);
+        out
+    }
+
     #[test]
     fn content_reads_back_across_chunks_and_holes() {
         let mut content = Content::default();
         let at = Content::CHUNK - 3;
         content.write(at, b"abcdef");
-        assert_eq!(content.read(at - 2, 10), b"\0\0abcdef\0\0");
-        assert_eq!(content.slice(at, 3), Some(&b"abc"[..]));
-        assert_eq!(content.slice(at, 4), None);
+        assert_eq!(read(&content, at - 2, 10), b"\0\0abcdef\0\0");
+        assert_eq!(read(&content, at, 3), b"abc");
+        assert_eq!(read(&content, 10 * Content::CHUNK, 3), b"\0\0\0");
         content.truncate(at + 1);
-        assert_eq!(content.read(at, 6), b"a\0\0\0\0\0");
+        assert_eq!(read(&content, at, 6), b"a\0\0\0\0\0");
     }
 
     #[test]
     fn cookies_stay_while_entries_come_and_go() {
-        let node = |ino| Arc::new(Node::new(ino, FileType::RegularFile, 0o644, 0, 0, Body::Special));
+        let node = |ino| Arc::new(Node::new(ino, REGULAR | 0o644, 0, 0, 0, Body::Special));
         let mut entries = Entries::new(1);
-        for (name, ino) in [("a", 10), ("b", 11), ("c", 12)] {
-            entries.insert(OsStr::new(name), node(ino));
+        for (name, ino) in [(b"a", 10), (b"b", 11), (b"c", 12)] {
+            entries.insert(name, node(ino));
         }
         let first = entries.after(0).next().unwrap().0;
-        entries.remove(OsStr::new("b"));
-        entries.insert(OsStr::new("d"), node(13));
+        entries.remove(b"b");
+        entries.insert(b"d", node(13));
         let names: Vec<_> = entries.after(first).map(|(_, name, _)| name.to_owned()).collect();
-        assert_eq!(names, ["c", "d"]);
-        assert_eq!(entries.get(OsStr::new("d")).unwrap().ino, 13);
-        assert!(entries.get(OsStr::new("b")).is_none());
+        assert_eq!(names, [b"c", b"d"]);
+        assert_eq!(entries.get(b"d").unwrap().ino, 13);
+        assert!(entries.get(b"b").is_none());
     }
 }
