@@ -41,6 +41,9 @@ struct Options {
     /// Let the kernel gather writes instead of sending each at once.
     #[arg(long)]
     writeback: bool,
+    /// Answer OPEN, CREATE and RELEASE of files instead of refusing them once.
+    #[arg(long)]
+    open: bool,
     /// Answer FLUSH at each close instead of refusing it once.
     #[arg(long)]
     flush: bool,
@@ -74,6 +77,7 @@ fn run(options: &Options) -> io::Result<()> {
     let served = Served::new(Profile {
         writeback: options.writeback,
         ttl: Duration::from_secs(options.ttl_s),
+        open: options.open,
         flush: options.flush,
         opendir: options.opendir,
         max_background: options.max_background,

@@ -25,6 +25,8 @@ pub struct Profile {
     pub writeback: bool,
     /// How long the kernel may keep entries and attributes, and the absence of a name.
     pub ttl: Duration,
+    /// Be asked at each opening and creation of a file, and told of its release.
+    pub open: bool,
     /// Be asked at each close.
     pub flush: bool,
     /// Be asked at each opening of a directory; without it the kernel keeps listings.
@@ -98,6 +100,8 @@ impl Served {
                 let made = fs.make(node, name, new(DIRECTORY | mode & 0o7777 & !umask, 0), None)?;
                 Ok(Answer::Entry(self.entry(&made)))
             }
+            // The kernel makes the file with MKNOD then, and opens it by itself.
+            Operation::Create { .. } | Operation::Open { .. } if !self.profile.open => Err(Errno::ENOSYS),
             Operation::Create { name, mode, umask, .. } => {
                 let made = fs.make(node, name, new(REGULAR | mode & 0o7777 & !umask, 0), None)?;
                 Ok(Answer::Created(self.entry(&made), self.opened()))
