@@ -1,8 +1,10 @@
-//! The table: ratios first, medians after, the same content for a terminal and as Markdown.
+//! The tables: ratios first, bars, medians after, the same content for a terminal and as Markdown.
+//! One table holds Nexus against the local file system and the floor, another one against peers.
 
 use std::fmt::Write as _;
 
 use crate::Samples;
+use crate::bars::bar;
 
 /// What a workload's speed is told in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +15,8 @@ pub enum Unit {
     Bytes(u64),
     /// Shown as the time a run took.
     Seconds,
+    /// One operation's time: shown in milliseconds.
+    Latency,
 }
 
 impl Unit {
@@ -25,8 +29,33 @@ impl Unit {
             Unit::Bytes(bytes) => format!("{:.0} MiB/s", bytes as f64 / 1_048_576.0 / median_s),
             Unit::Seconds if median_s < 1.0 => format!("{:.0} ms", median_s * 1000.0),
             Unit::Seconds => format!("{median_s:.2} s"),
+            Unit::Latency => format!("{:.2} ms", median_s * 1000.0),
         }
     }
+}
+
+/// What a subject is in the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// What is held to the bars.
+    Nexus,
+    /// What FUSE costs.
+    Floor,
+    /// The machine's own file system.
+    Local,
+    /// Another file system over FUSE.
+    Peer,
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// What carries its requests. Nexus is held against the floor on the same transport.
+    pub transport: String,
 }
 
 /// One workload's results.
@@ -40,31 +69,41 @@ pub struct Row {
     pub samples: Vec<Samples>,
 }
 
+impl Row {
+    fn median_s(&self, subject: usize) -> Option<f64> {
+        self.samples.get(subject).and_then(Samples::median_s)
+    }
+
+    fn ratio(&self, over: usize, under: usize) -> Option<f64> {
+        let (over, under) = (self.median_s(over)?, self.median_s(under)?);
+        (under > 0.0).then(|| over / under)
+    }
+
+    fn speed(&self, subject: usize) -> String {
+        let samples = self.samples.get(subject);
+        match (self.median_s(subject), samples.and_then(Samples::spread)) {
+            (Some(median), Some(spread)) => format!("{} ±{:.0}%", self.unit.show(median), spread * 100.0),
+            _ => "-".to_owned(),
+        }
+    }
+}
+
 /// All results of a bench.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// What was compared, in column order.
-    pub subjects: Vec<String>,
-    /// Pairs of subjects whose times are divided, in column order.
-    pub ratios: Vec<(usize, usize)>,
+    pub subjects: Vec<Subject>,
     /// Workloads in the order that they ran.
     pub rows: Vec<Row>,
 }
 
+/// Lines of cells, the head first.
+pub struct Table(Vec<Vec<String>>);
+
 impl Report {
-    /// Ratios that a reader asks for first: each subject against the local file system (the last
-    /// of `bases` that is there), and against the floor.
-    pub fn new(subjects: Vec<String>, bases: &[&str]) -> Self {
-        let mut ratios = Vec::new();
-        for (i, subject) in subjects.iter().enumerate() {
-            let own = bases.iter().position(|b| b == subject).unwrap_or(bases.len());
-            for base in bases.iter().take(own) {
-                if let Some(j) = subjects.iter().position(|s| s == base) {
-                    ratios.push((i, j));
-                }
-            }
-        }
-        Report { subjects, ratios, rows: Vec::new() }
+    /// An empty report.
+    pub fn new(subjects: Vec<Subject>) -> Self {
+        Report { subjects, rows: Vec::new() }
     }
 
     /// Adds a run of a workload.
@@ -79,15 +118,124 @@ impl Report {
         }
     }
 
-    /// The table as padded text.
+    fn with_role(&self, role: Role) -> impl Iterator<Item = usize> {
+        self.subjects.iter().enumerate().filter(move |(_, subject)| subject.role == role).map(|(i, _)| i)
+    }
+
+    fn name(&self, subject: usize) -> &str {
+        self.subjects.get(subject).map_or("?", |subject| subject.name.as_str())
+    }
+
+    fn local(&self) -> Option<usize> {
+        self.with_role(Role::Local).next()
+    }
+
+    /// The floor on the transport of `subject`.
+    fn floor_of(&self, subject: usize) -> Option<usize> {
+        let transport = &self.subjects.get(subject)?.transport;
+        self.with_role(Role::Floor).find(|i| self.subjects.get(*i).is_some_and(|floor| floor.transport == *transport))
+    }
+
+    /// Nexus and the floor against the local file system, Nexus against the floor, and whether
+    /// the bars are met.
+    pub fn main(&self) -> Table {
+        let columns: Vec<usize> = (0..self.subjects.len())
+            .filter(|i| self.subjects.get(*i).is_some_and(|subject| subject.role != Role::Peer))
+            .collect();
+        let mut pairs = Vec::new();
+        for &i in &columns {
+            let role = self.subjects.get(i).map(|subject| subject.role);
+            if role != Some(Role::Local) {
+                pairs.extend(self.local().map(|local| (i, local)));
+            }
+            if role == Some(Role::Nexus) {
+                pairs.extend(self.floor_of(i).map(|floor| (i, floor)));
+            }
+        }
+        let judged: Vec<usize> = self.with_role(Role::Nexus).collect();
+        let mut head = vec!["workload".to_owned()];
+        head.extend(pairs.iter().map(|&(a, b)| format!("{}/{}", self.name(a), self.name(b))));
+        if !judged.is_empty() {
+            head.push("bar".to_owned());
+            let one = judged.len() == 1;
+            head.extend(judged.iter().map(|&i| if one { "met".to_owned() } else { format!("{} met", self.name(i)) }));
+        }
+        head.extend(columns.iter().map(|&i| self.name(i).to_owned()));
+        let mut cells = vec![head];
+        for row in &self.rows {
+            let mut line = vec![row.name.clone()];
+            line.extend(pairs.iter().map(|&(a, b)| row.ratio(a, b).map_or("-".to_owned(), ratio)));
+            if !judged.is_empty() {
+                let local = self.local().map_or("local", |local| self.name(local));
+                line.push(bar(&row.name).map_or(String::new(), |bar| bar.show(local)));
+                line.extend(judged.iter().map(|&i| match (bar(&row.name), self.met(row, i)) {
+                    (None, _) => String::new(),
+                    (Some(_), None) => "-".to_owned(),
+                    (Some(_), Some(met)) => yes_or_no(met),
+                }));
+            }
+            line.extend(columns.iter().map(|&i| row.speed(i)));
+            cells.push(line);
+        }
+        Table(cells)
+    }
+
+    fn met(&self, row: &Row, subject: usize) -> Option<bool> {
+        let median = |i: Option<usize>| i.and_then(|i| row.median_s(i));
+        bar(&row.name)?.met(row.median_s(subject)?, median(self.local()), median(self.floor_of(subject)))
+    }
+
+    /// How many of the bars that could be judged a subject meets.
+    pub fn score(&self, subject: usize) -> (usize, usize) {
+        let judged: Vec<bool> = self.rows.iter().filter_map(|row| self.met(row, subject)).collect();
+        (judged.iter().filter(|met| **met).count(), judged.len())
+    }
+
+    /// Nexus against peers, and peers against the local file system; `None` without peers.
+    pub fn peers(&self) -> Option<Table> {
+        let peers: Vec<usize> = self.with_role(Role::Peer).collect();
+        let own: Vec<usize> = self.with_role(Role::Nexus).collect();
+        if peers.is_empty() {
+            return None;
+        }
+        let against = |a: usize, others: &[usize]| others.iter().map(|&b| (a, b)).collect::<Vec<_>>();
+        let mut head = vec!["workload".to_owned()];
+        let title = |&(a, b): &(usize, usize)| format!("{}/{}", self.name(a), self.name(b));
+        for &i in &own {
+            head.extend(against(i, &peers).iter().map(title));
+            head.push(if own.len() == 1 { "ahead".to_owned() } else { format!("{} ahead", self.name(i)) });
+        }
+        let to_local: Vec<_> = peers.iter().filter_map(|&peer| self.local().map(|local| (peer, local))).collect();
+        head.extend(to_local.iter().map(title));
+        head.extend(own.iter().chain(&peers).map(|&i| self.name(i).to_owned()));
+        let mut cells = vec![head];
+        for row in &self.rows {
+            let show = |&(a, b): &(usize, usize)| row.ratio(a, b).map_or("-".to_owned(), ratio);
+            let mut line = vec![row.name.clone()];
+            for &i in &own {
+                let pairs = against(i, &peers);
+                line.extend(pairs.iter().map(show));
+                let known: Vec<f64> = pairs.iter().filter_map(|&(a, b)| row.ratio(a, b)).collect();
+                let ahead = known.iter().all(|ratio| *ratio < 1.0);
+                line.push(if known.is_empty() { "-".to_owned() } else { yes_or_no(ahead) });
+            }
+            line.extend(to_local.iter().map(show));
+            line.extend(own.iter().chain(&peers).map(|&i| row.speed(i)));
+            cells.push(line);
+        }
+        Some(Table(cells))
+    }
+}
+
+impl Table {
+    /// Padded for a terminal.
     pub fn text(&self) -> String {
-        let cells = self.cells();
-        let columns = cells.first().map_or(0, Vec::len);
+        let columns = self.0.first().map_or(0, Vec::len);
         let widths: Vec<usize> = (0..columns)
-            .map(|c| cells.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0))
+            .map(|c| self.0.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0))
             .collect();
         let mut out = String::new();
-        for row in &cells {
+        for row in &self.0 {
             for (c, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
                 if c == 0 {
@@ -105,10 +253,10 @@ impl Report {
         out
     }
 
-    /// The table as Markdown.
+    /// As Markdown.
     pub fn markdown(&self) -> String {
         let mut out = String::new();
-        for (i, row) in self.cells().iter().enumerate() {
+        for (i, row) in self.0.iter().enumerate() {
             let _ = writeln!(out, "| {} |", row.join(" | "));
             if i == 0 {
                 let _ = writeln!(out, "|---{}|", "|---:".repeat(row.len().saturating_sub(1)));
@@ -116,30 +264,10 @@ impl Report {
         }
         out
     }
+}
 
-    fn cells(&self) -> Vec<Vec<String>> {
-        let name = |i: usize| self.subjects.get(i).map_or("?", String::as_str);
-        let mut head = vec!["workload".to_owned()];
-        head.extend(self.ratios.iter().map(|&(a, b)| format!("{}/{}", name(a), name(b))));
-        head.extend(self.subjects.iter().cloned());
-        let mut cells = vec![head];
-        for row in &self.rows {
-            let median = |i: usize| row.samples.get(i).and_then(Samples::median_s);
-            let mut line = vec![row.name.clone()];
-            line.extend(self.ratios.iter().map(|&(a, b)| match (median(a), median(b)) {
-                (Some(a), Some(b)) if b > 0.0 => ratio(a / b),
-                _ => "-".to_owned(),
-            }));
-            line.extend(row.samples.iter().map(|s| match (s.median_s(), s.spread()) {
-                (Some(median), Some(spread)) => {
-                    format!("{} ±{:.0}%", row.unit.show(median), spread * 100.0)
-                }
-                _ => "-".to_owned(),
-            }));
-            cells.push(line);
-        }
-        cells
-    }
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
 }
 
 fn ratio(value: f64) -> String {
@@ -152,34 +280,78 @@ mod tests {
 
     use super::*;
 
-    fn sample() -> Report {
-        let names = ["nexus", "floor", "ext4"].map(str::to_owned).to_vec();
-        let mut report = Report::new(names, &["ext4", "floor"]);
-        for (subject, ms) in [(0, 300), (1, 200), (2, 100)] {
+    fn subject(name: &str, role: Role, transport: &str) -> Subject {
+        Subject { name: name.to_owned(), role, transport: transport.to_owned() }
+    }
+
+    fn sample(peers: bool) -> Report {
+        let mut subjects = vec![
+            subject("nexus", Role::Nexus, "device"),
+            subject("floor", Role::Floor, "device"),
+            subject("ext4", Role::Local, ""),
+        ];
+        if peers {
+            subjects.push(subject("bindfs", Role::Peer, ""));
+        }
+        let mut report = Report::new(subjects);
+        for (subject, ms) in [(0, 300), (1, 200), (2, 100), (3, 600)] {
             for extra in [0, 10, 20] {
                 let time = Duration::from_millis(ms + extra);
-                report.record("create", Unit::Operations(20_000), subject, time);
+                report.record("create, 1 process", Unit::Operations(20_000), subject, time);
             }
         }
         report.record("write", Unit::Bytes(1 << 30), 2, Duration::from_secs(2));
+        report.record("metadata beside a writer, p99.99", Unit::Latency, 0, Duration::from_micros(1500));
         report
+    }
+
+    fn rows(markdown: &str) -> Vec<Vec<String>> {
+        let cells = |line: &str| line.trim_matches(['|', ' ']).split('|').map(|cell| cell.trim().to_owned()).collect();
+        markdown.lines().map(cells).collect()
     }
 
     #[test]
     fn ratios_come_first_and_divide_medians() {
-        let text = sample().text();
-        let mut lines = text.lines();
-        let head: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-        assert_eq!(head, ["workload", "nexus/ext4", "nexus/floor", "floor/ext4", "nexus", "floor", "ext4"]);
-        let create: Vec<_> = lines.next().unwrap().split_whitespace().collect();
-        assert_eq!(create[1..4], ["2.82", "1.48", "1.91"]);
-        assert_eq!(create[4..6], ["64.5k/s", "±3%"]);
+        let rows = rows(&sample(false).main().markdown());
+        let head = ["workload", "nexus/ext4", "nexus/floor", "floor/ext4", "bar", "met", "nexus", "floor", "ext4"];
+        assert_eq!(rows[0], head);
+        assert_eq!(rows[2][1..4], ["2.82", "1.48", "1.91"]);
+        assert_eq!(rows[2][4..7], ["≤1.80 ext4, ≤1.25 floor", "no", "64.5k/s ±3%"]);
+        assert_eq!(rows[4][4..7], ["≤50 ms", "yes", "1.50 ms ±0%"]);
     }
 
     #[test]
-    fn a_workload_that_a_subject_did_not_run_is_a_dash() {
-        let text = sample().markdown();
-        assert_eq!(text.lines().last().unwrap(), "| write | - | - | - | - | - | 512 MiB/s ±0% |");
-        assert_eq!(text.lines().nth(1).unwrap(), "|---|---:|---:|---:|---:|---:|---:|");
+    fn a_workload_that_a_subject_did_not_run_is_a_dash_and_no_bar_is_a_blank() {
+        let text = sample(false).main().markdown();
+        assert_eq!(text.lines().nth(3).unwrap(), "| write | - | - | - |  |  | - | - | 512 MiB/s ±0% |");
+        assert_eq!(text.lines().nth(1).unwrap(), "|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    }
+
+    #[test]
+    fn peers_have_a_table_of_their_own() {
+        assert!(sample(false).peers().is_none());
+        let report = sample(true);
+        assert_eq!(report.main().markdown(), sample(false).main().markdown());
+        let rows = rows(&report.peers().unwrap().markdown());
+        assert_eq!(rows[0], ["workload", "nexus/bindfs", "ahead", "bindfs/ext4", "nexus", "bindfs"]);
+        assert_eq!(rows[2], ["create, 1 process", "0.51", "yes", "5.55", "64.5k/s ±3%", "32.8k/s ±2%"]);
+    }
+
+    #[test]
+    fn each_transport_is_held_against_its_own_floor() {
+        let mut report = Report::new(vec![
+            subject("nexus-device", Role::Nexus, "device"),
+            subject("floor-device", Role::Floor, "device"),
+            subject("nexus-ring", Role::Nexus, "io_uring"),
+            subject("floor-ring", Role::Floor, "io_uring"),
+        ]);
+        for (subject, ms) in [(0, 110), (1, 100), (2, 60), (3, 40)] {
+            report.record("mkdir, 1 process", Unit::Operations(1), subject, Duration::from_millis(ms));
+        }
+        let rows = rows(&report.main().markdown());
+        let head = ["nexus-device/floor-device", "nexus-ring/floor-ring", "bar", "nexus-device met", "nexus-ring met"];
+        assert_eq!(rows[0][1..6], head);
+        assert_eq!(rows[2][1..6], ["1.10", "1.50", "≤1.25 floor", "yes", "no"]);
+        assert_eq!((report.score(0), report.score(2)), ((1, 1), (0, 1)));
     }
 }

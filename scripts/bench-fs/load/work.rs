@@ -2,11 +2,15 @@
 //! in. It says `ready`, waits for a byte, works, says `done`: the crew's clock runs in between.
 
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use nexus_bench::{Context, Failure, Rng};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, fsync, openat, renameat, statat, unlinkat};
-use rustix::io::{pread, pwrite, read, write};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, Timespec, Timestamps, chmodat, fsync, linkat, mkdirat, openat, renameat, statat,
+    symlinkat, unlinkat, utimensat,
+};
+use rustix::io::{Errno, pread, pwrite, read, write};
 
 /// One kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,6 +25,14 @@ pub enum Task {
     Rename,
     /// Unlink each, under its second name.
     Unlink,
+    /// Make `count` folders.
+    Mkdir,
+    /// Give each file of `create` a further name.
+    Link,
+    /// Make `count` symbolic links.
+    Symlink,
+    /// Set mode and times of each file of `create`.
+    Setattr,
     /// Make `count` files of 4 KiB, each synced before it is closed.
     SyncFiles,
     /// Write one file of `count` MiB, then sync it.
@@ -31,6 +43,10 @@ pub enum Task {
     ReadRandom,
     /// Write `count` random blocks of 4 KiB of it, then sync it.
     WriteRandom,
+    /// Write a file of `count` MiB, again and again, until it is ended by force.
+    Flood,
+    /// Time each of many small changes and look-ups for `count` seconds, and say how long they took.
+    Latency,
 }
 
 /// The work of one process.
@@ -52,6 +68,9 @@ const BIG: &str = "big";
 impl Work {
     /// Does the work when told to.
     pub fn run(self) -> Result<(), Failure> {
+        // Nobody is left behind by a bench that was killed.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .during(|| "asking to end with the bench".to_owned())?;
         let mut order: Vec<u64> = (0..self.count).collect();
         if self.task == Task::Stat {
             Rng::new(self.seed).shuffle(&mut order);
@@ -73,6 +92,21 @@ impl Work {
             Task::List => list(self.count),
             Task::Rename => each(order, |i| renameat(CWD, name('f', i), CWD, name('g', i))),
             Task::Unlink => each(order, |i| unlinkat(CWD, name('g', i), AtFlags::empty())),
+            Task::Mkdir => each(order, |i| mkdirat(CWD, name('d', i), Mode::from_raw_mode(0o755))),
+            Task::Link => each(order, |i| linkat(CWD, name('f', i), CWD, name('l', i), AtFlags::empty())),
+            Task::Symlink => each(order, |i| symlinkat(name('f', i), CWD, name('y', i))),
+            Task::Setattr => {
+                let time = Timespec { tv_sec: 1_000_000_000, tv_nsec: 1 };
+                let times = Timestamps { last_access: time, last_modification: time };
+                each(order, |i| {
+                    chmodat(CWD, name('f', i), Mode::from_raw_mode(0o600), AtFlags::empty())?;
+                    utimensat(CWD, name('f', i), &times, AtFlags::empty())
+                })
+            }
+            Task::Flood => loop {
+                write_big(order)?;
+            },
+            Task::Latency => latency(Duration::from_secs(self.count)),
             Task::SyncFiles => {
                 let mut data = [0; BLOCK];
                 Rng::new(self.seed).fill(&mut data);
@@ -84,19 +118,7 @@ impl Work {
                 })
             }
             Task::WriteBig => {
-                let mut data = vec![0; MIB];
-                Rng::new(self.seed).fill(&mut data);
-                let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
-                let file =
-                    openat(CWD, BIG, flags, Mode::from_raw_mode(0o644)).during(|| "making the big file".to_owned())?;
-                each(order, |_| {
-                    let mut left = data.as_slice();
-                    while !left.is_empty() {
-                        let wrote = write(&file, left)?;
-                        left = left.get(wrote..).unwrap_or_default();
-                    }
-                    Ok(())
-                })?;
+                let file = write_big(order)?;
                 fsync(&file).during(|| "fsync".to_owned())
             }
             Task::ReadBig => {
@@ -152,6 +174,61 @@ fn expect(what: &str, got: u64, wanted: u64) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(format!("{what}: {got}, expected {wanted}")))
+}
+
+/// Writes the big file from its start, a MiB for each of `order`.
+fn write_big(order: &[u64]) -> Result<rustix::fd::OwnedFd, Failure> {
+    let mut data = vec![0; MIB];
+    Rng::new(order.len() as u64).fill(&mut data);
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(CWD, BIG, flags, Mode::from_raw_mode(0o644)).during(|| "making the big file".to_owned())?;
+    each(order, |_| {
+        let mut left = data.as_slice();
+        while !left.is_empty() {
+            let wrote = write(&file, left)?;
+            left = left.get(wrote..).unwrap_or_default();
+        }
+        Ok(())
+    })?;
+    Ok(file)
+}
+
+/// Times each of seven kinds of operations in turn, none of which the kernel's caches answer, and
+/// says the median, the 99.99th percentile and the longest, in nanoseconds.
+fn latency(span: Duration) -> Result<(), Failure> {
+    let mode = Mode::from_raw_mode(0o755);
+    let mut times: Vec<u64> = Vec::new();
+    let mut timed = |what: &str, act: &dyn Fn() -> rustix::io::Result<()>| {
+        let start = Instant::now();
+        act().during(|| what.to_owned())?;
+        times.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        Ok::<_, Failure>(())
+    };
+    let start = Instant::now();
+    let mut round = 0;
+    while start.elapsed() < span {
+        let (file, moved, folder, absent) = (name('f', round), name('g', round), name('d', round), name('n', round));
+        timed("create", &|| {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(CWD, &file, flags, mode).map(drop)
+        })?;
+        timed("stat of a name that is not there", &|| match statat(CWD, &absent, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other.map(drop),
+        })?;
+        timed("chmod", &|| chmodat(CWD, &file, Mode::from_raw_mode(0o600), AtFlags::empty()))?;
+        timed("rename", &|| renameat(CWD, &file, CWD, &moved))?;
+        timed("mkdir", &|| mkdirat(CWD, &folder, mode))?;
+        timed("unlink", &|| unlinkat(CWD, &moved, AtFlags::empty()))?;
+        timed("rmdir", &|| unlinkat(CWD, &folder, AtFlags::REMOVEDIR))?;
+        round += 1;
+    }
+    times.sort_unstable();
+    let at = |per_ten_thousand: usize| times.get((times.len() * per_ten_thousand / 10_000).min(times.len() - 1));
+    match (at(5_000), at(9_999), times.last()) {
+        (Some(median), Some(rare), Some(longest)) => say(&format!("{median} {rare} {longest}")),
+        _ => Err(Failure::new("nothing was timed")),
+    }
 }
 
 fn open_big(flags: OFlags) -> Result<rustix::fd::OwnedFd, Failure> {

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use nexus_bench::{Context, Failure, Tree, Unit};
+use nexus_bench::{Context, CrateTree, Failure, Unit};
 
-use crate::crew::{Crew, time_program};
+use crate::crew::Crew;
 use crate::interrupt::Interrupt;
+use crate::programs::Materials;
 use crate::work::Task;
 
 /// How much of each.
@@ -17,6 +17,8 @@ use crate::work::Task;
 pub struct Sizes {
     /// Files that are made, listed, renamed and unlinked.
     pub files: u64,
+    /// Folders and links that are made, files whose mode and times are set.
+    pub names: u64,
     /// Files of the tree.
     pub tree_files: usize,
     /// Size of the big file, in MiB.
@@ -29,14 +31,23 @@ pub struct Sizes {
     pub random_writes: u64,
     /// Files that are synced one by one.
     pub sync_files: u64,
-    /// SQLite transactions, ten inserts each.
+    /// SQLite transactions, one insert each.
     pub transactions: u64,
+    /// Files of the repository that is cloned.
+    pub clone_files: usize,
+    /// Its commits.
+    pub clone_commits: u64,
+    /// The crates that are built.
+    pub crates: CrateTree,
+    /// How long small operations are timed beside a writer, in seconds.
+    pub latency_s: u64,
 }
 
 impl Sizes {
     /// What the published table is made with.
     pub const FULL: Sizes = Sizes {
         files: 20_000,
+        names: 10_000,
         tree_files: 10_000,
         big_mib: 1024,
         cold_reads: 4_000,
@@ -44,10 +55,15 @@ impl Sizes {
         random_writes: 20_000,
         sync_files: 1_000,
         transactions: 500,
+        clone_files: 1_500,
+        clone_commits: 300,
+        crates: CrateTree { libraries: 10, modules: 3 },
+        latency_s: 60,
     };
     /// Enough to see that everything works.
     pub const QUICK: Sizes = Sizes {
         files: 800,
+        names: 400,
         tree_files: 400,
         big_mib: 32,
         cold_reads: 200,
@@ -55,6 +71,10 @@ impl Sizes {
         random_writes: 500,
         sync_files: 64,
         transactions: 20,
+        clone_files: 100,
+        clone_commits: 20,
+        crates: CrateTree { libraries: 3, modules: 2 },
+        latency_s: 3,
     };
 }
 
@@ -63,27 +83,53 @@ impl Sizes {
 pub enum Group {
     /// Create, stat, list, rename and unlink of many files.
     Files,
+    /// mkdir, link, symlink, chmod and utimes.
+    Names,
     /// tar, cp, grep, find and rm on a tree of small files.
     Tree,
+    /// git clone and cargo build.
+    Programs,
     /// One big file, in order and at random.
     Big,
     /// Small files, each synced.
     Sync,
     /// SQLite transactions.
     Sqlite,
+    /// Small operations while another process writes.
+    Latency,
 }
 
 /// What the steps work with.
 pub struct Bench {
     /// How much of each.
     pub sizes: Sizes,
-    /// The tree's archive.
-    pub archive: PathBuf,
+    /// What programs work on.
+    pub materials: Materials,
     /// Whom to ask whether to go on.
     pub interrupt: Interrupt,
     /// Seed of orders and offsets.
     pub seed: u64,
 }
+
+/// Steps on many files, by one process and by several.
+const FILES: [(&str, Task, Cache); 7] = [
+    ("create", Task::Create, Cache::AsIs),
+    ("stat cold", Task::Stat, Cache::NoInodes),
+    ("stat warm", Task::Stat, Cache::AsIs),
+    ("readdir+stat cold", Task::List, Cache::NoInodes),
+    ("readdir+stat warm", Task::List, Cache::AsIs),
+    ("rename", Task::Rename, Cache::AsIs),
+    ("unlink", Task::Unlink, Cache::AsIs),
+];
+/// Other changes of names and attributes, each in a folder of its own; whether it needs files.
+const NAMES: [(&str, Task, bool); 4] = [
+    ("mkdir", Task::Mkdir, false),
+    ("link", Task::Link, true),
+    ("symlink", Task::Symlink, false),
+    ("chmod+utimes", Task::Setattr, true),
+];
+/// What a latency worker reports, in order.
+const LATENCY: [&str; 3] = ["p50", "p99.99", "longest"];
 
 /// Takes a step's time.
 pub type Record<'a> = dyn FnMut(&str, Unit, Duration) + 'a;
@@ -95,6 +141,9 @@ impl Bench {
         fs::create_dir(&dir).during(|| format!("making {}", dir.display()))?;
         let result = match group {
             Group::Files => [1, 4].iter().try_for_each(|&n| self.files(&dir, n, record)),
+            Group::Names => self.names(&dir, record),
+            Group::Programs => self.development(&dir, record),
+            Group::Latency => self.latency(&dir, record),
             Group::Tree => self.tree(&dir, record),
             Group::Big => self.big(&dir, record),
             Group::Sync => [1, 16].iter().try_for_each(|&n| self.sync(&dir, n, record)),
@@ -108,18 +157,41 @@ impl Bench {
         let dirs = folders(dir, processes)?;
         let each = self.sizes.files / processes;
         let unit = Unit::Operations(each * processes);
-        let steps = [
-            ("create", Task::Create, Cache::AsIs),
-            ("stat cold", Task::Stat, Cache::NoInodes),
-            ("stat warm", Task::Stat, Cache::AsIs),
-            ("readdir+stat cold", Task::List, Cache::NoInodes),
-            ("readdir+stat warm", Task::List, Cache::AsIs),
-            ("rename", Task::Rename, Cache::AsIs),
-            ("unlink", Task::Unlink, Cache::AsIs),
-        ];
-        for (name, task, cache) in steps {
+        for (name, task, cache) in FILES {
             let time = self.crew(&dirs, task, each, cache)?;
             record(&format!("{name}, {}", number(processes)), unit, time);
+        }
+        Ok(())
+    }
+
+    fn names(&self, dir: &Path, record: &mut Record<'_>) -> Result<(), Failure> {
+        let count = self.sizes.names;
+        for (name, task, with_files) in NAMES {
+            let place = dir.join(name);
+            fs::create_dir(&place).during(|| format!("making {}", place.display()))?;
+            let dirs = [place];
+            if with_files {
+                self.crew(&dirs, Task::Create, count, Cache::AsIs)?;
+            }
+            let time = self.crew(&dirs, task, count, Cache::AsIs)?;
+            record(&format!("{name}, {}", number(1)), Unit::Operations(count), time);
+        }
+        Ok(())
+    }
+
+    fn latency(&self, dir: &Path, record: &mut Record<'_>) -> Result<(), Failure> {
+        let (flooded, timed) = (dir.join("flooded"), dir.join("timed"));
+        for path in [&flooded, &timed] {
+            fs::create_dir(path).during(|| format!("making {}", path.display()))?;
+        }
+        Cache::AsIs.prepare()?;
+        let mut flood = Crew::assemble(&self.interrupt, &[flooded], Task::Flood, self.sizes.big_mib, self.seed)?;
+        let clock = Crew::assemble(&self.interrupt, &[timed], Task::Latency, self.sizes.latency_s, self.seed)?;
+        flood.start()?;
+        let times = clock.reported_times()?;
+        flood.still_works()?;
+        for (name, time) in LATENCY.into_iter().zip(times) {
+            record(&format!("metadata beside a writer, {name}"), Unit::Latency, time);
         }
         Ok(())
     }
@@ -182,57 +254,12 @@ impl Bench {
         cache.prepare()?;
         crew.time()
     }
-
-    fn tree(&self, dir: &Path, record: &mut Record<'_>) -> Result<(), Failure> {
-        let archive = self.archive.display().to_string();
-        let needles = self.sizes.tree_files.div_ceil(100);
-        // A cold cache is cold for the program's own file too: `--version` loads it again.
-        let mut step = |name: &str, cache: Cache, words: &[&str]| -> Result<Vec<u8>, Failure> {
-            let (program, arguments) = words.split_first().ok_or_else(|| Failure::new("no program"))?;
-            cache.prepare()?;
-            time_program(&self.interrupt, Command::new(program).arg("--version"))?;
-            let mut command = Command::new(program);
-            command.args(arguments).current_dir(dir);
-            let (time, output) = time_program(&self.interrupt, &mut command)?;
-            record(name, Unit::Seconds, time);
-            Ok(output.stdout)
-        };
-        step("untar", Cache::AsIs, &["tar", "-xf", &archive])?;
-        step("cp -r", Cache::AsIs, &["cp", "-r", "tree", "copy"])?;
-        for (name, cache) in [("grep -r cold", Cache::Nothing), ("grep -r warm", Cache::AsIs)] {
-            let found = step(name, cache, &["grep", "-r", Tree::NEEDLE, "tree"])?;
-            let lines = found.iter().filter(|b| **b == b'\n').count();
-            if lines != needles {
-                return Err(Failure::new(format!("grep found {lines} lines of {needles}")));
-            }
-        }
-        for (name, cache) in [("find cold", Cache::NoInodes), ("find warm", Cache::AsIs)] {
-            // The size makes it stat every file.
-            step(name, cache, &["find", "tree", "-size", "+100M"])?;
-        }
-        step("rm -rf", Cache::AsIs, &["rm", "-rf", "copy"])?;
-        Ok(())
-    }
-
-    fn sqlite(&self, dir: &Path, mode: &str, record: &mut Record<'_>) -> Result<(), Failure> {
-        let script = self.archive.with_file_name(format!("{mode}.sql"));
-        fs::write(&script, sql(mode, self.sizes.transactions)).during(|| format!("writing {}", script.display()))?;
-        let database = dir.join(mode);
-        let input = fs::File::open(&script).during(|| format!("opening {}", script.display()))?;
-        let mut command = sqlite_command();
-        command.arg(&database).stdin(Stdio::from(input));
-        Cache::AsIs.prepare()?;
-        let (time, _) = time_program(&self.interrupt, &mut command)?;
-        let name = if mode == "wal" { "SQLite WAL" } else { "SQLite rollback" };
-        let unit = Unit::Operations(self.sizes.transactions);
-        record(&format!("{name}, transactions"), unit, time);
-        Ok(())
-    }
 }
 
 /// What is to be forgotten before a step. What was written before is on disk in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cache {
+pub enum Cache {
+    /// Nothing.
     AsIs,
     /// Entries and attributes (`drop_caches` 2); the disk's blocks stay in memory.
     NoInodes,
@@ -241,7 +268,8 @@ enum Cache {
 }
 
 impl Cache {
-    fn prepare(self) -> Result<(), Failure> {
+    /// Forgets.
+    pub fn prepare(self) -> Result<(), Failure> {
         rustix::fs::sync();
         let what = match self {
             Cache::AsIs => return Ok(()),
@@ -267,38 +295,24 @@ fn folders(dir: &Path, processes: u64) -> Result<Vec<PathBuf>, Failure> {
         .collect()
 }
 
-/// A statement a line.
-fn sql(mode: &str, transactions: u64) -> String {
-    let mut script = format!(
-        "PRAGMA journal_mode={mode};\nPRAGMA synchronous=FULL;\n\
-         CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, data BLOB);\n"
-    );
-    for i in 0..transactions {
-        script.push_str("BEGIN;\n");
-        for j in 0..10 {
-            let row = i * 10 + j;
-            script.push_str(&format!("INSERT INTO t(name, data) VALUES ('row {row}', zeroblob(200));\n"));
-        }
-        script.push_str("COMMIT;\n");
-    }
-    script
-}
+#[cfg(test)]
+mod tests {
+    use nexus_bench::BARS;
 
-/// The `sqlite3` shell, or Python with the module of that name.
-fn sqlite_command() -> Command {
-    let shell = Command::new("sqlite3").arg("-version").output();
-    if shell.is_ok_and(|output| output.status.success()) {
-        let mut command = Command::new("sqlite3");
-        command.arg("-bail");
-        return command;
+    use super::*;
+
+    #[test]
+    fn every_bar_of_one_and_of_many_processes_has_its_row() {
+        let per_process = FILES.iter().map(|(name, ..)| *name).chain(NAMES.iter().map(|(name, ..)| *name));
+        let known: Vec<&str> = per_process.collect();
+        for bar in BARS {
+            let Some((name, processes)) = bar.row.split_once(", ") else { continue };
+            if processes == number(1) || processes == number(4) {
+                let synced = name.starts_with("write+fsync+close");
+                assert!(synced || known.contains(&name), "{}", bar.row);
+            }
+        }
+        let rare = format!("metadata beside a writer, {}", LATENCY[1]);
+        assert!(BARS.iter().any(|bar| bar.row == rare));
     }
-    let mut command = Command::new("python3");
-    command.args([
-        "-c",
-        "import sqlite3, sys\n\
-         db = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
-         for line in sys.stdin: db.execute(line)\n\
-         db.close()",
-    ]);
-    command
 }
