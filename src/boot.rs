@@ -244,7 +244,7 @@ impl Volume {
         let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
         let mut freed = 0u64;
         for _ in 0..RECLAIM_PASSES {
-            let progress = collector.run_once().map_err(|error| self.failed("collect", error))?;
+            let progress = collector.make_room().map_err(|error| self.failed("collect", error))?;
             freed = freed.saturating_add(progress.freed_bytes);
             if !progress.more {
                 break;

@@ -149,6 +149,10 @@ impl NexusFs {
 
     /// The client let go of all its references to these nodes.
     pub fn forget(&self, nodes: &[NodeId]) {
+        // A client that opens files by itself tells of their end in no other way.
+        for node in nodes {
+            self.content.closed(node.ino());
+        }
         self.reaper.forgotten(nodes);
     }
 
