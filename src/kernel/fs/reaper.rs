@@ -25,6 +25,8 @@ const BATCH: usize = 64;
 const EXTENT_BUDGET: u32 = 4096;
 /// How long the first inode of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(20);
+/// How long to wait for space before orphans are tried again.
+const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 /// Queue length from which on those who add to it have to free inodes themselves.
 const QUEUE_LIMIT: usize = 8192;
 /// Orphans read from a zone at once.
@@ -213,7 +215,7 @@ impl Shared {
         if len > QUEUE_LIMIT
             && let Err(error) = self.reap_batch()
         {
-            log::warn!("orphans stay until the next start: {error}");
+            log::warn!("orphans were not freed: {error}");
         }
     }
 
@@ -233,13 +235,18 @@ impl Shared {
             match self.reap_batch() {
                 Ok(false) if stopping => return,
                 Ok(_) => {}
+                Err(Error::NoSpace | Error::QuotaExceeded) if stopping => return,
+                Err(Error::NoSpace | Error::QuotaExceeded) => {
+                    let mut queue = self.queue.lock();
+                    let _ = self.filled.wait_while_for(&mut queue, |queue| !queue.stopping, NO_SPACE_PAUSE);
+                }
                 Err(error) => log::warn!("orphans stay until the next start: {error}"),
             }
         }
     }
 
-    /// Frees one batch; answers whether there was any. What fails stays an orphan in its
-    /// zone, and is queued again at the next start.
+    /// Frees one batch; answers whether there was any. What finds no space for its command stays
+    /// queued; what fails otherwise stays an orphan in its zone until the next start.
     fn reap_batch(&self) -> Result<bool> {
         let _one_at_a_time = self.reaping.lock();
         if self.read_only.load(Ordering::Acquire) {
@@ -254,6 +261,9 @@ impl Shared {
         let mut result = Ok(!batch.is_empty());
         for nodes in batch.chunk_by(|a, b| a.zone() == b.zone()) {
             if let Err(error) = self.reap(nodes) {
+                if matches!(error, Error::NoSpace | Error::QuotaExceeded) {
+                    self.queue.lock().nodes.extend(nodes);
+                }
                 result = Err(error);
             }
         }

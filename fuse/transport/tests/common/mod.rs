@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nexus_fuse_transport::abi::{fopen, init};
@@ -283,6 +284,10 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.state.release();
+        if thread::panicking() {
+            // Who still waits is in this very process, which could not end with them.
+            self.abort();
+        }
         let _ = rustix::mount::unmount(self.dir.path(), UnmountFlags::DETACH);
     }
 }
