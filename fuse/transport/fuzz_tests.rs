@@ -190,7 +190,7 @@ fn structure(code: u32) -> usize {
         opcode::FSYNCDIR | opcode::SETXATTR | opcode::BMAP => 16,
         opcode::RELEASE | opcode::RELEASEDIR | opcode::FLUSH | opcode::LSEEK | opcode::STATX | opcode::POLL => 24,
         opcode::FALLOCATE | opcode::IOCTL => 32,
-        opcode::READ | opcode::READDIR | opcode::READDIRPLUS | opcode::WRITE | opcode::NOTIFY_REPLY => 40,
+        opcode::READ | opcode::READDIR | opcode::READDIRPLUS | opcode::WRITE => 40,
         opcode::GETLK | opcode::SETLK | opcode::SETLKW => 48,
         opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => 56,
         opcode::INIT => 64,
