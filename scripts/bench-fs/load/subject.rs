@@ -126,6 +126,8 @@ impl Mount {
         let errors = output.try_clone().during(|| "sharing the log".to_owned())?;
         // A group of its own: Ctrl-C is for us, who then unmount in order.
         let daemon = command
+            // As `nexus-fuse mount` starts its daemon; a peer's is started so, too.
+            .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
