@@ -14,6 +14,7 @@ mod random;
 mod report;
 mod scratch;
 mod soak;
+mod store;
 mod storm;
 mod tool;
 mod transport;
@@ -74,6 +75,8 @@ enum Suite {
     Storm,
     /// Programs that people run.
     Programs,
+    /// Content in a real S3 server, which is slow, away, killed and damaged.
+    Store,
     /// Sizes: many files, large files, full disks.
     Limits,
     /// Load makers for minutes, five million files.
@@ -118,6 +121,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Crash => ("crash", report::run(&lab, &crash::cases(&lab), filter)),
         Suite::Storm => ("storm", storm::run(&lab, filter)),
         Suite::Programs => ("programs", report::run(&lab, &programs::cases(), filter)),
+        Suite::Store => ("store", report::run(&lab, &store::cases(), filter)),
         Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),
         Suite::Soak => ("soak", report::run(&lab, &soak::cases(), filter)),
         Suite::StormClient => return Ok(true),

@@ -22,6 +22,8 @@ pub struct Mount {
     data: PathBuf,
     point: PathBuf,
     options: Option<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     transport: Option<Transport>,
     log: PathBuf,
     daemon: Option<Child>,
@@ -36,6 +38,8 @@ impl Mount {
             data: data.to_owned(),
             point: point.to_owned(),
             options: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
             transport: None,
             log: log.to_owned(),
             daemon: None,
@@ -45,6 +49,18 @@ impl Mount {
     /// Adds mount options, as `-o` takes them.
     pub fn with_options(mut self, options: &str) -> Mount {
         self.options = Some(options.to_owned());
+        self
+    }
+
+    /// Adds arguments of `mount`.
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Mount {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Sets an environment variable for the daemon, and for `fsck`.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Mount {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -106,6 +122,7 @@ impl Mount {
         if let Some(transport) = self.transport {
             command.args(["--transport", &transport.to_string()]);
         }
+        command.args(&self.arguments).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(words.try_clone()?).stderr(words).process_group(0);
         let child = command.spawn().during(format!("cannot start {}", self.binary.display()))?;
         self.daemon = Some(child);
@@ -177,8 +194,11 @@ impl Mount {
 
     /// Holds the data folder against its own rules; the daemon must not run.
     pub fn fsck(&self) -> Check {
-        let ended = Tool::new(&self.binary).args(["fsck", "--deep"]).arg(&self.data).run()?;
-        ended.check().during("fsck")
+        let mut tool = Tool::new(&self.binary).args(["fsck", "--deep"]).arg(&self.data);
+        for (name, value) in &self.environment {
+            tool = tool.env(name, value);
+        }
+        tool.run()?.check().during("fsck")
     }
 
     /// Fails if the daemon has logged an error.

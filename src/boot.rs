@@ -14,6 +14,7 @@ use nexus_kernel::disk::{Disk, DiskSpace};
 use nexus_kernel::fs::FsOptions;
 use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, Usage, ZoneInfo, decode};
+use nexus_kernel::object_store::Traffic;
 use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
@@ -42,6 +43,7 @@ pub struct Volume {
     root: Arc<LocalZone>,
     log: Arc<NodeLog>,
     content: Arc<SegmentStore>,
+    blobs: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
     // Last, so that the lock is let go of when all files are closed.
     folder: DataFolder,
@@ -136,9 +138,18 @@ impl Volume {
                 Arc::new(LocalDiskStore::open(disk.clone(), &layout.blobs).map_err(failed("open the object store"))?)
             }
             ObjectStoreKind::Memory => Arc::new(MemoryStore::new()),
+            ObjectStoreKind::Cloud => {
+                let access = match purpose {
+                    Purpose::Serve => crate::cloud::Access::Change { new: !folder.is_finished() },
+                    Purpose::Check => crate::cloud::Access::Look,
+                };
+                crate::cloud::open(&folder, config, &layout, access)?
+            }
         };
-        let content_config = ContentConfig { writer: folder.identity().writer, ..ContentConfig::default() };
-        let content = SegmentStore::open(disk.clone(), blobs, clock.clone(), &path, content_config)
+        let far = drivers.object_store == ObjectStoreKind::Cloud;
+        let content_config = if far { crate::cloud::content_config() } else { ContentConfig::default() };
+        let content_config = ContentConfig { writer: folder.identity().writer, ..content_config };
+        let content = SegmentStore::open(disk.clone(), blobs.clone(), clock.clone(), &path, content_config)
             .map_err(failed("open the content store"))?;
         let metastore = open_metastore(&folder, &layout, &disk, &plan)?;
         let log =
@@ -163,7 +174,7 @@ impl Volume {
         }
         let collector = match purpose {
             Purpose::Serve => Some(
-                Reclaimer::new(content.clone(), zones, clock.clone(), ReclaimConfig::default())
+                Reclaimer::new(content.clone(), zones, clock.clone(), reclaim_config(far))
                     .spawn()
                     .map_err(failed("start the collector"))?,
             ),
@@ -173,7 +184,17 @@ impl Volume {
         if purpose == Purpose::Serve {
             services.load(Arc::new(UsageLog::new(USAGE_INTERVAL))).map_err(failed("start the usage log"))?;
         }
-        Ok(Volume { services, collector: Mutex::new(collector), fs: Arc::new(fs), root, log, content, clock, folder })
+        Ok(Volume {
+            services,
+            collector: Mutex::new(collector),
+            fs: Arc::new(fs),
+            root,
+            log,
+            content,
+            blobs,
+            clock,
+            folder,
+        })
     }
 
     /// The syscalls.
@@ -240,7 +261,8 @@ impl Volume {
     pub fn reclaim(&self) -> Result<u64> {
         self.fs.reap_now().map_err(|error| self.failed("reap", error))?;
         self.checkpoint()?;
-        let config = ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, ..ReclaimConfig::default() };
+        let far = self.identity().drivers.object_store == ObjectStoreKind::Cloud;
+        let config = ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, ..reclaim_config(far) };
         let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
         let mut freed = 0u64;
         for _ in 0..RECLAIM_PASSES {
@@ -251,6 +273,26 @@ impl Volume {
             }
         }
         Ok(freed)
+    }
+
+    /// Has a part of what is only on this disk sealed, which for a store in the cloud means to
+    /// send it there; answers how many bytes are left. To be called again until none are.
+    pub fn flush(&self) -> Result<u64> {
+        self.sync()?;
+        let config = ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, ..ReclaimConfig::default() };
+        let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
+        collector.run_once().map_err(|error| self.failed("flush", error))?;
+        Ok(self.content.unsealed().1)
+    }
+
+    /// What was asked of a store in the cloud since the start; `None` for one on this disk.
+    pub fn traffic(&self) -> Option<Traffic> {
+        self.blobs.traffic()
+    }
+
+    /// Bytes of content that are only on this disk, if it is to go elsewhere.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.content.unsealed().1
     }
 
     /// Looks for damage; `deep` reads all content.
@@ -299,6 +341,10 @@ impl Volume {
     fn failed(&self, what: &str, error: nexus_kernel::Error) -> Error {
         Error::kernel(self.path(), format!("{what} {}", self.path().display()), error)
     }
+}
+
+fn reclaim_config(far: bool) -> ReclaimConfig {
+    if far { crate::cloud::reclaim_config() } else { ReclaimConfig::default() }
 }
 
 /// Removes what an earlier run of a throwaway volume left.

@@ -6,6 +6,10 @@
 //! data = "/srv/nexus"        # NEXUS_DATA          --data
 //! metastore = "redb"         # NEXUS_METASTORE     --metastore      redb, memory
 //! object_store = "local"     # NEXUS_OBJECT_STORE  --object-store   local, memory
+//! store = "s3://bucket/dir"  # NEXUS_STORE         --store          sealed content in the cloud instead
+//! endpoint = "http://h:9000" # NEXUS_ENDPOINT      --endpoint       where that answers, if elsewhere
+//! region = "eu-west-1"       # NEXUS_REGION        --region
+//! store_cache = "10G"        # NEXUS_STORE_CACHE   --store-cache    how much of it is kept on this disk
 //! memory = "512M"            # NEXUS_MEMORY        --memory
 //! cache = "96M"              # NEXUS_CACHE         --cache
 //! log = "info"               # NEXUS_LOG           --log
@@ -19,6 +23,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use nexus_drivers::object_store::StoreUrl;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
@@ -29,6 +34,9 @@ use crate::memory::{self, MemoryPlan};
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The volume that is meant when nobody names one.
 pub const DEFAULT_VOLUME: &str = "default";
+
+/// How much of a cloud's content is kept on this disk if nobody says.
+pub const DEFAULT_STORE_CACHE: u64 = 10 << 30;
 
 /// Which metastore keeps the metadata.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -48,6 +56,19 @@ pub enum ObjectStoreKind {
     Local,
     /// Memory: gone when the daemon ends.
     Memory,
+    /// A bucket of S3, Google Cloud Storage or Azure; see [`CloudPlace`].
+    Cloud,
+}
+
+/// Where in the cloud a volume's sealed content lies. Credentials are no part of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CloudPlace {
+    /// Bucket and prefix.
+    pub url: StoreUrl,
+    /// Where the service answers, if not at its usual address.
+    pub endpoint: Option<String>,
+    /// The bucket's region, where that counts.
+    pub region: Option<String>,
 }
 
 /// A number of bytes, as people write it: `64M`, `1GiB`, `1048576`. Units are binary.
@@ -61,6 +82,14 @@ pub struct Config {
     pub data: PathBuf,
     /// Where the volume keeps what.
     pub drivers: Drivers,
+    /// Where in the cloud a new volume's content goes; a volume that is there knows itself.
+    pub cloud: Option<CloudPlace>,
+    /// Where the cloud answers this time, in place of what the volume remembers.
+    pub endpoint: Option<String>,
+    /// Its region, likewise.
+    pub region: Option<String>,
+    /// Bytes of the cloud's content that are kept on this disk at the most.
+    pub store_cache: u64,
     /// Memory limit in bytes.
     pub memory: u64,
     /// How much of that is for caches; a share if left open.
@@ -84,6 +113,18 @@ pub struct Settings {
     /// See [`Drivers::object_store`].
     #[serde(default, deserialize_with = "parsed")]
     pub object_store: Option<ObjectStoreKind>,
+    /// See [`Config::cloud`].
+    #[serde(default, deserialize_with = "parsed")]
+    pub store: Option<StoreUrl>,
+    /// See [`Config::endpoint`].
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// See [`Config::region`].
+    #[serde(default)]
+    pub region: Option<String>,
+    /// See [`Config::store_cache`].
+    #[serde(default, deserialize_with = "byte_size")]
+    pub store_cache: Option<ByteSize>,
     /// See [`Config::memory`].
     #[serde(default, deserialize_with = "byte_size")]
     pub memory: Option<ByteSize>,
@@ -178,6 +219,10 @@ impl Settings {
             data: get("NEXUS_DATA").filter(|value| !value.is_empty()).map(PathBuf::from),
             metastore: parse_variable("NEXUS_METASTORE", text("NEXUS_METASTORE")?)?,
             object_store: parse_variable("NEXUS_OBJECT_STORE", text("NEXUS_OBJECT_STORE")?)?,
+            store: parse_variable("NEXUS_STORE", text("NEXUS_STORE")?)?,
+            endpoint: text("NEXUS_ENDPOINT")?,
+            region: text("NEXUS_REGION")?,
+            store_cache: parse_variable("NEXUS_STORE_CACHE", text("NEXUS_STORE_CACHE")?)?,
             memory: parse_variable("NEXUS_MEMORY", text("NEXUS_MEMORY")?)?,
             cache: parse_variable("NEXUS_CACHE", text("NEXUS_CACHE")?)?,
             log: text("NEXUS_LOG")?
@@ -237,6 +282,10 @@ impl Settings {
             data: stronger.data.or(self.data),
             metastore: stronger.metastore.or(self.metastore),
             object_store: stronger.object_store.or(self.object_store),
+            store: stronger.store.or(self.store),
+            endpoint: stronger.endpoint.or(self.endpoint),
+            region: stronger.region.or(self.region),
+            store_cache: stronger.store_cache.or(self.store_cache),
             memory: stronger.memory.or(self.memory),
             cache: stronger.cache.or(self.cache),
             log: stronger.log.or(self.log),
@@ -276,12 +325,34 @@ impl Settings {
             );
             return Err(setting("cache", problem));
         }
+        let metastore = self.metastore.unwrap_or_default();
+        let object_store = match (&self.store, self.object_store) {
+            (Some(_), _) => ObjectStoreKind::Cloud,
+            (None, Some(ObjectStoreKind::Cloud)) => {
+                return Err(setting("object_store", "which one in the cloud, --store tells".to_owned()));
+            }
+            (None, kind) => kind.unwrap_or_default(),
+        };
+        if self.store.is_some() && metastore == MetastoreKind::Memory {
+            let problem = "content in the cloud needs metadata that stays: leave the metastore as it is".to_owned();
+            return Err(setting("store", problem));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint).map_err(|problem| setting("endpoint", problem))?;
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if let Some(region) = self.region.as_ref().filter(|region| region.is_empty() || !region.bytes().all(plain)) {
+            return Err(setting("region", format!("{region:?} is no region: write it like eu-west-1")));
+        }
+        let (endpoint, region) = (self.endpoint, self.region);
+        let cloud = self.store.map(|url| CloudPlace { url, endpoint: endpoint.clone(), region: region.clone() });
         Ok(Config {
             data,
-            drivers: Drivers {
-                metastore: self.metastore.unwrap_or_default(),
-                object_store: self.object_store.unwrap_or_default(),
-            },
+            drivers: Drivers { metastore, object_store },
+            cloud,
+            endpoint,
+            region,
+            store_cache: self.store_cache.map_or(DEFAULT_STORE_CACHE, |size| size.0),
             memory,
             cache,
             log: self.log.unwrap_or(log::LevelFilter::Info),
@@ -294,6 +365,18 @@ impl Config {
     /// Decides all settings; see [`Settings::layered`].
     pub fn load(file: Option<&Path>, flags: Settings) -> Result<Config> {
         Settings::layered(file, flags)?.decide(&Surroundings::of_process())
+    }
+}
+
+/// Refuses what is no address, or holds a password that would be written down.
+pub(crate) fn check_endpoint(endpoint: &str) -> std::result::Result<(), String> {
+    let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    match host {
+        None | Some("") => Err(format!("{endpoint:?} is no address: write it like https://host:port")),
+        Some(host) if host.contains(['@', '\n', ' ']) => {
+            Err("an address has no user and no password; credentials come from the environment or files".to_owned())
+        }
+        Some(_) => Ok(()),
     }
 }
 
@@ -379,7 +462,8 @@ impl FromStr for ObjectStoreKind {
         match text {
             "local" => Ok(ObjectStoreKind::Local),
             "memory" => Ok(ObjectStoreKind::Memory),
-            _ => Err(format!("{text:?} is no object store: use local or memory")),
+            "cloud" => Ok(ObjectStoreKind::Cloud),
+            _ => Err(format!("{text:?} is no object store: use local or memory, or --store for one in the cloud")),
         }
     }
 }
@@ -389,6 +473,7 @@ impl fmt::Display for ObjectStoreKind {
         f.write_str(match self {
             ObjectStoreKind::Local => "local",
             ObjectStoreKind::Memory => "memory",
+            ObjectStoreKind::Cloud => "cloud",
         })
     }
 }

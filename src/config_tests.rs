@@ -31,6 +31,10 @@ fn flags_beat_the_file_and_the_file_beats_the_environment() {
         Config {
             data: "/var/lib/nexus/default".into(),
             drivers: Drivers { metastore: MetastoreKind::Memory, object_store: ObjectStoreKind::Local },
+            cloud: None,
+            endpoint: None,
+            region: None,
+            store_cache: DEFAULT_STORE_CACHE,
             memory: 1 << 30,
             cache: None,
             log: log::LevelFilter::Debug,
@@ -130,4 +134,27 @@ fn volumes_are_found_by_name_or_path() {
     assert!(root().volume(Path::new("")).is_err());
     assert!(Surroundings::default().volume(Path::new("photos")).is_err());
     assert_eq!(user.config_file().unwrap(), Path::new("/home/ann/.config/nexus/config.toml"));
+}
+
+#[test]
+fn a_store_in_the_cloud_is_a_place_without_secrets() {
+    let (_dir, path) =
+        file("store = 's3://b/p'\nendpoint = 'https://h:9000'\nregion = 'eu-west-1'\nstore_cache = '1G'\n");
+    let config = Settings::from_file(&path).unwrap().decide(&root()).unwrap();
+    assert_eq!(config.drivers.object_store, ObjectStoreKind::Cloud);
+    assert_eq!(config.store_cache, 1 << 30);
+    let place = config.cloud.unwrap();
+    assert_eq!((place.url.to_string().as_str(), place.region.as_deref()), ("s3://b/p", Some("eu-west-1")));
+    for (text, says) in [
+        ("store = 's3://'\n", "names no bucket"),
+        ("store = 's3://b'\nmetastore = 'memory'\n", "needs metadata that stays"),
+        ("object_store = 'cloud'\n", "--store tells"),
+        ("store = 's3://b'\nendpoint = 'host:9000'\n", "is no address"),
+        ("store = 's3://b'\nendpoint = 'http://me:secret@h'\n", "no user and no password"),
+        ("store = 's3://b'\nregion = 'a b'\n", "is no region"),
+    ] {
+        let (_dir, path) = file(text);
+        let refused = Settings::from_file(&path).and_then(|settings| settings.decide(&root())).unwrap_err().to_string();
+        assert!(refused.contains(says) && !refused.contains("secret@"), "{text}: {refused}");
+    }
 }

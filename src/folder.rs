@@ -1,13 +1,16 @@
 //! The data folder: what lies where in it, whose it is, and that only one process has it.
 //!
 //! ```text
-//! FORMAT        "nexus volume format 1", the volume's id, its writer id and its drivers
+//! FORMAT        "nexus volume format 1", the volume's id, its writer id, its drivers and, if its
+//!               sealed content is in the cloud, where
 //! LOCK          flock(2)ed by the process that has the volume open; its pid and mounts
 //! log/          the zone log
 //! meta/         a redb file for each zone
 //! segments/     content that is being written
 //! sums/         checksums of sealed content
 //! blobs/        sealed content
+//! cache/        sealed content from the cloud
+//! store.claim   what this folder last said to the cloud
 //! control.sock  where the command line talks to the daemon
 //! daemon.log    what the daemon has to say, and daemon.log.1 before it
 //! ```
@@ -25,7 +28,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{MetastoreKind, ObjectStoreKind};
+use crate::config::{CloudPlace, MetastoreKind, ObjectStoreKind, check_endpoint};
 use crate::error::{Error, Result};
 
 /// The volume format that this build reads and writes.
@@ -52,6 +55,8 @@ pub struct Identity {
     pub writer: u32,
     /// Where it keeps what.
     pub drivers: Drivers,
+    /// Where in the cloud, if that is where its sealed content lies.
+    pub cloud: Option<CloudPlace>,
 }
 
 /// The drivers that a volume was made with. They never change.
@@ -132,19 +137,25 @@ impl DataFolder {
     pub fn open(path: &Path) -> Result<DataFolder> {
         match Self::inspect(path)? {
             Found::Nothing => Err(Error::NoVolume(path.to_owned())),
-            Found::Unfinished(identity) | Found::Volume(identity) => Self::lock(path, identity.drivers),
+            Found::Unfinished(identity) | Found::Volume(identity) => Self::lock(path, identity.drivers, identity.cloud),
         }
     }
 
     /// Locks the volume at `path`, which must have been made with `drivers`; begins to make
     /// one if there is none.
     pub fn open_or_make(path: &Path, drivers: Drivers) -> Result<DataFolder> {
-        check_drivers(path, &Self::inspect(path)?, drivers)?;
-        make_folders(path)?;
-        Self::lock(path, drivers)
+        Self::open_or_make_with(path, drivers, None)
     }
 
-    fn lock(path: &Path, drivers: Drivers) -> Result<DataFolder> {
+    /// As [`DataFolder::open_or_make`]; `cloud` says where in the cloud a new volume's content
+    /// goes. A volume that has its content there already is opened without it, too.
+    pub fn open_or_make_with(path: &Path, drivers: Drivers, cloud: Option<CloudPlace>) -> Result<DataFolder> {
+        check_drivers(path, &Self::inspect(path)?, drivers, cloud.as_ref())?;
+        make_folders(path)?;
+        Self::lock(path, drivers, cloud)
+    }
+
+    fn lock(path: &Path, drivers: Drivers, cloud: Option<CloudPlace>) -> Result<DataFolder> {
         let path = fs::canonicalize(path).map_err(|error| Error::io(format!("reach {}", path.display()), error))?;
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new()
@@ -158,11 +169,11 @@ impl DataFolder {
         take(&lock, &lock_path, &path)?;
         // Again, now that nobody else can be making it.
         let found = Self::inspect(&path)?;
-        check_drivers(&path, &found, drivers)?;
+        check_drivers(&path, &found, drivers, cloud.as_ref())?;
         let (identity, finished) = match found {
             Found::Volume(identity) => (identity, true),
             Found::Unfinished(identity) => (identity, false),
-            Found::Nothing => (begin(&path, drivers)?, false),
+            Found::Nothing => (begin(&path, drivers, cloud)?, false),
         };
         let folder = DataFolder { path, lock, identity, finished };
         folder.note_mounts(&[])?;
@@ -242,6 +253,10 @@ pub struct Layout {
     pub sums: PathBuf,
     /// Sealed blobs.
     pub blobs: PathBuf,
+    /// Parts of blobs in the cloud.
+    pub cache: PathBuf,
+    /// What the cloud was last told of this folder.
+    pub claim: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
     /// The daemon's log.
@@ -259,6 +274,8 @@ impl Layout {
             segments: path.join("segments"),
             sums: path.join("sums"),
             blobs: path.join("blobs"),
+            cache: path.join("cache"),
+            claim: path.join("store.claim"),
             socket: path.join("control.sock"),
             daemon_log: path.join("daemon.log"),
         }
@@ -272,17 +289,31 @@ impl Drop for DataFolder {
     }
 }
 
-fn check_drivers(path: &Path, found: &Found, wanted: Drivers) -> Result<()> {
-    match found {
-        Found::Volume(identity) | Found::Unfinished(identity) if identity.drivers != wanted => {
-            Err(Error::OtherDrivers {
-                path: path.to_owned(),
-                made: identity.drivers.to_string(),
-                wanted: wanted.to_string(),
-            })
+fn check_drivers(path: &Path, found: &Found, wanted: Drivers, cloud: Option<&CloudPlace>) -> Result<()> {
+    let (Found::Volume(identity) | Found::Unfinished(identity)) = found else { return Ok(()) };
+    let same = match (&identity.cloud, cloud) {
+        // Nobody has to say again where it is.
+        (Some(_), None) => {
+            identity.drivers.metastore == wanted.metastore && wanted.object_store != ObjectStoreKind::Memory
         }
-        _ => Ok(()),
+        (Some(made), Some(wanted_place)) => {
+            identity.drivers.metastore == wanted.metastore && made.url == wanted_place.url
+        }
+        (None, Some(_)) => false,
+        (None, None) => identity.drivers == wanted,
+    };
+    if same {
+        return Ok(());
     }
+    let text = |drivers: Drivers, cloud: Option<&CloudPlace>| match cloud {
+        Some(place) => format!("metastore {} and store {}", drivers.metastore, place.url),
+        None => drivers.to_string(),
+    };
+    Err(Error::OtherDrivers {
+        path: path.to_owned(),
+        made: text(identity.drivers, identity.cloud.as_ref()),
+        wanted: text(wanted, cloud),
+    })
 }
 
 /// Locks, or tells who has the lock. Somebody who only asks for the holder has it for a
@@ -322,12 +353,12 @@ fn make_folders(path: &Path) -> Result<()> {
 }
 
 /// Writes FORMAT.new for a new volume, durably.
-fn begin(path: &Path, drivers: Drivers) -> Result<Identity> {
+fn begin(path: &Path, drivers: Drivers, cloud: Option<CloudPlace>) -> Result<Identity> {
     let what = || format!("begin a volume in {}", path.display());
-    let write = || -> io::Result<Identity> {
+    let write = move || -> io::Result<Identity> {
         let id = (u128::from(random_u64()?) << 64) | u128::from(random_u64()?);
         let writer = (random_u64()? as u32 & 0x00ff_ffff).max(1);
-        let identity = Identity { id: id.to_be_bytes(), writer, drivers };
+        let identity = Identity { id: id.to_be_bytes(), writer, drivers, cloud };
         // The folder may have been there, open to others.
         fs::set_permissions(path, Permissions::from_mode(0o700))?;
         let temporary = path.join("FORMAT.tmp");
@@ -372,11 +403,20 @@ fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
 
 fn format_text(identity: &Identity) -> String {
     let Drivers { metastore, object_store } = identity.drivers;
-    format!(
+    let mut text = format!(
         "{FORMAT_TITLE}{FORMAT_VERSION}\nid {}\nwriter {}\nmetastore {metastore}\nobject_store {object_store}\n",
         id_text(&identity.id),
         identity.writer
-    )
+    );
+    if let Some(CloudPlace { url, endpoint, region }) = &identity.cloud {
+        text.push_str(&format!("store {url}\n"));
+        for (name, value) in [("endpoint", endpoint), ("region", region)] {
+            if let Some(value) = value {
+                text.push_str(&format!("{name} {value}\n"));
+            }
+        }
+    }
+    text
 }
 
 /// An id as the 36 characters of a UUID.
@@ -420,10 +460,34 @@ fn parse_format(path: &Path, text: &[u8]) -> Result<Identity> {
             .parse()
             .map_err(|problem: String| damaged(&format!("names a driver: {problem}")))?,
     };
+    let cloud = match drivers.object_store {
+        ObjectStoreKind::Local | ObjectStoreKind::Memory => None,
+        ObjectStoreKind::Cloud => {
+            let url =
+                field("store")?.parse().map_err(|problem: String| damaged(&format!("names a store: {problem}")))?;
+            let mut rest = lines.clone().peekable();
+            let mut optional = |name: &str| {
+                let value = rest.peek().and_then(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned);
+                if value.is_some() {
+                    rest.next();
+                }
+                value
+            };
+            let (endpoint, region) = (optional("endpoint"), optional("region"));
+            if let Some(endpoint) = &endpoint {
+                check_endpoint(endpoint).map_err(|problem| damaged(&format!("names an endpoint: {problem}")))?;
+            }
+            let taken = usize::from(endpoint.is_some()) + usize::from(region.is_some());
+            for _ in 0..taken {
+                lines.next();
+            }
+            Some(CloudPlace { url, endpoint, region })
+        }
+    };
     if lines.next().is_some() || !text.ends_with('\n') {
         return Err(damaged("does not end where it should"));
     }
-    Ok(Identity { id, writer, drivers })
+    Ok(Identity { id, writer, drivers, cloud })
 }
 
 fn parse_id(text: &str) -> Option<[u8; 16]> {

@@ -61,7 +61,7 @@ fn a_folder_of_other_things_is_refused_and_left_alone() {
 
 #[test]
 fn other_versions_and_damage_are_refused_and_left_alone() {
-    let good = format_text(&Identity { id: [7; 16], writer: 9, drivers: Drivers::default() });
+    let good = format_text(&Identity { id: [7; 16], writer: 9, drivers: Drivers::default(), cloud: None });
     let cases: [(&str, String, &str); 9] = [
         ("newer", good.replace("format 1", "format 2"), "volume format \"2\""),
         ("no number", good.replace("format 1", "format one"), "volume format \"one\""),
@@ -99,4 +99,51 @@ fn opening_needs_a_volume() {
     assert!(matches!(DataFolder::open(dir.path()), Err(Error::NoVolume(_))));
     assert!(matches!(DataFolder::open(&dir.path().join("none")), Err(Error::NoVolume(_))));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_volume_knows_where_in_the_cloud_its_content_is() {
+    let place = |url: &str| CloudPlace {
+        url: url.parse().unwrap(),
+        endpoint: Some("http://127.0.0.1:9000".to_owned()),
+        region: Some("eu-west-1".to_owned()),
+    };
+    let cloud = Drivers { object_store: ObjectStoreKind::Cloud, ..Drivers::default() };
+    for place in [
+        place("s3://b/p"),
+        CloudPlace { endpoint: None, ..place("gs://b") },
+        CloudPlace { region: None, ..place("az://b/x/y") },
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataFolder::open_or_make_with(dir.path(), cloud, Some(place.clone())).unwrap());
+        // Nobody has to say it again, but nobody may say something else.
+        let again = DataFolder::open_or_make(dir.path(), Drivers::default()).unwrap();
+        assert_eq!(again.identity().cloud.as_ref(), Some(&place));
+        drop(again);
+        let other = CloudPlace { url: "s3://other".parse().unwrap(), ..place };
+        let refused = DataFolder::open_or_make_with(dir.path(), cloud, Some(other)).unwrap_err().to_string();
+        assert!(refused.contains("s3://other") && refused.contains("leave the drivers"), "{refused}");
+        let memory = Drivers { object_store: ObjectStoreKind::Memory, ..Drivers::default() };
+        assert!(DataFolder::open_or_make(dir.path(), memory).is_err());
+    }
+    let local = tempfile::tempdir().unwrap();
+    drop(DataFolder::open_or_make(local.path(), Drivers::default()).unwrap());
+    assert!(DataFolder::open_or_make_with(local.path(), cloud, Some(place("s3://b"))).is_err());
+}
+
+#[test]
+fn a_damaged_place_in_the_cloud_is_refused() {
+    let path = Path::new("/v");
+    let good = "nexus volume format 1\nid 07070707-0707-0707-0707-070707070707\nwriter 9\nmetastore redb\n\
+                object_store cloud\nstore s3://b/p\nregion x\n";
+    assert!(parse_format(path, good.as_bytes()).is_ok());
+    for bad in [
+        good.replace("store s3://b/p\n", ""),
+        good.replace("s3://b/p", "s3:/b"),
+        good.replace("region x\n", "region x\nregion y\n"),
+        good.replace("region x\n", "endpoint http://user:secret@host\n"),
+        good.replace("object_store cloud", "object_store local"),
+    ] {
+        assert!(matches!(parse_format(path, bad.as_bytes()), Err(Error::Damaged { .. })), "{bad}");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use nexus::Settings;
-use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, parse_level};
+use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, StoreUrl, parse_level};
 
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]
@@ -35,7 +35,7 @@ pub struct Cli {
 pub enum Command {
     /// Mount a volume; folder and volume are made if missing
     #[command(after_help = MOUNT_HELP)]
-    Mount(MountArgs),
+    Mount(Box<MountArgs>),
     /// Unmount, and wait until the volume is closed
     #[command(after_help = UMOUNT_HELP)]
     Umount(UmountArgs),
@@ -48,6 +48,9 @@ pub enum Command {
     /// Give the space of deleted content back now
     #[command(after_help = GC_HELP)]
     Gc(GcArgs),
+    /// Send what is only on this disk to the volume's store now, and wait
+    #[command(after_help = FLUSH_HELP)]
+    Flush(FlushArgs),
     /// Print the completion script of a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -70,6 +73,7 @@ Examples:
   nexus-fuse mount ./work --data ~/work.nexus  a volume by folder
   nexus-fuse mount /mnt/nexus -f --log debug   stay in front and tell much
   nexus-fuse mount /mnt/nexus -o ro,allow_other
+  nexus-fuse mount /mnt/nexus --volume far --store s3://bucket/prefix --region eu-west-1
   NEXUS_METASTORE=memory nexus-fuse mount /mnt/scratch --data /tmp/scratch
 
 The daemon goes to the background once the mount answers, and logs to daemon.log in the
@@ -77,7 +81,9 @@ data folder. SIGTERM and SIGINT unmount and close the volume; SIGHUP reopens the
 
 Settings come, in rising order, from NEXUS_* variables, the configuration file
 (/etc/nexus/config.toml for root, else ~/.config/nexus/config.toml) and flags:
-  data, metastore, object_store, memory, cache, log, options
+  data, metastore, object_store, store, endpoint, region, store_cache, memory, cache, log, options
+Credentials of a store are taken from where the cloud's own tools take them: AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY or ~/.aws/credentials, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_*.
 
 In /etc/fstab, with the helper that scripts/install puts in place:
   photos  /mnt/photos  fuse.nexus  defaults,allow_other  0  0";
@@ -111,6 +117,13 @@ Examples:
   nexus-fuse gc /mnt/nexus
 
 The daemon does this by itself in the background; the command does it now.";
+
+const FLUSH_HELP: &str = "\
+Examples:
+  nexus-fuse flush /mnt/nexus && echo all of it is in the bucket
+
+The daemon sends by itself what was not written to for a while; the command does it now, and
+tells how much is left. On a volume without a store in the cloud it makes everything durable.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -147,6 +160,19 @@ pub struct VolumeArgs {
     /// Driver of sealed content: local, memory [default: local]
     #[arg(long, value_name = "DRIVER")]
     pub object_store: Option<ObjectStoreKind>,
+    /// Keep the sealed content of a new volume in the cloud: s3://BUCKET/PREFIX, gs:// or az://.
+    /// A volume that is there already knows where its content is
+    #[arg(long, value_name = "URL", conflicts_with = "object_store")]
+    pub store: Option<StoreUrl>,
+    /// Where the store's service answers, if not at its usual address
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The store's region, where that counts
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// How much of the store's content is kept on this disk [default: 10G]
+    #[arg(long, value_name = "SIZE")]
+    pub store_cache: Option<ByteSize>,
     /// How much to log: off, error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     pub log: Option<log::LevelFilter>,
@@ -216,6 +242,13 @@ pub struct GcArgs {
     pub target: Option<PathBuf>,
 }
 
+/// Arguments of `flush`.
+#[derive(Args, Debug, Clone)]
+pub struct FlushArgs {
+    /// A mount point, a data folder or a volume's name [default: the default volume]
+    pub target: Option<PathBuf>,
+}
+
 impl VolumeArgs {
     /// The settings among these flags.
     pub fn settings(&self) -> nexus::Result<Settings> {
@@ -227,6 +260,10 @@ impl VolumeArgs {
             data,
             metastore: self.metastore,
             object_store: self.object_store,
+            store: self.store.clone(),
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            store_cache: self.store_cache,
             memory: self.memory,
             cache: self.cache,
             log: self.log,

@@ -3,6 +3,7 @@
 
 mod args;
 mod find;
+mod flush;
 mod fsck;
 mod gc;
 mod helper;
@@ -61,6 +62,7 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Status(args) => exit(status::run(args), 1),
         Command::Fsck(args) => exit(fsck::run(args), NOT_CHECKED),
         Command::Gc(args) => exit(gc::run(args.target.as_deref()).map(|text| print(&text)), 1),
+        Command::Flush(args) => exit(flush::run(args.target.as_deref()).map(|text| print(&text)), 1),
         Command::Completions { shell } => exit(pages::completions(*shell), 1),
         Command::Man { out } => exit(pages::man(out.as_deref()), 1),
     }

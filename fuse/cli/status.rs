@@ -133,6 +133,27 @@ fn describe_running(status: &Status) -> String {
         content.blobs,
         ByteSize(content.live_bytes)
     );
+    if let Some(store) = &status.store {
+        let _ = writeln!(
+            out,
+            "  store      {}: {} not there yet, {} cached here",
+            store.url,
+            ByteSize(store.waiting_bytes),
+            ByteSize(store.cached_bytes)
+        );
+        let _ = writeln!(
+            out,
+            "    requests {} to put ({}), {} to get ({}), {} heads, {} lists, {} deletes; {} failed",
+            store.puts,
+            ByteSize(store.bytes_up),
+            store.gets,
+            ByteSize(store.bytes_down),
+            store.heads,
+            store.lists,
+            store.deletes,
+            store.failures
+        );
+    }
     for zone in &status.zones {
         let _ =
             writeln!(out, "  zone {:<5} {} inodes, {} of files", zone.index, zone.inodes, ByteSize(zone.content_bytes));

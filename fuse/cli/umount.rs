@@ -3,13 +3,17 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nexus::config::ByteSize;
 use nexus::folder::{DataFolder, Layout};
 
 use super::find;
+use crate::control::{Reply, Request};
 use crate::mount::{self, Unmount};
 
 /// How long a daemon may take to close its volume before the command stops waiting.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a daemon may take to say what waits for its store.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks at a daemon that is closing.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -19,10 +23,31 @@ pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
     let data = volume.and_then(|volume| volume.data);
     // Who has it now; somebody who can't be asked for belongs to another user.
     let holder = data.as_deref().and_then(|data| DataFolder::holder(data).ok().flatten()).and_then(|holder| holder.pid);
+    let waiting = volume_of(target).map_or(0, |volume| waiting_bytes(&volume));
     mount::unmount(target, how).map_err(|error| error.to_string())?;
+    if waiting > 0 {
+        eprintln!(
+            "nexus-fuse: {} are only on this disk so far; they go to the store when the volume is mounted again \
+             (nexus-fuse flush, before unmounting, sends them at once)",
+            ByteSize(waiting)
+        );
+    }
     match (data, holder, how) {
         (Some(data), Some(pid), Unmount::WhenIdle) => wait_until_closed(&data, pid),
         _ => Ok(()),
+    }
+}
+
+fn volume_of(target: &Path) -> Option<find::Volume> {
+    find::by_mount_point(target).ok().flatten()
+}
+
+/// Bytes that are meant for a store in the cloud and are not there.
+fn waiting_bytes(volume: &find::Volume) -> u64 {
+    match volume.ask(&Request::Status, STATUS_PATIENCE) {
+        Ok(Reply::Status(status)) => status.store.map_or(0, |store| store.waiting_bytes),
+        // Then nobody can tell; unmounting goes on.
+        _ => 0,
     }
 }
 

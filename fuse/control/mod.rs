@@ -7,5 +7,7 @@ mod server;
 mod socket;
 
 pub use client::{Client, ControlError};
-pub use protocol::{ContentStatus, Health, MountStatus, Reply, Request, SpaceStatus, Status, VERSION, ZoneStatus};
+pub use protocol::{
+    ContentStatus, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, VERSION, ZoneStatus,
+};
 pub use server::{Handler, Server};

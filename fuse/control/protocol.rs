@@ -29,6 +29,9 @@ pub enum Request {
     Checkpoint,
     /// Give the space of dead content back, now.
     Gc,
+    /// Seal a part of what is not sealed, which sends it to a store in the cloud; to be asked
+    /// again until nothing is left.
+    Flush,
     /// Look for damage; `deep` reads all content too.
     Check {
         /// Read content.
@@ -55,6 +58,11 @@ pub enum Reply {
     Reclaimed {
         /// Bytes given back.
         bytes: u64,
+    },
+    /// Answer to [`Request::Flush`].
+    Flushed {
+        /// Bytes that are still only on the local disk.
+        left_bytes: u64,
     },
     /// Answer to [`Request::Check`]: a line for each finding.
     Findings {
@@ -90,6 +98,9 @@ pub struct Status {
     pub zones: Vec<ZoneStatus>,
     /// Content.
     pub content: ContentStatus,
+    /// The store in the cloud, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
     /// The disk below.
     pub space: SpaceStatus,
     /// Memory limit in bytes.
@@ -165,6 +176,33 @@ pub struct ContentStatus {
     pub blob_bytes: u64,
     /// Bytes of both that files refer to.
     pub live_bytes: u64,
+}
+
+/// A store in the cloud: what it costs since the daemon started, and what it does not have yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Which.
+    pub url: String,
+    /// Bytes of content that are only on the local disk.
+    pub waiting_bytes: u64,
+    /// Bytes of its content that are kept on the local disk too.
+    pub cached_bytes: u64,
+    /// Requests that store bytes.
+    pub puts: u64,
+    /// Requests that read bytes.
+    pub gets: u64,
+    /// Requests for an object's length.
+    pub heads: u64,
+    /// Requests for a list of objects.
+    pub lists: u64,
+    /// Requests that delete.
+    pub deletes: u64,
+    /// Requests that failed after all tries.
+    pub failures: u64,
+    /// Bytes stored.
+    pub bytes_up: u64,
+    /// Bytes read.
+    pub bytes_down: u64,
 }
 
 /// Space of the disk below, in bytes.

@@ -6,7 +6,9 @@ use std::time::Instant;
 use nexus::folder::id_text;
 use nexus::{Config, Volume};
 
-use crate::control::{ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, ZoneStatus};
+use crate::control::{
+    ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
+};
 use crate::mount::{MountOptions, Mounted, Unmount};
 
 /// Answers control requests.
@@ -66,11 +68,30 @@ impl DaemonHandler {
                 blob_bytes: state.content.blob_bytes,
                 live_bytes: state.content.live_bytes,
             },
+            store: self.store(),
             space: SpaceStatus { total_bytes: state.space.total, available_bytes: state.space.available },
             memory_limit_bytes: self.config.memory,
             memory_used_bytes: memory_used(),
             services: self.volume.services().list(),
         }
+    }
+
+    fn store(&self) -> Option<StoreStatus> {
+        let place = self.volume.identity().cloud.as_ref()?;
+        let traffic = self.volume.traffic().unwrap_or_default();
+        Some(StoreStatus {
+            url: place.url.to_string(),
+            waiting_bytes: self.volume.waiting_bytes(),
+            cached_bytes: traffic.cached_bytes,
+            puts: traffic.puts,
+            gets: traffic.gets,
+            heads: traffic.heads,
+            lists: traffic.lists,
+            deletes: traffic.deletes,
+            failures: traffic.failures,
+            bytes_up: traffic.bytes_up,
+            bytes_down: traffic.bytes_down,
+        })
     }
 
     fn remount(&self, options: &str) -> Result<Reply, String> {
@@ -94,6 +115,7 @@ impl Handler for DaemonHandler {
             Request::Sync => self.volume.sync().map(|()| Reply::Done).map_err(text),
             Request::Checkpoint => self.volume.checkpoint().map(|()| Reply::Done).map_err(text),
             Request::Gc => self.volume.reclaim().map(|bytes| Reply::Reclaimed { bytes }).map_err(text),
+            Request::Flush => self.volume.flush().map(|left_bytes| Reply::Flushed { left_bytes }).map_err(text),
             Request::Check { deep } => {
                 let report = self.volume.check(deep).map_err(text)?;
                 Ok(Reply::Findings { findings: report.findings, checked: report.checked })

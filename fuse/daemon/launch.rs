@@ -96,7 +96,16 @@ fn command(plan: &Plan) -> Command {
     command.env(TUNABLES.0, tunables(std::env::var_os(TUNABLES.0)));
     command.arg("--data").arg(&config.data);
     command.arg("--metastore").arg(config.drivers.metastore.to_string());
-    command.arg("--object-store").arg(config.drivers.object_store.to_string());
+    match &config.cloud {
+        Some(place) => command.arg("--store").arg(place.url.to_string()),
+        None => command.arg("--object-store").arg(config.drivers.object_store.to_string()),
+    };
+    for (flag, value) in [("--endpoint", &config.endpoint), ("--region", &config.region)] {
+        if let Some(value) = value {
+            command.arg(flag).arg(value);
+        }
+    }
+    command.arg("--store-cache").arg(config.store_cache.to_string());
     command.arg("--memory").arg(config.memory.to_string());
     if let Some(cache) = config.cache {
         command.arg("--cache").arg(cache.to_string());

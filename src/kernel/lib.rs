@@ -2,6 +2,7 @@
 //! machine, the VFS router and the syscalls. It imports no other nexus crate and names no
 //! driver; what it needs to start is one [`Metastore`].
 
+pub mod block_on;
 pub mod cache_store;
 pub mod clock;
 pub mod command;
@@ -26,6 +27,7 @@ pub mod record_store;
 pub mod router;
 pub mod zone;
 
+pub use block_on::block_on;
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use command::{Command, Outcome};
 pub use content::ContentStore;

@@ -38,6 +38,29 @@ pub struct BlobInfo {
     pub len: u64,
 }
 
+/// What a store was asked for, and how much went to and fro.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Requests that store bytes: whole objects, parts, and what begins and ends an upload.
+    pub puts: u64,
+    /// Requests that read bytes.
+    pub gets: u64,
+    /// Requests for an object's length.
+    pub heads: u64,
+    /// Requests for a list of objects.
+    pub lists: u64,
+    /// Requests that delete.
+    pub deletes: u64,
+    /// Requests that failed for good, after all tries.
+    pub failures: u64,
+    /// Bytes stored.
+    pub bytes_up: u64,
+    /// Bytes read.
+    pub bytes_down: u64,
+    /// Bytes of blobs that are kept on the local disk, to spare requests.
+    pub cached_bytes: u64,
+}
+
 /// A place for blobs.
 ///
 /// Implementors guarantee:
@@ -45,7 +68,8 @@ pub struct BlobInfo {
 ///   a source with a `local_file` on the same medium is moved, not copied;
 /// - putting an id that exists already answers [`crate::Error::Exists`] and changes nothing;
 /// - reads beyond the end answer [`crate::Error::Invalid`]; of a blob that is not there
-///   [`crate::Error::NotFound`], which is never the answer of a store that can't be reached;
+///   [`crate::Error::NotFound`], which is never the answer of a store that can't be reached
+///   ([`crate::Error::Unavailable`]), nor of one that is not the store it should be;
 /// - deleting what is not there succeeds.
 pub trait ObjectStore: Send + Sync {
     /// Stores a blob.
@@ -58,6 +82,15 @@ pub trait ObjectStore: Send + Sync {
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>>;
     /// At most `limit` blobs with ids above `after`, in order of id.
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>>;
+    /// What was read in this range can't be right: if it came from a copy that is kept nearby,
+    /// the copy is not used again.
+    fn distrust(&self, id: BlobId, range: Range<u64>) {
+        let _ = (id, range);
+    }
+    /// What it was asked for since it was opened; nothing for a store that costs none.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
     /// The file that holds the blob, byte for byte, for a store on a local disk.
     fn local_path(&self, id: BlobId) -> Option<PathBuf> {
         let _ = id;

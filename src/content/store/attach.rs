@@ -8,10 +8,10 @@ use nexus_kernel::model::BlobState;
 use nexus_kernel::{BlobId, Error, Result, Zone};
 
 use super::SegmentStore;
-use super::block_on::block_on;
 use super::layout::parse_name;
 use super::segment::Segment;
 use crate::metadata::{KnownBlob, known_blobs};
+use nexus_kernel::block_on;
 
 /// Blobs listed at a time.
 const LIST_BLOBS: usize = 1024;
@@ -22,7 +22,13 @@ impl SegmentStore {
     /// missing or too short. What no zone knows is deleted later by the collector.
     pub fn attach(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
         let known = known_blobs(zones, self.config.store)?;
-        let sealed = self.list_sealed()?;
+        let sealed = match self.list_sealed() {
+            Err(Error::Unavailable(why)) => {
+                log::warn!("{why}; what is sealed there is taken to be there, and can't be read until it answers");
+                self.presumed(&known)
+            }
+            other => other?,
+        };
         for (id, blob) in &known {
             self.check_there(*id, blob, sealed.get(id).copied())?;
         }
@@ -57,6 +63,12 @@ impl SegmentStore {
             after = last.id;
             found.extend(page.iter().map(|info| (info.id, info.len)));
         }
+    }
+
+    /// What a store that does not answer should hold: all that is known and is not here.
+    fn presumed(&self, known: &BTreeMap<BlobId, KnownBlob>) -> BTreeMap<BlobId, u64> {
+        let segments = self.segments.read();
+        known.iter().filter(|(id, _)| !segments.contains_key(id)).map(|(id, blob)| (*id, blob.len)).collect()
     }
 
     fn check_there(&self, id: BlobId, blob: &KnownBlob, sealed: Option<u64>) -> Result<()> {

@@ -2,7 +2,6 @@
 //! segments and sealed blobs. What is collected when is decided in [`crate::reclaim`].
 
 mod attach;
-mod block_on;
 mod counter;
 mod file_cache;
 mod fill;
@@ -158,6 +157,12 @@ impl SegmentStore {
     pub fn open_files(&self) -> usize {
         let segments = self.segments.read().values().filter(|segment| segment.held_file().is_some()).count();
         segments + self.files.len()
+    }
+
+    /// Segments that are not sealed, with their bytes: of a store that is far away, what is only here.
+    pub fn unsealed(&self) -> (u64, u64) {
+        let segments = self.segments.read();
+        (segments.len() as u64, segments.values().map(|segment| segment.tail()).sum())
     }
 
     pub(crate) fn collecting(&self) -> &Mutex<()> {

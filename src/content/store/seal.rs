@@ -10,9 +10,9 @@ use nexus_kernel::object_store::BlobSource;
 use nexus_kernel::{BlobId, Error, Result};
 
 use super::SegmentStore;
-use super::block_on::block_on;
 use super::segment::Segment;
 use super::sums::FrameSums;
+use nexus_kernel::block_on;
 
 /// Unused ranges of at least this much are given back when a segment is sealed.
 const PUNCH_FROM: u64 = 64 << 10;

@@ -1,7 +1,14 @@
-//! Drivers of [`nexus_kernel::ObjectStore`]: a folder on a local disk, and memory.
+//! Drivers of [`nexus_kernel::ObjectStore`]: a folder on a local disk, memory, a bucket in the
+//! cloud, and a cache on the local disk for one of those.
 
+mod cached;
+#[cfg(feature = "cloud")]
+mod cloud;
 mod local_disk_store;
 mod memory_store;
 
+pub use cached::{CacheLimits, CachedStore};
+#[cfg(feature = "cloud")]
+pub use cloud::{Claimant, CloudOptions, CloudStore, Provider, StoreUrl};
 pub use local_disk_store::LocalDiskStore;
 pub use memory_store::MemoryStore;

@@ -12,8 +12,8 @@ pub mod cache_store;
 pub mod disk;
 pub mod metastore;
 pub mod object_store;
-mod ready;
+
 pub mod record_store;
 pub mod zone;
 
-pub use ready::block_on;
+pub use crate::block_on::block_on;

@@ -1,0 +1,88 @@
+//! A volume whose sealed content is in the cloud: opens its store, claims it, and puts a cache
+//! on the local disk before it.
+
+use std::sync::Arc;
+
+use nexus_content::{ContentConfig, ReclaimConfig};
+use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore};
+use nexus_kernel::ObjectStore;
+
+use crate::config::{CloudPlace, Config};
+use crate::error::{Error, Result};
+use crate::folder::{DataFolder, Found, Layout, id_text, random_u64};
+
+/// Part of the disk that the cache leaves free, and most bytes of it.
+const KEEP_FREE: (u64, u64) = (20, 10 << 30);
+
+/// What a store is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Only to be read.
+    Look,
+    /// To be written to; for a `new` volume it has to answer at once.
+    Change {
+        /// Whether the volume is being made.
+        new: bool,
+    },
+}
+
+/// Opens the store of the volume in `folder`. One that does not answer is opened all the same,
+/// unless the volume is new: what is cached can be read, and the rest comes back with it.
+pub fn open(folder: &DataFolder, config: &Config, layout: &Layout, access: Access) -> Result<Arc<dyn ObjectStore>> {
+    let identity = folder.identity();
+    let Some(place) = &identity.cloud else {
+        return Err(Error::Damaged { path: folder.path().to_owned(), problem: "FORMAT names no store".to_owned() });
+    };
+    let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
+    let mut store = CloudStore::open(&place.url, &options(config, place)).map_err(failed)?;
+    let Access::Change { new } = access else { return Ok(Arc::new(store)) };
+    let random = || random_u64().map_err(|error| Error::io("read random numbers", error));
+    let word = format!("{:016x}{:016x}", random()?, random()?);
+    match store.claim(Claimant { volume: id_text(&identity.id), word, file: layout.claim.clone() }) {
+        Err(nexus_kernel::Error::Unavailable(why)) if !new => {
+            log::warn!("{why}; going on with what is here, the rest will be there once it answers");
+        }
+        Err(nexus_kernel::Error::Corrupt(problem)) => {
+            return Err(Error::Setting { place: format!("store {}", place.url), problem });
+        }
+        other => other.map_err(failed)?,
+    }
+    let total = rustix::fs::statvfs(folder.path()).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
+    let limits = CacheLimits { bytes: config.store_cache, keep_free: (total / KEEP_FREE.0).min(KEEP_FREE.1) };
+    Ok(Arc::new(CachedStore::open(Arc::new(store), &layout.cache, limits).map_err(failed)?))
+}
+
+/// Before a new volume is made: refuses a store that does not answer, or that has one already.
+pub fn check_new(config: &Config) -> Result<()> {
+    let Some(place) = &config.cloud else { return Ok(()) };
+    if DataFolder::inspect(&config.data)? != Found::Nothing {
+        return Ok(());
+    }
+    let failed = |error| Error::kernel(&config.data, format!("use the store {}", place.url), error);
+    match CloudStore::open(&place.url, &options(config, place)).and_then(|store| store.owner()).map_err(failed)? {
+        None => Ok(()),
+        Some(volume) => Err(Error::Setting {
+            place: format!("store {}", place.url),
+            problem: format!("volume {volume} has its content there: choose a prefix of its own for a new one"),
+        }),
+    }
+}
+
+fn options(config: &Config, place: &CloudPlace) -> CloudOptions {
+    CloudOptions {
+        endpoint: config.endpoint.clone().or_else(|| place.endpoint.clone()),
+        region: config.region.clone().or_else(|| place.region.clone()),
+        ..CloudOptions::default()
+    }
+}
+
+/// Segments for a store that is far away: small enough that a large file goes up while it is
+/// still being written, large enough that many small ones share a request.
+pub fn content_config() -> ContentConfig {
+    ContentConfig { segment_bytes: 32 << 20, stream_segment_bytes: 64 << 20, ..ContentConfig::default() }
+}
+
+/// What nobody writes to any more goes up soon, however little it is.
+pub fn reclaim_config() -> ReclaimConfig {
+    ReclaimConfig { idle_seal_ms: 10_000, idle_seal_bytes: 1, ..ReclaimConfig::default() }
+}

@@ -1,0 +1,369 @@
+//! [`CachedStore`]: a store that is far away, with a bounded cache on the local disk.
+//!
+//! A blob that was read has a file in the cache folder under its number, as long as the blob
+//! and with holes where nothing was fetched yet. That is all there is to know, so the cache
+//! survives a restart; what a crash left half written is found out by the reader's checksums,
+//! who then calls [`ObjectStore::distrust`]. A blob that goes up leaves its local file here.
+
+mod frames;
+mod scan;
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::future::ready;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nexus_kernel::block_on;
+use nexus_kernel::error::{Error, Result};
+use nexus_kernel::ids::BlobId;
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, ObjectStore, Traffic};
+use parking_lot::{Condvar, Mutex};
+
+use frames::{FRAME, Frames};
+
+/// Threads that fetch ahead, one request each; with [`frames::PIECE`] they bound its memory.
+const FETCHERS: usize = 4;
+/// Requests that wait for one of them; what is beyond is fetched when it is read.
+const MOST_QUEUED: usize = 64;
+
+/// How much of the disk a cache may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheLimits {
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Bytes of the disk that it leaves to others.
+    pub keep_free: u64,
+}
+
+/// A store behind a cache on the local disk.
+///
+/// Reads of what is cached go on while the store is away. What is fetched is fetched once,
+/// however many ask for it. A blob is thrown out whole, the one that was not used for longest.
+pub struct CachedStore(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn ObjectStore>,
+    dir: PathBuf,
+    limits: CacheLimits,
+    state: Mutex<State>,
+    /// A fetch has ended.
+    fetched: Condvar,
+    /// There is something to fetch ahead, or it is over.
+    wanted: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: HashMap<BlobId, Cached>,
+    /// Bytes of blobs that the store has told of.
+    lens: HashMap<BlobId, u64>,
+    bytes: u64,
+    clock: u64,
+    queue: VecDeque<(BlobId, Range<u64>)>,
+    stopping: bool,
+}
+
+/// What is cached of a blob.
+struct Cached {
+    file: Arc<File>,
+    len: u64,
+    frames: Frames,
+    /// When it was last used, by [`State::clock`].
+    used: u64,
+}
+
+impl CachedStore {
+    /// A cache for `store` in the folder `dir`, which is made if missing. What an earlier run
+    /// left there is used again.
+    pub fn open(store: Arc<dyn ObjectStore>, dir: &Path, limits: CacheLimits) -> Result<CachedStore> {
+        fs::create_dir_all(dir).map_err(|error| Error::from_io(format!("make {}", dir.display()), &error))?;
+        let mut state = State::default();
+        for (id, file, frames, len) in scan::scan(dir)? {
+            state.clock += 1;
+            state.bytes += frames.present() * FRAME;
+            state.blobs.insert(id, Cached { file: Arc::new(file), len, frames, used: state.clock });
+        }
+        let shared = Arc::new(Shared {
+            store,
+            dir: dir.to_owned(),
+            limits,
+            state: Mutex::new(state),
+            fetched: Condvar::new(),
+            wanted: Condvar::new(),
+        });
+        for number in 0..FETCHERS {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("nexus-ahead-{number}"))
+                .spawn(move || shared.fetch_ahead())
+                .map_err(|error| Error::from_io("cannot start a thread of the cache", &error))?;
+        }
+        shared.make_room(&mut shared.state.lock(), None);
+        Ok(CachedStore(shared))
+    }
+}
+
+impl Drop for CachedStore {
+    fn drop(&mut self) {
+        // The threads are not waited for: one may be in a request that takes its time.
+        self.0.state.lock().stopping = true;
+        self.0.wanted.notify_all();
+    }
+}
+
+impl Shared {
+    fn path(&self, id: BlobId) -> PathBuf {
+        self.dir.join(format!("{:016x}", id.0))
+    }
+
+    fn len(&self, id: BlobId) -> Result<u64> {
+        if let Some(len) = self.state.lock().lens.get(&id) {
+            return Ok(*len);
+        }
+        // What an earlier run cached has the blob's length.
+        if let Some(cached) = self.state.lock().blobs.get(&id) {
+            return Ok(cached.len);
+        }
+        let len = block_on(self.store.head(id))?.len;
+        self.state.lock().lens.insert(id, len);
+        Ok(len)
+    }
+
+    fn get(&self, id: BlobId, range: Range<u64>) -> Result<Bytes> {
+        let len = self.len(id)?;
+        if range.start > range.end || range.end > len {
+            return Err(Error::Invalid);
+        }
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let wanted = Frames::of_bytes(&range);
+        let mut asked = false;
+        let mut state = self.state.lock();
+        loop {
+            let Some(cached) = self.cached(&mut state, id, len) else {
+                drop(state);
+                return block_on(self.store.get(id, range));
+            };
+            if cached.frames.is_loading(&wanted) {
+                self.fetched.wait(&mut state);
+                continue;
+            }
+            let missing = cached.frames.missing(wanted.clone());
+            let file = Arc::clone(&cached.file);
+            if !missing.is_empty() {
+                cached.frames.begin(missing.clone());
+            }
+            if !std::mem::replace(&mut asked, true) {
+                let ahead = cached.frames.read(&wanted);
+                self.queue(&mut state, id, ahead);
+            }
+            drop(state);
+            if missing.is_empty() {
+                let mut buf = vec![0; (range.end - range.start) as usize];
+                return match file.read_exact_at(&mut buf, range.start) {
+                    Ok(()) => Ok(buf.into()),
+                    Err(error) => {
+                        log::warn!("the cached part of blob {:016x} can't be read: {error}", id.0);
+                        self.forget(id);
+                        block_on(self.store.get(id, range))
+                    }
+                };
+            }
+            let got = self.fetch(id, &missing, len, &file)?;
+            let start = missing.start * FRAME;
+            if start <= range.start && range.end <= start + got.len() as u64 {
+                return Ok(got.slice((range.start - start) as usize..(range.end - start) as usize));
+            }
+            state = self.state.lock();
+            // The disk may not have taken it, so don't count on the file.
+            if state.blobs.get(&id).is_none_or(|cached| !cached.frames.missing(missing).is_empty()) {
+                drop(state);
+                return block_on(self.store.get(id, range));
+            }
+        }
+    }
+
+    /// A blob's entry, made if missing; `None` if the disk takes none.
+    fn cached<'s>(&self, state: &'s mut State, id: BlobId, len: u64) -> Option<&'s mut Cached> {
+        if let Entry::Vacant(place) = state.blobs.entry(id) {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true).mode(0o600);
+            let made = options.open(self.path(id)).and_then(|file| file.set_len(len).map(|()| file));
+            let file = made.inspect_err(|error| log::debug!("blob {:016x} is not cached: {error}", id.0)).ok()?;
+            let cached = Cached { file: Arc::new(file), len, frames: Frames::none(len), used: 0 };
+            place.insert(cached);
+        }
+        state.clock += 1;
+        let now = state.clock;
+        let cached = state.blobs.get_mut(&id)?;
+        cached.used = now;
+        Some(cached)
+    }
+
+    /// Fetches frames that are noted as being fetched, and keeps them.
+    fn fetch(&self, id: BlobId, frames: &Range<u64>, len: u64, file: &File) -> Result<Bytes> {
+        let start = frames.start * FRAME;
+        let end = (frames.end * FRAME).min(len);
+        let got = block_on(self.store.get(id, start..end));
+        let kept = match &got {
+            Ok(bytes) if bytes.len() as u64 == end - start => file.write_all_at(bytes, start).is_ok(),
+            _ => false,
+        };
+        let mut state = self.state.lock();
+        let mut added = 0;
+        if let Some(cached) = state.blobs.get_mut(&id) {
+            cached.frames.end(frames);
+            if kept {
+                added = cached.frames.set(frames.clone(), true);
+            }
+        }
+        state.bytes += added * FRAME;
+        self.make_room(&mut state, Some(id));
+        drop(state);
+        self.fetched.notify_all();
+        got
+    }
+
+    fn queue(&self, state: &mut State, id: BlobId, pieces: Vec<Range<u64>>) {
+        for piece in pieces {
+            if state.queue.len() < MOST_QUEUED {
+                state.queue.push_back((id, piece));
+                self.wanted.notify_one();
+            } else if let Some(cached) = state.blobs.get_mut(&id) {
+                cached.frames.end(&piece);
+            }
+        }
+    }
+
+    fn fetch_ahead(&self) {
+        loop {
+            let mut state = self.state.lock();
+            self.wanted.wait_while(&mut state, |state| !state.stopping && state.queue.is_empty());
+            if state.stopping {
+                return;
+            }
+            let Some((id, piece)) = state.queue.pop_front() else { continue };
+            let Some(cached) = state.blobs.get(&id) else { continue };
+            let (len, file) = (cached.len, Arc::clone(&cached.file));
+            drop(state);
+            if let Err(error) = self.fetch(id, &piece, len, &file) {
+                // Who reads it will be told.
+                log::debug!("blob {:016x} could not be fetched ahead: {error}", id.0);
+            }
+        }
+    }
+
+    /// Throws blobs out until what is left fits; `newest` last.
+    fn make_room(&self, state: &mut State, newest: Option<BlobId>) {
+        while state.bytes > 0 && (state.bytes > self.limits.bytes || self.is_tight()) {
+            let idle = state.blobs.iter().filter(|(_, cached)| !cached.frames.is_busy());
+            let oldest = idle.min_by_key(|(id, cached)| (Some(**id) == newest, cached.used)).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { return };
+            self.remove(state, oldest);
+        }
+    }
+
+    fn is_tight(&self) -> bool {
+        let free = rustix::fs::statvfs(&self.dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        free.is_ok_and(|free| free < self.limits.keep_free)
+    }
+
+    fn forget(&self, id: BlobId) {
+        self.remove(&mut self.state.lock(), id);
+    }
+
+    fn remove(&self, state: &mut State, id: BlobId) {
+        if let Some(cached) = state.blobs.remove(&id) {
+            state.bytes = state.bytes.saturating_sub(cached.frames.present() * FRAME);
+            match fs::remove_file(self.path(id)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    log::warn!("the cached part of blob {:016x} can't be removed: {error}", id.0);
+                }
+                _ => {}
+            }
+            self.fetched.notify_all();
+        }
+    }
+
+    /// Keeps the local file of a blob that has gone up.
+    fn adopt(&self, id: BlobId, path: &Path, len: u64) {
+        let adopt = || -> std::io::Result<File> {
+            let target = self.path(id);
+            fs::rename(path, &target)?;
+            OpenOptions::new().read(true).write(true).open(target)
+        };
+        let mut state = self.state.lock();
+        state.lens.insert(id, len);
+        self.remove(&mut state, id);
+        match adopt() {
+            Ok(file) => {
+                let mut frames = Frames::none(len);
+                state.bytes += frames.set(0..u64::MAX, true) * FRAME;
+                state.clock += 1;
+                let used = state.clock;
+                state.blobs.insert(id, Cached { file: Arc::new(file), len, frames, used });
+                self.make_room(&mut state, Some(id));
+            }
+            Err(error) => log::debug!("blob {:016x} is not kept in the cache: {error}", id.0),
+        }
+    }
+}
+
+impl ObjectStore for CachedStore {
+    fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.0.store.put(id, source).await?;
+            let len = source.len();
+            if let Some(path) = source.local_file() {
+                self.0.adopt(id, path, len);
+            }
+            Ok(())
+        })
+    }
+
+    fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(ready(self.0.get(id, range)))
+    }
+
+    fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
+        self.0.store.head(id)
+    }
+
+    fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.0.store.delete(id).await?;
+            self.0.state.lock().lens.remove(&id);
+            self.0.forget(id);
+            Ok(())
+        })
+    }
+
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+        Box::pin(async move {
+            let page = self.0.store.list(after, limit).await?;
+            self.0.state.lock().lens.extend(page.iter().map(|info| (info.id, info.len)));
+            Ok(page)
+        })
+    }
+
+    fn distrust(&self, id: BlobId, range: Range<u64>) {
+        let mut state = self.0.state.lock();
+        let frames = Frames::of_bytes(&range);
+        let gone = state.blobs.get_mut(&id).map_or(0, |cached| cached.frames.set(frames, false));
+        state.bytes = state.bytes.saturating_sub(gone * FRAME);
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        let traffic = self.0.store.traffic()?;
+        Some(Traffic { cached_bytes: self.0.state.lock().bytes, ..traffic })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The cache over a store in memory that counts, fails and lies when told to.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nexus_kernel::conformance::object_store::{LocalFile, Memory, run};
+
+use super::*;
+use crate::object_store::MemoryStore;
+
+#[derive(Default)]
+struct Remote {
+    memory: MemoryStore,
+    gets: AtomicU64,
+    away: AtomicBool,
+}
+
+impl Remote {
+    fn answer<T: Send + 'static>(&self, answer: BoxFuture<'_, Result<T>>) -> BoxFuture<'_, Result<T>> {
+        if self.away.load(Ordering::SeqCst) {
+            return Box::pin(ready(Err(Error::Unavailable("away".into()))));
+        }
+        Box::pin(ready(block_on(answer)))
+    }
+}
+
+impl ObjectStore for Remote {
+    fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>> {
+        self.answer(self.memory.put(id, source))
+    }
+    fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        self.answer(self.memory.get(id, range))
+    }
+    fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
+        self.answer(self.memory.head(id))
+    }
+    fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
+        self.answer(self.memory.delete(id))
+    }
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+        self.answer(self.memory.list(after, limit))
+    }
+}
+
+const PLENTY: CacheLimits = CacheLimits { bytes: 1 << 30, keep_free: 0 };
+
+fn bytes(len: u64, seed: u64) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(seed | 1) >> 5) as u8).collect()
+}
+
+fn put(store: &dyn ObjectStore, id: u64, len: u64) -> Vec<u8> {
+    let content = bytes(len, id);
+    block_on(store.put(BlobId(id), &mut Memory::new(content.clone()))).unwrap();
+    content
+}
+
+fn get(store: &dyn ObjectStore, id: u64, range: Range<u64>) -> Result<Bytes> {
+    block_on(store.get(BlobId(id), range))
+}
+
+#[test]
+fn conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = CachedStore::open(Arc::new(MemoryStore::new()), &folder.path().join("cache"), PLENTY).unwrap();
+    run(&store, folder.path());
+}
+
+#[test]
+fn what_was_read_once_is_read_again_while_the_store_is_away_and_after_a_restart() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    let content = put(&*remote, 7, 10 * FRAME + 100);
+    let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+    for range in [3 * FRAME..4 * FRAME, 10 * FRAME..10 * FRAME + 100] {
+        assert_eq!(get(&store, 7, range.clone()).unwrap(), content[range.start as usize..range.end as usize]);
+    }
+    remote.away.store(true, Ordering::SeqCst);
+    assert_eq!(get(&store, 7, 3 * FRAME + 5..3 * FRAME + 9).unwrap(), content[(3 * FRAME + 5) as usize..][..4]);
+    assert!(matches!(get(&store, 7, 0..10), Err(Error::Unavailable(_))));
+    drop(store);
+    let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+    let end = 10 * FRAME;
+    assert_eq!(get(&store, 7, end..end + 100).unwrap(), content[end as usize..]);
+    assert!(matches!(get(&store, 7, 5 * FRAME..5 * FRAME + 1), Err(Error::Unavailable(_))));
+    remote.away.store(false, Ordering::SeqCst);
+    assert_eq!(get(&store, 7, 0..end).unwrap(), content[..end as usize]);
+}
+
+#[test]
+fn what_is_wrong_in_the_cache_is_fetched_anew() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    let content = put(&*remote, 7, 3 * FRAME);
+    let store = CachedStore::open(remote, folder.path(), PLENTY).unwrap();
+    assert_eq!(get(&store, 7, 0..3 * FRAME).unwrap(), content);
+    let path = folder.path().join(format!("{:016x}", 7));
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"rubbish", FRAME + 3).unwrap();
+    assert_ne!(get(&store, 7, 0..3 * FRAME).unwrap(), content);
+    store.distrust(BlobId(7), FRAME..2 * FRAME);
+    assert_eq!(get(&store, 7, 0..3 * FRAME).unwrap(), content);
+}
+
+#[test]
+fn it_stays_within_its_limit_and_throws_out_what_is_not_used() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    let limits = CacheLimits { bytes: 8 * FRAME, keep_free: 0 };
+    let contents: Vec<_> = (1..=4).map(|id| put(&*remote, id, 3 * FRAME)).collect();
+    let store = CachedStore::open(remote.clone(), folder.path(), limits).unwrap();
+    for id in [1, 2, 1, 3, 1, 4] {
+        assert_eq!(get(&store, id, 0..3 * FRAME).unwrap(), contents[id as usize - 1]);
+        assert!(store.0.state.lock().bytes <= limits.bytes);
+    }
+    let before = remote.gets.load(Ordering::SeqCst);
+    get(&store, 1, 0..FRAME).unwrap();
+    assert_eq!(remote.gets.load(Ordering::SeqCst), before, "what was used all the time is still there");
+    get(&store, 2, 0..FRAME).unwrap();
+    assert_eq!(remote.gets.load(Ordering::SeqCst), before + 1);
+    // A blob larger than the cache is read all the same.
+    let large = put(&*remote, 9, 20 * FRAME);
+    assert_eq!(get(&store, 9, 0..20 * FRAME).unwrap(), large);
+    let files: u64 = fs::read_dir(folder.path()).unwrap().count() as u64;
+    assert!(files <= 3, "{files} files");
+}
+
+#[test]
+fn a_file_that_goes_up_stays_as_cache() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    let store = CachedStore::open(remote.clone(), &folder.path().join("cache"), PLENTY).unwrap();
+    let (path, content) = (folder.path().join("segment"), bytes(5 * FRAME, 3));
+    fs::write(&path, &content).unwrap();
+    block_on(store.put(BlobId(5), &mut LocalFile::new(&path))).unwrap();
+    assert!(!path.exists());
+    remote.away.store(true, Ordering::SeqCst);
+    assert_eq!(get(&store, 5, 0..5 * FRAME).unwrap(), content);
+    remote.away.store(false, Ordering::SeqCst);
+    block_on(store.delete(BlobId(5))).unwrap();
+    assert_eq!(get(&store, 5, 0..1), Err(Error::NotFound));
+}
+
+#[test]
+fn reading_in_order_takes_few_requests_and_many_readers_share_them() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    let total = 40_u64 << 20;
+    let content = put(&*remote, 7, total);
+    let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for frame in 0..total / FRAME {
+                    let range = frame * FRAME..(frame + 1) * FRAME;
+                    let got = get(&store, 7, range.clone()).unwrap();
+                    assert_eq!(got, content[range.start as usize..range.end as usize]);
+                }
+            });
+        }
+    });
+    let pieces = total / FRAME / frames::PIECE;
+    let gets = remote.gets.load(Ordering::SeqCst);
+    // Four readers at slightly different places look less sequential than one.
+    assert!(gets <= 16 * pieces, "{gets} requests");
+    let alone = Arc::new(Remote::default());
+    put(&*alone, 7, total);
+    let store = CachedStore::open(alone.clone(), &folder.path().join("alone"), PLENTY).unwrap();
+    for at in (0..total).step_by(4096) {
+        get(&store, 7, at / FRAME * FRAME..(at / FRAME + 1) * FRAME).unwrap();
+    }
+    let gets = alone.gets.load(Ordering::SeqCst);
+    assert!(gets <= 40, "{gets} requests for {total} bytes in order");
+}

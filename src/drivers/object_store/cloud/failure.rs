@@ -1,0 +1,97 @@
+//! What a cloud's error means, as one sentence that tells what to do.
+
+use nexus_kernel::error::Error;
+
+/// Longest part of a service's own words that is passed on.
+const MOST_WORDS: usize = 240;
+
+const NO_CREDENTIALS: &str = "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                              GOOGLE_APPLICATION_CREDENTIALS or AZURE_STORAGE_ACCOUNT_KEY, or use the cloud's files";
+
+/// Marks in a service's words, with what they mean. The first that is found counts.
+const MEANINGS: [(&str, &str); 16] = [
+    ("Missing AccessKeyId", NO_CREDENTIALS),
+    // Where a machine in the cloud would be told its credentials.
+    ("169.254.169.254", NO_CREDENTIALS),
+    ("NoSuchBucket", "there is no such bucket: check its name, or make it"),
+    ("ContainerNotFound", "there is no such container: check its name, or make it"),
+    ("InvalidAccessKeyId", "the access key is not known there: check AWS_ACCESS_KEY_ID or the profile"),
+    ("SignatureDoesNotMatch", "the secret key does not fit the access key: check it"),
+    ("ExpiredToken", "the credentials have expired: renew them"),
+    ("InvalidToken", "the session token is not valid: renew it"),
+    ("RequestTimeTooSkewed", "this machine's clock is wrong: set it"),
+    ("PermanentRedirect", "the bucket is in another region: name it with --region"),
+    ("AuthorizationHeaderMalformed", "the bucket is in another region: name it with --region"),
+    ("incorrectly configured region", "the bucket is in another region: name it with --region"),
+    ("AuthenticationFailed", "the credentials are refused: check them"),
+    ("AccessDenied", "access is denied: the key must be allowed to list, read, write and delete below the prefix"),
+    ("SlowDown", "it asks for fewer requests; they will be tried again"),
+    ("InvalidBucketName", "that can't be a bucket's name"),
+];
+
+/// The kernel's error for one of the client library's. `what` names the store.
+pub fn explain(what: &str, error: &object_store::Error) -> Error {
+    let words = all_words(error);
+    let meant = MEANINGS.iter().find(|(mark, _)| words.contains(mark)).map(|(_, meaning)| *meaning);
+    match (error, meant) {
+        (object_store::Error::AlreadyExists { .. }, _) => Error::Exists,
+        (object_store::Error::Precondition { .. }, _) => Error::Conflict,
+        (_, Some(meaning)) => Error::Unavailable(format!("{what}: {meaning}")),
+        (object_store::Error::NotFound { .. }, None) => Error::NotFound,
+        (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, None) => {
+            Error::Unavailable(format!(
+                "{what}: access is denied: the key must be allowed to list, read, write and delete below the prefix"
+            ))
+        }
+        _ => Error::Unavailable(format!("{what} does not answer as it should: {}", short(&words))),
+    }
+}
+
+/// What an error says, with all that is behind it.
+fn all_words(error: &object_store::Error) -> String {
+    let mut words = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !words.contains(&more) {
+            words.push_str(": ");
+            words.push_str(&more);
+        }
+        next = source.source();
+    }
+    words
+}
+
+fn short(words: &str) -> String {
+    let mut text: String = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = text.char_indices().nth(MOST_WORDS) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_found(words: &str) -> object_store::Error {
+        object_store::Error::NotFound { path: "x".into(), source: words.into() }
+    }
+
+    #[test]
+    fn a_missing_bucket_is_no_missing_object() {
+        assert_eq!(explain("s3://b", &not_found("404: <Code>NoSuchKey</Code>")), Error::NotFound);
+        let Error::Unavailable(text) = explain("s3://b", &not_found("404: <Code>NoSuchBucket</Code>")) else {
+            panic!("taken for a missing object")
+        };
+        assert_eq!(text, "s3://b: there is no such bucket: check its name, or make it");
+    }
+
+    #[test]
+    fn what_is_not_known_is_passed_on_in_few_words() {
+        let error = object_store::Error::Generic { store: "S3", source: "x ".repeat(1000).into() };
+        let Error::Unavailable(text) = explain("s3://b", &error) else { panic!("{error:?}") };
+        assert!(text.starts_with("s3://b does not answer as it should: ") && text.chars().count() < 300, "{text}");
+    }
+}

@@ -1,0 +1,305 @@
+//! [`CloudStore`]: blobs as objects of a bucket in S3, Google Cloud Storage or Azure.
+//!
+//! ```text
+//! <prefix>/NEXUS                  whose the prefix is, and which daemon may change it: see `fence`
+//! <prefix>/blobs/<16 hex digits>  a blob, byte for byte
+//! ```
+
+mod connect;
+mod failure;
+mod fence;
+mod profile;
+mod upload;
+mod url;
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use nexus_kernel::error::{Error, Result};
+use nexus_kernel::ids::BlobId;
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, ObjectStore, Traffic};
+use object_store::ObjectStoreExt;
+use object_store::path::Path as Key;
+use tokio::runtime::Runtime;
+
+pub use connect::CloudOptions;
+pub use fence::{Claimant, Fence};
+pub use url::{Provider, StoreUrl};
+
+use failure::explain;
+
+/// Threads that wait for the network.
+const THREADS: usize = 2;
+
+/// Blobs in a bucket. Every request has a deadline, so no caller waits for ever.
+pub struct CloudStore {
+    remote: Arc<Remote>,
+    runtime: Option<Runtime>,
+    fence: Option<Fence>,
+}
+
+/// A bucket with a prefix, as requests see it.
+struct Remote {
+    objects: Arc<dyn object_store::ObjectStore>,
+    /// As messages call it.
+    name: String,
+    prefix: String,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    puts: AtomicU64,
+    gets: AtomicU64,
+    heads: AtomicU64,
+    lists: AtomicU64,
+    deletes: AtomicU64,
+    failures: AtomicU64,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+}
+
+impl CloudStore {
+    /// A store to read from. Asks nothing yet.
+    pub fn open(url: &StoreUrl, options: &CloudOptions) -> Result<CloudStore> {
+        CloudStore::over(connect::connect(url, options)?, url.to_string(), url.prefix.clone())
+    }
+
+    fn over(objects: Arc<dyn object_store::ObjectStore>, name: String, prefix: String) -> Result<CloudStore> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("nexus-cloud")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::from_io("cannot start threads for the object store", &error))?;
+        let remote = Remote { objects, name, prefix, counters: Counters::default() };
+        Ok(CloudStore { remote: Arc::new(remote), runtime: Some(runtime), fence: None })
+    }
+
+    /// Claims the prefix for the volume that `claimant` speaks for, so that it may be changed.
+    /// [`Error::Unavailable`] if the store does not answer, which leaves the claim to the first
+    /// change; [`Error::Corrupt`] if the prefix is somebody else's.
+    pub fn claim(&mut self, claimant: Claimant) -> Result<()> {
+        let fence = Fence::new(claimant);
+        let claimed = self.run(fence.clone().claim(self.remote.clone()));
+        match claimed {
+            Ok(()) | Err(Error::Unavailable(_)) => self.fence = Some(fence),
+            Err(_) => {}
+        }
+        claimed
+    }
+
+    /// Whose the prefix is; `None` if nobody has claimed it.
+    pub fn owner(&self) -> Result<Option<String>> {
+        let remote = self.remote.clone();
+        self.run(async move { Ok(fence::read(&remote).await?.map(|mark| mark.volume().to_owned())) })
+    }
+
+    /// Runs a request on the store's own threads, and waits for it on this one.
+    fn run<T: Send + 'static>(&self, request: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        nexus_kernel::block_on(self.spawn(request))
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        match &self.runtime {
+            Some(runtime) => {
+                let task = runtime.spawn(request);
+                Box::pin(async move {
+                    task.await.unwrap_or_else(|error| Err(Error::Io(format!("a request was cut short: {error}"))))
+                })
+            }
+            None => Box::pin(std::future::ready(Err(Error::Unavailable("the object store is closed".into())))),
+        }
+    }
+
+    /// Refuses unless this volume may change what is there.
+    async fn may_change(remote: Arc<Remote>, fence: Option<Fence>) -> Result<()> {
+        match fence {
+            Some(fence) => fence.check(remote).await,
+            None => Err(Error::ReadOnly),
+        }
+    }
+}
+
+impl Remote {
+    fn key(&self, rest: &str) -> Key {
+        if self.prefix.is_empty() { Key::from(rest) } else { Key::from(format!("{}/{rest}", self.prefix)) }
+    }
+
+    fn blobs(&self) -> Key {
+        self.key("blobs")
+    }
+
+    fn blob(&self, id: BlobId) -> Key {
+        self.key(&format!("blobs/{:016x}", id.0))
+    }
+
+    /// The kernel's error, counted where it is one for the person who looks at the numbers.
+    fn failed(&self, error: &object_store::Error) -> Error {
+        let error = explain(&self.name, error);
+        if !matches!(error, Error::NotFound | Error::Exists | Error::Conflict) {
+            self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        error
+    }
+
+    /// "Not found" holds only of a store that is the one it should be: not of an empty bucket,
+    /// or another one, under the same name.
+    async fn if_here(&self, error: Error) -> Error {
+        if error != Error::NotFound {
+            return error;
+        }
+        match fence::read(self).await {
+            Ok(Some(_)) => Error::NotFound,
+            Ok(None) => Error::Unavailable(format!(
+                "{} has lost what says whose it is, so nothing else that is missing there counts as deleted",
+                self.name
+            )),
+            Err(error) => error,
+        }
+    }
+
+    async fn get(&self, id: BlobId, range: Range<u64>) -> Result<Bytes> {
+        if range.start > range.end {
+            return Err(Error::Invalid);
+        }
+        if range.is_empty() {
+            return match self.len(id).await? {
+                len if range.end <= len => Ok(Bytes::new()),
+                _ => Err(Error::Invalid),
+            };
+        }
+        self.counters.gets.fetch_add(1, Ordering::Relaxed);
+        let got = self.objects.get_range(&self.blob(id), range.clone()).await;
+        let wanted = range.end - range.start;
+        match got {
+            Ok(bytes) if bytes.len() as u64 == wanted => {
+                self.counters.bytes_down.fetch_add(wanted, Ordering::Relaxed);
+                Ok(bytes)
+            }
+            Err(object_store::Error::NotFound { path, source }) => {
+                let error = self.failed(&object_store::Error::NotFound { path, source });
+                Err(self.if_here(error).await)
+            }
+            // A range that is not there whole, or an answer that is cut short: the length tells.
+            other => match (self.len(id).await?, other) {
+                (len, _) if range.end > len => Err(Error::Invalid),
+                (_, Ok(bytes)) => Err(Error::Unavailable(format!(
+                    "{} answered {} bytes of blob {:016x} for {}..{}",
+                    self.name,
+                    bytes.len(),
+                    id.0,
+                    range.start,
+                    range.end
+                ))),
+                (_, Err(error)) => Err(self.failed(&error)),
+            },
+        }
+    }
+
+    async fn len(&self, id: BlobId) -> Result<u64> {
+        self.counters.heads.fetch_add(1, Ordering::Relaxed);
+        match self.objects.head(&self.blob(id)).await {
+            Ok(meta) => Ok(meta.size),
+            Err(error) => Err(self.if_here(self.failed(&error)).await),
+        }
+    }
+
+    async fn delete(&self, id: BlobId) -> Result<()> {
+        self.counters.deletes.fetch_add(1, Ordering::Relaxed);
+        match self.objects.delete(&self.blob(id)).await {
+            Ok(()) => Ok(()),
+            Err(error) => match self.if_here(self.failed(&error)).await {
+                Error::NotFound => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    async fn list(&self, after: BlobId, limit: usize) -> Result<Vec<BlobInfo>> {
+        use futures_util::StreamExt;
+        self.counters.lists.fetch_add(1, Ordering::Relaxed);
+        let mut found = Vec::new();
+        let blobs = self.blobs();
+        let mut listing = self.objects.list_with_offset(Some(&blobs), &self.blob(after));
+        while found.len() < limit
+            && let Some(entry) = listing.next().await
+        {
+            let meta = entry.map_err(|error| self.failed(&error))?;
+            // What else lies there is nobody's blob.
+            let name = meta.location.filename().filter(|name| name.len() == 16);
+            if let Some(id) = name.and_then(|name| u64::from_str_radix(name, 16).ok()) {
+                found.push(BlobInfo { id: BlobId(id), len: meta.size });
+            }
+        }
+        found.sort_unstable_by_key(|info| info.id);
+        Ok(found)
+    }
+}
+
+impl ObjectStore for CloudStore {
+    fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.spawn(Self::may_change(self.remote.clone(), self.fence.clone())).await?;
+            upload::put(self, id, source).await
+        })
+    }
+
+    fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        let remote = self.remote.clone();
+        self.spawn(async move { remote.get(id, range).await })
+    }
+
+    fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
+        let remote = self.remote.clone();
+        self.spawn(async move { remote.len(id).await.map(|len| BlobInfo { id, len }) })
+    }
+
+    fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
+        let (remote, fence) = (self.remote.clone(), self.fence.clone());
+        self.spawn(async move {
+            Self::may_change(remote.clone(), fence).await?;
+            remote.delete(id).await
+        })
+    }
+
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+        let remote = self.remote.clone();
+        self.spawn(async move { remote.list(after, limit).await })
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        let counters = &self.remote.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Some(Traffic {
+            puts: read(&counters.puts),
+            gets: read(&counters.gets),
+            heads: read(&counters.heads),
+            lists: read(&counters.lists),
+            deletes: read(&counters.deletes),
+            failures: read(&counters.failures),
+            bytes_up: read(&counters.bytes_up),
+            bytes_down: read(&counters.bytes_down),
+            cached_bytes: 0,
+        })
+    }
+}
+
+impl Drop for CloudStore {
+    fn drop(&mut self) {
+        // A request that still runs need not be waited for: nobody asks for its answer.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,75 @@
+//! The store over the client library's own memory, which answers as a bucket does.
+
+use nexus_kernel::block_on;
+use nexus_kernel::conformance::object_store::{Memory, run};
+use object_store::memory::InMemory;
+
+use super::*;
+
+fn claimed(objects: &Arc<InMemory>, folder: &std::path::Path, volume: &str) -> Result<CloudStore> {
+    static WORDS: AtomicU64 = AtomicU64::new(0);
+    let mut store = CloudStore::over(objects.clone(), "memory".into(), "some/prefix".into())?;
+    let word = format!("w{}", WORDS.fetch_add(1, Ordering::Relaxed));
+    store.claim(Claimant { volume: volume.into(), word, file: folder.join("store") })?;
+    Ok(store)
+}
+
+#[test]
+fn conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&claimed(&Arc::default(), folder.path(), "v").unwrap(), folder.path());
+}
+
+#[test]
+fn large_blobs_go_up_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = claimed(&Arc::default(), folder.path(), "v").unwrap();
+    let bytes: Vec<u8> = (0..20_000_001_u32).map(|i| (i / 7) as u8).collect();
+    let id = BlobId::new(3, 9);
+    let before = store.traffic().unwrap();
+    assert!(matches!(block_on(store.put(id, &mut Memory::failing(bytes.clone(), 15_000_000))), Err(Error::Io(_))));
+    assert_eq!(block_on(store.head(id)), Err(Error::NotFound));
+    block_on(store.put(id, &mut Memory::new(bytes.clone()))).unwrap();
+    assert_eq!(block_on(store.get(id, 0..20_000_001)).unwrap(), bytes);
+    assert_eq!(block_on(store.put(id, &mut Memory::new(bytes.clone()))), Err(Error::Exists));
+    let after = store.traffic().unwrap();
+    assert!(after.bytes_up - before.bytes_up >= 20_000_001 && after.puts - before.puts >= 5, "{after:?}");
+}
+
+#[test]
+fn a_prefix_has_one_volume_and_one_daemon() {
+    let (objects, one, two) = (Arc::default(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let old = claimed(&objects, one.path(), "v").unwrap();
+    let id = BlobId::new(1, 1);
+    block_on(old.put(id, &mut Memory::new("content"))).unwrap();
+    assert!(
+        matches!(claimed(&objects, two.path(), "other"), Err(Error::Corrupt(text)) if text.contains("another volume"))
+    );
+    // A copy of the data folder is opened; the first daemon still runs.
+    std::fs::copy(one.path().join("store"), two.path().join("store")).unwrap();
+    let copy = claimed(&objects, two.path(), "v").unwrap();
+    assert!(matches!(block_on(old.delete(id)), Err(Error::Unavailable(text)) if text.contains("taken over")));
+    assert!(block_on(old.put(BlobId::new(1, 2), &mut Memory::new("more"))).is_err());
+    block_on(copy.put(BlobId::new(1, 3), &mut Memory::new("more"))).unwrap();
+    // The folder that was left behind can't be opened any more.
+    assert!(matches!(claimed(&objects, one.path(), "v"), Err(Error::Corrupt(text)) if text.contains("copy")));
+    assert_eq!(block_on(copy.get(id, 0..7)).unwrap(), "content");
+}
+
+#[test]
+fn an_emptied_bucket_is_not_one_without_blobs() {
+    let (objects, folder) = (Arc::new(InMemory::new()), tempfile::tempdir().unwrap());
+    let store = claimed(&objects, folder.path(), "v").unwrap();
+    let id = BlobId::new(1, 1);
+    assert_eq!(block_on(store.head(id)), Err(Error::NotFound));
+    block_on(objects.delete(&Key::from("some/prefix/NEXUS"))).unwrap();
+    assert!(matches!(block_on(store.head(id)), Err(Error::Unavailable(_))));
+    assert!(matches!(block_on(store.get(id, 0..1)), Err(Error::Unavailable(_))));
+}
+
+#[test]
+fn without_a_claim_nothing_is_changed() {
+    let store = CloudStore::over(Arc::new(InMemory::new()), "memory".into(), String::new()).unwrap();
+    assert_eq!(block_on(store.put(BlobId::new(1, 1), &mut Memory::new("x"))), Err(Error::ReadOnly));
+    assert_eq!(block_on(store.delete(BlobId::new(1, 1))), Err(Error::ReadOnly));
+}

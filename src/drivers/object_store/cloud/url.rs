@@ -1,0 +1,112 @@
+//! Where a volume's content lies in the cloud: `s3://bucket/prefix` and its like.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Whose protocol a store speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Provider {
+    /// Amazon S3, or what speaks its protocol.
+    S3,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
+}
+
+/// A bucket (a container, at Azure) and a prefix in it. Never holds a secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreUrl {
+    /// Whose it is.
+    pub provider: Provider,
+    /// The bucket's name.
+    pub bucket: String,
+    /// What all keys begin with, without slashes at its ends; may be empty.
+    pub prefix: String,
+}
+
+impl Provider {
+    /// As URLs begin.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Provider::S3 => "s3",
+            Provider::Gcs => "gs",
+            Provider::Azure => "az",
+        }
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<StoreUrl, String> {
+        let bad = |why: &str| format!("{text:?} is no store: {why}; write it like s3://bucket/prefix, gs:// or az://");
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
+        let provider = match scheme {
+            "s3" => Provider::S3,
+            "gs" => Provider::Gcs,
+            "az" => Provider::Azure,
+            _ => return Err(bad("its scheme is not known")),
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() || bucket.len() > 255 {
+            return Err(bad("it names no bucket"));
+        }
+        if !bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) {
+            return Err(bad(
+                "a bucket's name has letters, digits, dots and dashes only (keys and passwords go elsewhere)",
+            ));
+        }
+        let prefix = prefix.trim_matches('/');
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_=+@".contains(&byte);
+        if prefix.len() > 512 || !prefix.bytes().all(plain) || prefix.split('/').any(|part| matches!(part, "." | ".."))
+        {
+            return Err(bad("its prefix has letters, digits and . - _ = + @ / only"));
+        }
+        if prefix.contains("//") {
+            return Err(bad("its prefix has an empty part"));
+        }
+        Ok(StoreUrl { provider, bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.provider.scheme(), self.bucket)?;
+        if self.prefix.is_empty() { Ok(()) } else { write!(f, "/{}", self.prefix) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_and_written() {
+        for (text, shown) in [
+            ("s3://bucket", "s3://bucket"),
+            ("s3://bucket/", "s3://bucket"),
+            ("gs://my-bucket/a/b/", "gs://my-bucket/a/b"),
+            ("az://container/x_y=1", "az://container/x_y=1"),
+        ] {
+            assert_eq!(text.parse::<StoreUrl>().unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_refused_with_a_reason() {
+        for text in [
+            "",
+            "bucket/prefix",
+            "ftp://bucket",
+            "s3://",
+            "s3:///x",
+            "s3://key:secret@bucket/x",
+            "s3://b/../c",
+            "s3://b/a//b",
+        ] {
+            let problem = text.parse::<StoreUrl>().unwrap_err();
+            assert!(problem.contains("is no store"), "{problem}");
+        }
+    }
+}
