@@ -16,7 +16,7 @@ use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, Usage, ZoneInfo, decode};
 use nexus_kernel::object_store::Traffic;
 use nexus_kernel::zone::ZoneStats;
-use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
+use nexus_kernel::{BlobId, Clock, ContentStore, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
 use nexus_zone::{Access, LocalZone, LogConfig, NewZone, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
@@ -88,6 +88,15 @@ pub struct ContentState {
     pub blob_bytes: u64,
     /// Bytes of both that files refer to.
     pub live_bytes: u64,
+}
+
+/// How far a flush has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flushed {
+    /// Bytes that were written before the flush began and are still only on this disk.
+    pub left_bytes: u64,
+    /// What tells them from what was written since.
+    pub mark: BlobId,
 }
 
 /// What a check found.
@@ -276,13 +285,16 @@ impl Volume {
     }
 
     /// Has a part of what is only on this disk sealed, which for a store in the cloud means to
-    /// send it there; answers how many bytes are left. To be called again until none are.
-    pub fn flush(&self) -> Result<u64> {
+    /// send it there. To be called until nothing is left of what there was at first: with no
+    /// `mark`, then with the one of the first answer.
+    pub fn flush(&self, mark: Option<BlobId>) -> Result<Flushed> {
+        let newest = mark.or_else(|| self.content.newest_segment()).unwrap_or_default();
         self.sync()?;
-        let config = ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, ..ReclaimConfig::default() };
+        let config =
+            ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, drop_grace_ms: 0, ..ReclaimConfig::default() };
         let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
         collector.run_once().map_err(|error| self.failed("flush", error))?;
-        Ok(self.content.unsealed().1)
+        Ok(Flushed { left_bytes: self.content.unsealed_bytes(newest), mark: newest })
     }
 
     /// What was asked of a store in the cloud since the start; `None` for one on this disk.
@@ -292,7 +304,7 @@ impl Volume {
 
     /// Bytes of content that are only on this disk, if it is to go elsewhere.
     pub fn waiting_bytes(&self) -> u64 {
-        self.content.unsealed().1
+        self.content.unsealed_bytes(BlobId(u64::MAX))
     }
 
     /// Looks for damage; `deep` reads all content.

@@ -16,10 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub fn run(target: Option<&Path>) -> Result<String, String> {
     let volume = find::by_name(target, None)?;
     let shows = std::io::stderr().is_terminal();
-    let mut first = None;
+    let (mut first, mut meant) = (None, None);
     loop {
-        let left = match volume.ask(&Request::Flush, PATIENCE) {
-            Ok(Reply::Flushed { left_bytes }) => left_bytes,
+        let left = match volume.ask(&Request::Flush { mark: meant }, PATIENCE) {
+            Ok(Reply::Flushed { left_bytes, mark }) => {
+                meant = Some(mark);
+                left_bytes
+            }
             Ok(other) => return Err(format!("the daemon answered something else: {other:?}")),
             Err(ControlError::NobodyThere(_)) => {
                 return Err(format!("{} is not mounted: mount it, then flush", volume.name()));

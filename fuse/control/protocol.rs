@@ -30,8 +30,12 @@ pub enum Request {
     /// Give the space of dead content back, now.
     Gc,
     /// Seal a part of what is not sealed, which sends it to a store in the cloud; to be asked
-    /// again until nothing is left.
-    Flush,
+    /// again, with the mark of the first answer, until nothing is left.
+    Flush {
+        /// What of the content is meant; all that there is if nothing is said.
+        #[serde(default)]
+        mark: Option<u64>,
+    },
     /// Look for damage; `deep` reads all content too.
     Check {
         /// Read content.
@@ -61,8 +65,10 @@ pub enum Reply {
     },
     /// Answer to [`Request::Flush`].
     Flushed {
-        /// Bytes that are still only on the local disk.
+        /// Bytes of what was meant that are still only on the local disk.
         left_bytes: u64,
+        /// What is meant.
+        mark: u64,
     },
     /// Answer to [`Request::Check`]: a line for each finding.
     Findings {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nexus::folder::id_text;
 use nexus::{Config, Volume};
+use nexus_kernel::BlobId;
 
 use crate::control::{
     ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
@@ -115,7 +116,10 @@ impl Handler for DaemonHandler {
             Request::Sync => self.volume.sync().map(|()| Reply::Done).map_err(text),
             Request::Checkpoint => self.volume.checkpoint().map(|()| Reply::Done).map_err(text),
             Request::Gc => self.volume.reclaim().map(|bytes| Reply::Reclaimed { bytes }).map_err(text),
-            Request::Flush => self.volume.flush().map(|left_bytes| Reply::Flushed { left_bytes }).map_err(text),
+            Request::Flush { mark } => {
+                let flushed = self.volume.flush(mark.map(BlobId)).map_err(text)?;
+                Ok(Reply::Flushed { left_bytes: flushed.left_bytes, mark: flushed.mark.0 })
+            }
             Request::Check { deep } => {
                 let report = self.volume.check(deep).map_err(text)?;
                 Ok(Reply::Findings { findings: report.findings, checked: report.checked })

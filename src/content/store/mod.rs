@@ -159,10 +159,16 @@ impl SegmentStore {
         segments + self.files.len()
     }
 
-    /// Segments that are not sealed, with their bytes: of a store that is far away, what is only here.
-    pub fn unsealed(&self) -> (u64, u64) {
+    /// Bytes in segments that are not sealed, up to `newest`: of a store that is far away, what
+    /// is only here.
+    pub fn unsealed_bytes(&self, newest: BlobId) -> u64 {
         let segments = self.segments.read();
-        (segments.len() as u64, segments.values().map(|segment| segment.tail()).sum())
+        segments.values().filter(|segment| segment.id() <= newest).map(|segment| segment.tail()).sum()
+    }
+
+    /// The segment made last of those that are not sealed.
+    pub fn newest_segment(&self) -> Option<BlobId> {
+        self.segments.read().keys().max().copied()
     }
 
     pub(crate) fn collecting(&self) -> &Mutex<()> {
