@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Check, Stop};
 use crate::mount::Mount;
 use crate::scratch::Scratch;
+use crate::store::server::Server;
 use crate::transport::Transport;
+
+/// A cache that holds so little that most reads go to the server.
+const TINY_CACHE: &str = "4M";
 
 /// Settings of a run.
 #[derive(Clone)]
@@ -20,6 +24,8 @@ pub struct Lab {
     pub folder: Option<PathBuf>,
     /// What is to carry requests; `None` leaves it to the daemon.
     pub transport: Option<Transport>,
+    /// Whether places have their content in an S3 server, behind a cache of hardly anything.
+    pub store: bool,
     /// Run long.
     pub soak: bool,
     /// Where random runs begin.
@@ -32,6 +38,8 @@ pub struct Lab {
 pub struct Place {
     root: PathBuf,
     mount: Option<Mount>,
+    // After the mount, which needs it to the end.
+    _server: Option<Server>,
     scratch: Scratch,
     _stand_in: Option<Scratch>,
 }
@@ -47,14 +55,24 @@ impl Lab {
         let scratch = Scratch::new(&self.scratch, name)?;
         if let Some(folder) = &self.folder {
             let stand_in = Scratch::new(folder, name)?;
-            return Ok(Place { root: stand_in.path().to_owned(), mount: None, scratch, _stand_in: Some(stand_in) });
+            return Ok(Place {
+                root: stand_in.path().to_owned(),
+                mount: None,
+                _server: None,
+                scratch,
+                _stand_in: Some(stand_in),
+            });
         }
-        let mut mount = self.mount_on(&scratch.path().join("data"), &scratch)?;
+        let server = if self.store { Some(Server::start(self, &scratch)?) } else { None };
+        let mut mount = match &server {
+            Some(server) => server.mount(self, &scratch, "volume")?.with_arguments(&["--store-cache", TINY_CACHE]),
+            None => self.mount_on(&scratch.path().join("data"), &scratch)?,
+        };
         if let Some(options) = options {
             mount = mount.with_options(options);
         }
         mount.start()?;
-        Ok(Place { root: mount.point().to_owned(), mount: Some(mount), scratch, _stand_in: None })
+        Ok(Place { root: mount.point().to_owned(), mount: Some(mount), _server: server, scratch, _stand_in: None })
     }
 
     /// A mount of `data`, not yet started, whose mount point and log lie in `scratch`.

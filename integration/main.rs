@@ -8,6 +8,7 @@ mod lab;
 mod limits;
 mod model;
 mod mount;
+mod network;
 mod pjdfstest;
 mod programs;
 mod random;
@@ -50,6 +51,9 @@ struct Arguments {
     /// What carries the kernel's requests; else the daemon decides, and crash tries each.
     #[arg(long)]
     transport: Option<Transport>,
+    /// Have the content of what is tested in an S3 server, behind a cache of hardly anything.
+    #[arg(long)]
+    store: bool,
     /// Where random runs begin; each prints the seeds that it uses.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -77,6 +81,8 @@ enum Suite {
     Programs,
     /// Content in a real S3 server, which is slow, away, killed and damaged.
     Store,
+    /// The network before such a server: slow, wrong, cut, counted.
+    Network,
     /// Sizes: many files, large files, full disks.
     Limits,
     /// Load makers for minutes, five million files.
@@ -109,6 +115,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         scratch: arguments.scratch.canonicalize()?,
         folder: arguments.no_mount.as_ref().map(|folder| folder.canonicalize()).transpose()?,
         transport: arguments.transport,
+        store: arguments.store,
         soak: arguments.soak,
         seed: arguments.seed,
         seconds: arguments.seconds,
@@ -122,11 +129,13 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Storm => ("storm", storm::run(&lab, filter)),
         Suite::Programs => ("programs", report::run(&lab, &programs::cases(), filter)),
         Suite::Store => ("store", report::run(&lab, &store::cases(), filter)),
+        Suite::Network => ("network", report::run(&lab, &network::cases(), filter)),
         Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),
         Suite::Soak => ("soak", report::run(&lab, &soak::cases(), filter)),
         Suite::StormClient => return Ok(true),
     };
-    let name = lab.transport.map_or(name.to_owned(), |transport| format!("{name}-{transport}"));
+    let name = if lab.store { format!("{name}-store") } else { name.to_owned() };
+    let name = lab.transport.map_or(name.clone(), |transport| format!("{name}-{transport}"));
     println!("{}", tally.line(&name));
     let is_missing = lab.transport.is_some_and(|transport| transport.needed().is_err());
     Ok(tally.failed == 0 && (tally.passed > 0 || is_missing))

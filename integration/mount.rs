@@ -70,6 +70,12 @@ impl Mount {
         self
     }
 
+    /// The program under test, in the environment of this mount's daemon.
+    pub fn program(&self) -> Tool {
+        let tool = Tool::new(&self.binary);
+        self.environment.iter().fold(tool, |tool, (name, value)| tool.env(name, value))
+    }
+
     /// Where it is mounted.
     pub fn point(&self) -> &Path {
         &self.point
@@ -194,11 +200,7 @@ impl Mount {
 
     /// Holds the data folder against its own rules; the daemon must not run.
     pub fn fsck(&self) -> Check {
-        let mut tool = Tool::new(&self.binary).args(["fsck", "--deep"]).arg(&self.data);
-        for (name, value) in &self.environment {
-            tool = tool.env(name, value);
-        }
-        tool.run()?.check().during("fsck")
+        self.program().args(["fsck", "--deep"]).arg(&self.data).run()?.check().during("fsck")
     }
 
     /// Fails if the daemon has logged an error.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use nexus_content::{ContentConfig, ReclaimConfig};
+pub use nexus_drivers::object_store::ProbeStep;
 use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore};
 use nexus_kernel::ObjectStore;
 
@@ -66,6 +67,20 @@ pub fn check_new(config: &Config) -> Result<()> {
             problem: format!("volume {volume} has its content there: choose a prefix of its own for a new one"),
         }),
     }
+}
+
+/// Tries all that a volume asks of a store, and leaves nothing there.
+pub fn probe(place: &CloudPlace) -> Result<Vec<ProbeStep>> {
+    let failed = |error| Error::Kernel { what: format!("use the store {}", place.url), error };
+    if let Some(endpoint) = &place.endpoint {
+        crate::config::check_endpoint(endpoint)
+            .map_err(|problem| Error::Setting { place: "endpoint".to_owned(), problem })?;
+    }
+    let options =
+        CloudOptions { endpoint: place.endpoint.clone(), region: place.region.clone(), ..CloudOptions::default() };
+    let store = CloudStore::open(&place.url, &options).map_err(failed)?;
+    let word = random_u64().map_err(|error| Error::io("read random numbers", error))?;
+    Ok(store.probe(&format!("{word:016x}")))
 }
 
 fn options(config: &Config, place: &CloudPlace) -> CloudOptions {

@@ -51,6 +51,13 @@ pub enum Command {
     /// Send what is only on this disk to the volume's store now, and wait
     #[command(after_help = FLUSH_HELP)]
     Flush(FlushArgs),
+    /// Try out a bucket before a volume has its content there
+    #[command(after_help = STORE_HELP, subcommand_required = true, arg_required_else_help = true)]
+    Store {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Print the completion script of a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -124,6 +131,21 @@ Examples:
 
 The daemon sends by itself what was not written to for a while; the command does it now, and
 tells how much is left. On a volume without a store in the cloud it makes everything durable.";
+
+const STORE_HELP: &str = "\
+Examples:
+  nexus-fuse store test s3://bucket/prefix --region eu-west-1
+  nexus-fuse mount /mnt/far --volume far --store s3://bucket/prefix --region eu-west-1";
+
+const STORE_TEST_HELP: &str = "\
+Examples:
+  nexus-fuse store test s3://bucket/prefix --region eu-west-1
+  nexus-fuse store test s3://bucket/prefix --endpoint http://127.0.0.1:9000
+  nexus-fuse store test gs://bucket/prefix
+
+Tries with the credentials that a mount from here would have: listing, storing, storing only what
+is not there, reading of ranges, uploads in parts, deleting. Tells latency and throughput, and
+leaves nothing there. Exits with 1 if something does not work.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -242,6 +264,27 @@ pub struct GcArgs {
     pub target: Option<PathBuf>,
 }
 
+/// The commands of `store`.
+#[derive(Subcommand, Debug, Clone)]
+pub enum StoreCommand {
+    /// Try all that a volume asks of a bucket, and tell how fast it is
+    #[command(after_help = STORE_TEST_HELP)]
+    Test(StoreTestArgs),
+}
+
+/// Arguments of `store test`.
+#[derive(Args, Debug, Clone)]
+pub struct StoreTestArgs {
+    /// Bucket and prefix: s3://BUCKET/PREFIX, gs:// or az://
+    pub url: StoreUrl,
+    /// Where the service answers, if not at its usual address
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The bucket's region, where that counts
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+}
+
 /// Arguments of `flush`.
 #[derive(Args, Debug, Clone)]
 pub struct FlushArgs {
@@ -300,7 +343,10 @@ mod tests {
 
     #[test]
     fn every_command_teaches_by_example() {
-        for command in Cli::command().get_subcommands() {
+        let cli = Cli::command();
+        for command in
+            cli.get_subcommands().flat_map(|command| std::iter::once(command).chain(command.get_subcommands()))
+        {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:\n  "), "{}", command.get_name());
         }

@@ -10,6 +10,7 @@ mod helper;
 mod mount;
 mod pages;
 mod status;
+mod store;
 mod umount;
 
 use std::ffi::OsString;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::mount::Unmount;
-use args::{Cli, Command};
+use args::{Cli, Command, StoreCommand};
 use helper::{MountCall, UmountCall};
 
 pub use args::MountArgs;
@@ -63,6 +64,7 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Fsck(args) => exit(fsck::run(args), NOT_CHECKED),
         Command::Gc(args) => exit(gc::run(args.target.as_deref()).map(|text| print(&text)), 1),
         Command::Flush(args) => exit(flush::run(args.target.as_deref()).map(|text| print(&text)), 1),
+        Command::Store { command: StoreCommand::Test(args) } => exit(store::test(args), 1),
         Command::Completions { shell } => exit(pages::completions(*shell), 1),
         Command::Man { out } => exit(pages::man(out.as_deref()), 1),
     }

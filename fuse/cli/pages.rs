@@ -33,6 +33,10 @@ pub fn man(out: Option<&Path>) -> Result<ExitCode, String> {
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let name = format!("{PROGRAM}-{}", sub.get_name());
             fs::write(out.join(format!("{name}.1")), page(&sub.clone().display_name(name.clone()))?)?;
+            for part in sub.get_subcommands().filter(|part| part.get_name() != "help") {
+                let name = format!("{name}-{}", part.get_name());
+                fs::write(out.join(format!("{name}.1")), page(&part.clone().display_name(name.clone()))?)?;
+            }
         }
         Ok(())
     };

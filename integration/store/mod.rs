@@ -1,7 +1,7 @@
 //! Volumes whose content is in a real S3 server over HTTP: what a user does with one, what it
 //! costs in requests, and what happens while the server is away, silent, or wrong.
 
-mod server;
+pub mod server;
 
 use std::fs;
 use std::io::{Read, Write};

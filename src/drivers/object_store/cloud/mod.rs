@@ -8,6 +8,7 @@
 mod connect;
 mod failure;
 mod fence;
+mod probe;
 mod profile;
 mod upload;
 mod url;
@@ -27,6 +28,7 @@ use tokio::runtime::Runtime;
 
 pub use connect::CloudOptions;
 pub use fence::{Claimant, Fence};
+pub use probe::ProbeStep;
 pub use url::{Provider, StoreUrl};
 
 use failure::explain;

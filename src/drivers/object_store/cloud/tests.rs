@@ -68,6 +68,21 @@ fn an_emptied_bucket_is_not_one_without_blobs() {
 }
 
 #[test]
+fn a_probe_tries_everything_and_leaves_nothing() {
+    use futures_util::StreamExt;
+    let objects = Arc::new(InMemory::new());
+    let store = CloudStore::over(objects.clone(), "memory".into(), "some/prefix".into()).unwrap();
+    let steps = store.probe("word");
+    let what: Vec<_> = steps.iter().map(|step| (step.what, step.outcome.is_ok())).collect();
+    let all =
+        ["list", "store", "store only what is not there", "read a range", "store in parts", "read a large object"];
+    let expected: Vec<_> = all.into_iter().chain(["delete"]).map(|what| (what, true)).collect();
+    assert_eq!(what, expected, "{steps:?}");
+    use object_store::ObjectStore as _;
+    assert!(block_on(objects.list(None).next()).is_none(), "something is left");
+}
+
+#[test]
 fn without_a_claim_nothing_is_changed() {
     let store = CloudStore::over(Arc::new(InMemory::new()), "memory".into(), String::new()).unwrap();
     assert_eq!(block_on(store.put(BlobId::new(1, 1), &mut Memory::new("x"))), Err(Error::ReadOnly));
