@@ -293,7 +293,7 @@ impl Volume {
         let config =
             ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, drop_grace_ms: 0, ..ReclaimConfig::default() };
         let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
-        collector.run_once().map_err(|error| self.failed("flush", error))?;
+        collector.seal_once().map_err(|error| self.failed("flush", error))?;
         Ok(Flushed { left_bytes: self.content.unsealed_bytes(newest), mark: newest })
     }
 

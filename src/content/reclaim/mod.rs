@@ -119,6 +119,22 @@ impl Reclaimer {
         self.pass(Need::Room)
     }
 
+    /// Seals what is not sealed, within the budget, and does nothing else: what is sealed in a
+    /// store that is far away stays there, where emptying a blob would bring a part of it back.
+    pub fn seal_once(&self) -> Result<Progress> {
+        let _alone = self.store.collecting().lock();
+        let mut memory = self.memory.lock();
+        let mut progress = Progress::default();
+        let mut budget = self.config.pass_bytes;
+        self.close_segments(Need::Calm)?;
+        self.seal_settled(&mut budget, &mut memory, &mut progress)?;
+        self.finish_seals()?;
+        // What is dead already is never sent; it goes now, or it would look as if it waited.
+        self.drop_dead(Need::Room, &mut memory, &mut progress)?;
+        self.delete_condemned(&mut progress)?;
+        memory.failed.take().map_or(Ok(progress), Err)
+    }
+
     fn pass(&self, need: Need) -> Result<Progress> {
         let _alone = self.store.collecting().lock();
         let mut memory = self.memory.lock();

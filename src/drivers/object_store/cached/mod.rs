@@ -77,6 +77,16 @@ struct Cached {
     used: u64,
 }
 
+impl State {
+    /// Takes a request out of the queue that would bring any of `wanted`.
+    fn take_queued(&mut self, id: BlobId, wanted: &Range<u64>) -> Option<Range<u64>> {
+        let brings =
+            |(of, piece): &(BlobId, Range<u64>)| *of == id && piece.start < wanted.end && wanted.start < piece.end;
+        let at = self.queue.iter().position(brings)?;
+        self.queue.remove(at).map(|(_, piece)| piece)
+    }
+}
+
 impl CachedStore {
     /// A cache for `store` in the folder `dir`, which is made if missing. What an earlier run
     /// left there is used again.
@@ -151,7 +161,16 @@ impl Shared {
                 return block_on(self.store.get(id, range));
             };
             if cached.frames.is_loading(&wanted) {
-                self.fetched.wait(&mut state);
+                let (file, waiting) = (Arc::clone(&cached.file), state.take_queued(id, &wanted));
+                match waiting {
+                    // Nobody is at it yet, and they may all be busy for long.
+                    Some(piece) => {
+                        drop(state);
+                        self.fetch(id, &piece, len, &file)?;
+                        state = self.state.lock();
+                    }
+                    None => self.fetched.wait(&mut state),
+                }
                 continue;
             }
             let missing = cached.frames.missing(wanted.clone());

@@ -12,6 +12,9 @@ struct Remote {
     memory: MemoryStore,
     gets: AtomicU64,
     away: AtomicBool,
+    /// Requests that fetch ahead are not answered.
+    ahead_is_stuck: AtomicBool,
+    stuck: AtomicU64,
 }
 
 impl Remote {
@@ -29,6 +32,13 @@ impl ObjectStore for Remote {
     }
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
         self.gets.fetch_add(1, Ordering::SeqCst);
+        let is_ahead = std::thread::current().name().is_some_and(|name| name.starts_with("nexus-ahead"));
+        if is_ahead && self.ahead_is_stuck.load(Ordering::SeqCst) {
+            self.stuck.fetch_add(1, Ordering::SeqCst);
+            while self.ahead_is_stuck.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
         self.answer(self.memory.get(id, range))
     }
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
@@ -164,4 +174,26 @@ fn reading_in_order_takes_few_requests_and_many_readers_share_them() {
     }
     let gets = alone.gets.load(Ordering::SeqCst);
     assert!(gets <= 40, "{gets} requests for {total} bytes in order");
+}
+
+#[test]
+fn a_reader_does_not_wait_for_what_nobody_has_begun_to_fetch() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    let last = FETCHERS as u64 + 1;
+    let contents: Vec<_> = (1..=last).map(|id| put(&*remote, id, 64 * FRAME)).collect();
+    let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+    remote.ahead_is_stuck.store(true, Ordering::SeqCst);
+    for id in 1..last {
+        get(&store, id, 0..FRAME).unwrap();
+        get(&store, id, FRAME..2 * FRAME).unwrap();
+        while remote.stuck.load(Ordering::SeqCst) < id {
+            std::thread::yield_now();
+        }
+    }
+    for frame in 0..64 {
+        let range = frame * FRAME..(frame + 1) * FRAME;
+        let got = get(&store, last, range.clone()).unwrap();
+        assert_eq!(got, contents[last as usize - 1][range.start as usize..range.end as usize]);
+    }
+    remote.ahead_is_stuck.store(false, Ordering::SeqCst);
 }
