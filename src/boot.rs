@@ -290,8 +290,7 @@ impl Volume {
     pub fn flush(&self, mark: Option<BlobId>) -> Result<Flushed> {
         let newest = mark.or_else(|| self.content.newest_segment()).unwrap_or_default();
         self.sync()?;
-        let config =
-            ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, drop_grace_ms: 0, ..ReclaimConfig::default() };
+        let config = ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, ..ReclaimConfig::default() };
         let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
         collector.seal_once().map_err(|error| self.failed("flush", error))?;
         Ok(Flushed { left_bytes: self.content.unsealed_bytes(newest), mark: newest })

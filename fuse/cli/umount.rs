@@ -20,10 +20,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Unmounts `target`, and waits until its daemon has closed the volume.
 pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
     let volume = find::by_mount_point(target)?;
+    let waiting = volume.as_ref().map_or(0, waiting_bytes);
     let data = volume.and_then(|volume| volume.data);
     // Who has it now; somebody who can't be asked for belongs to another user.
     let holder = data.as_deref().and_then(|data| DataFolder::holder(data).ok().flatten()).and_then(|holder| holder.pid);
-    let waiting = volume_of(target).map_or(0, |volume| waiting_bytes(&volume));
     mount::unmount(target, how).map_err(|error| error.to_string())?;
     if waiting > 0 {
         eprintln!(
@@ -36,10 +36,6 @@ pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
         (Some(data), Some(pid), Unmount::WhenIdle) => wait_until_closed(&data, pid),
         _ => Ok(()),
     }
-}
-
-fn volume_of(target: &Path) -> Option<find::Volume> {
-    find::by_mount_point(target).ok().flatten()
 }
 
 /// Bytes that are meant for a store in the cloud and are not there.

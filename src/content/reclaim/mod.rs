@@ -119,8 +119,9 @@ impl Reclaimer {
         self.pass(Need::Room)
     }
 
-    /// Seals what is not sealed, within the budget, and does nothing else: what is sealed in a
-    /// store that is far away stays there, where emptying a blob would bring a part of it back.
+    /// Seals what is not sealed, within the budget, and lets go of what is dead, but copies
+    /// nothing: what is sealed in a store that is far away stays there, where emptying a blob
+    /// would bring a part of it back.
     pub fn seal_once(&self) -> Result<Progress> {
         let _alone = self.store.collecting().lock();
         let mut memory = self.memory.lock();
