@@ -11,6 +11,7 @@ use nexus_kernel::model::{self, keys};
 use nexus_kernel::zone::APPLIED_KEY;
 use nexus_kernel::{Error, Lsn, MetaRead, Result, Table};
 
+use super::base::Base;
 use super::config::Access;
 use super::inner::{Inner, Writing};
 use super::memtable::MemTable;
@@ -72,7 +73,7 @@ impl Inner {
         batch.writes.reserve_exact(frozen.len() + 1);
         batch.writes.extend(frozen.iter().map(|(table, key, change)| (table, Key::from_slice(key), change.clone())));
         self.commit(batch, last)?;
-        let base = self.metastore.snapshot()?;
+        let base = Base::newest(self.metastore.clone())?;
         let usage = base.usage()?;
         let old = self.view.write().rebase(base, usage);
         drop(old);

@@ -4,6 +4,7 @@
 //! Locks, in the order in which they are taken: `drain`, `writer`, `view`. Caches have their
 //! own, and are taken last.
 
+mod base;
 mod caches;
 mod checkpoint;
 mod config;

@@ -7,9 +7,10 @@ use nexus_kernel::machine;
 use nexus_kernel::metastore::{Durability, WriteBatch};
 use nexus_kernel::model::{self, keys};
 use nexus_kernel::zone::APPLIED_KEY;
-use nexus_kernel::{Command, Error, Lsn, Result, Table, Timestamp};
+use nexus_kernel::{Command, Error, Lsn, MetaRead, Result, Table, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
+use super::base::Base;
 use super::caches::Caches;
 use super::checkpoint::read_applied;
 use super::config::{Access, Background, NewZone, ZoneConfig, ZoneParts};
@@ -53,8 +54,8 @@ impl LocalZone {
     pub fn open(parts: ZoneParts, config: ZoneConfig) -> Result<LocalZone> {
         let ZoneParts { zone, log, metastore, clock } = parts;
         let caches = Caches::new(config.cache_bytes);
-        let base = metastore.snapshot()?;
-        let applied = match (read_applied(&*base)?, base.zone_info()?) {
+        let base = Base::newest(metastore.clone())?;
+        let applied = match (read_applied(&base)?, base.zone_info()?) {
             (Some(applied), _) => applied,
             (None, None) => Lsn(0),
             (None, Some(_)) => {

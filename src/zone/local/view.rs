@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nexus_kernel::machine::Applied;
-use nexus_kernel::metastore::{MetaSnapshot, Visitor};
+use nexus_kernel::metastore::Visitor;
 use nexus_kernel::model::{self, Inode, Usage, ZoneInfo, keys};
 use nexus_kernel::overlay::{self, Direction};
 use nexus_kernel::{Ino, Lsn, MetaRead, Result, Table};
 
+use super::base::Base;
 use super::caches::{Caches, Place};
 use super::memtable::{Change, MemTable};
 
@@ -19,7 +20,7 @@ pub struct View {
     pub active: MemTable,
     /// Changes that are being drained into the metastore.
     pub frozen: Option<Arc<MemTable>>,
-    base: Arc<dyn MetaSnapshot>,
+    base: Base,
     /// No inode of this number or a higher one, nor anything of it, is in `base`.
     unborn: u64,
     usage: Usage,
@@ -28,7 +29,7 @@ pub struct View {
 
 impl View {
     /// The state in `base`, with nothing on top.
-    pub fn new(base: Arc<dyn MetaSnapshot>) -> Result<View> {
+    pub fn new(base: Base) -> Result<View> {
         let (usage, info) = (base.usage()?, base.zone_info()?);
         Ok(View { active: MemTable::default(), frozen: None, base, unborn: usage.next_ino.0, usage, info })
     }
@@ -44,7 +45,7 @@ impl View {
     }
 
     /// The metastore's part.
-    pub fn base(&self) -> &Arc<dyn MetaSnapshot> {
+    pub fn base(&self) -> &Base {
         &self.base
     }
 
@@ -93,7 +94,7 @@ impl View {
     }
 
     /// Goes on with a base that holds what was put aside, which is handed back.
-    pub fn rebase(&mut self, base: Arc<dyn MetaSnapshot>, base_usage: Usage) -> Option<Arc<MemTable>> {
+    pub fn rebase(&mut self, base: Base, base_usage: Usage) -> Option<Arc<MemTable>> {
         self.base = base;
         self.unborn = base_usage.next_ino.0;
         self.frozen.take()

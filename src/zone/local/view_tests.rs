@@ -78,11 +78,11 @@ fn reads_as_a_plain_map_would() {
     for seed in 1..=20 {
         println!("seed {seed}");
         let mut random = Random(seed);
-        let store = MemoryMetastore::new();
+        let store = Arc::new(MemoryMetastore::new());
         let mut model = Model::new();
         // What is said to be unborn changes with each drain, and is always true.
         let mut usage = Usage { next_ino: Ino(0), ..Usage::default() };
-        let (mut view, caches) = (View::new(store.snapshot().unwrap()).unwrap(), Caches::new(0));
+        let (mut view, caches) = (View::new(Base::newest(store.clone()).unwrap()).unwrap(), Caches::new(0));
         let mut lsn = 0;
         for _ in 0..60 {
             match (random.below(6), view.frozen.clone()) {
@@ -96,7 +96,7 @@ fn reads_as_a_plain_map_would() {
                         .map(|(_, k, _)| keys::parse_pair(k).unwrap().0);
                     usage.next_ino = usage.next_ino.max(Ino(highest.max().map_or(0, |highest| highest + 1)));
                     store.commit(&WriteBatch { expect: Vec::new(), writes }, Durability::Durable).unwrap();
-                    view.rebase(store.snapshot().unwrap(), usage);
+                    view.rebase(Base::newest(store.clone()).unwrap(), usage);
                 }
                 _ => {
                     lsn += 1;

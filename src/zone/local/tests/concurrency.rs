@@ -6,7 +6,7 @@ use std::time::Duration;
 use nexus_drivers::disk::RealDisk;
 use nexus_drivers::metastore::MemoryMetastore;
 use nexus_kernel::content::NoContent;
-use nexus_kernel::metastore::{Durability, MetaSnapshot, MetastoreStats, WriteBatch};
+use nexus_kernel::metastore::{Durability, MetaSnapshot, MetastoreStats, Visitor, WriteBatch};
 use nexus_kernel::{Error, Name};
 
 use super::*;
@@ -73,6 +73,121 @@ fn reads_and_writes_go_on_during_a_drain() {
     zone.checkpoint().unwrap();
     assert_eq!(zone.digest().unwrap(), digest);
     assert_eq!(crate::digest(&*metastore.snapshot().unwrap()).unwrap(), digest);
+}
+
+/// A metastore that loses its older states at each commit, as one does that had to open its
+/// file anew, and waits at a gate after that.
+#[derive(Default)]
+struct Forgetful {
+    store: MemoryMetastore,
+    commits: Arc<AtomicU64>,
+    gate: Gate,
+}
+
+struct Forgotten {
+    state: Arc<dyn MetaSnapshot>,
+    commit: u64,
+    commits: Arc<AtomicU64>,
+}
+
+impl Forgotten {
+    fn is_lost(&self) -> bool {
+        self.commits.load(Ordering::SeqCst) != self.commit
+    }
+
+    /// Shows two pairs of a lost state, then fails.
+    fn scan(&self, scan: &dyn Fn(&mut Visitor<'_>) -> Result<()>, visit: &mut Visitor<'_>) -> Result<()> {
+        if !self.is_lost() {
+            return scan(visit);
+        }
+        let mut left = 2;
+        scan(&mut |key, value| {
+            if left == 0 {
+                return ControlFlow::Break(());
+            }
+            left -= 1;
+            visit(key, value)
+        })?;
+        Err(Error::Unavailable("the state was lost".into()))
+    }
+}
+
+impl MetaRead for Forgotten {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<bytes::Bytes>> {
+        if self.is_lost() { Err(Error::Unavailable("the state was lost".into())) } else { self.state.get(table, key) }
+    }
+
+    fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
+        self.scan(&|visit| self.state.scan(table, start, end, visit), visit)
+    }
+
+    fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
+        self.scan(&|visit| self.state.scan_back(table, start, end, visit), visit)
+    }
+}
+
+impl Metastore for Forgetful {
+    fn snapshot(&self) -> Result<Arc<dyn MetaSnapshot>> {
+        let commit = self.commits.load(Ordering::SeqCst);
+        Ok(Arc::new(Forgotten { state: self.store.snapshot()?, commit, commits: self.commits.clone() }))
+    }
+
+    fn commit(&self, batch: &WriteBatch, durability: Durability) -> Result<()> {
+        self.store.commit(batch, durability)?;
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        self.gate.pass();
+        Ok(())
+    }
+
+    fn stats(&self) -> Result<MetastoreStats> {
+        self.store.stats()
+    }
+}
+
+/// Between a drain's commit and the zone's next base, the base may be lost.
+#[test]
+fn reads_go_on_when_a_drain_costs_the_metastore_its_older_states() {
+    let disk = SimDisk::new();
+    let metastore = Arc::new(Forgetful::default());
+    let log = open_log(&disk, FileContent::open(&disk)).unwrap();
+    let config = ZoneConfig { cache_bytes: 0, ..zone_config() };
+    let zone = LocalZone::create(parts(log, metastore.clone()), config, &NEW).unwrap();
+    for ino in 2..20 {
+        zone.propose(&create(ino, &format!("file {ino}"))).unwrap();
+    }
+    zone.checkpoint().unwrap();
+    for ino in 20..40 {
+        zone.propose(&create(ino, &format!("file {ino}"))).unwrap();
+    }
+    zone.propose(&Command::Unlink { parent: Ino::ROOT, name: name("file 7"), keep: false, now: Timestamp::default() })
+        .unwrap();
+    let backwards = || {
+        let mut seen = Vec::new();
+        let read = zone.read(&mut |state| {
+            state.scan_back(Table::Inode, &[], &[0xff; 9], &mut |key, _| {
+                seen.push(key.to_vec());
+                ControlFlow::Continue(())
+            })
+        });
+        read.map(|()| seen)
+    };
+    let (before, listed) = (zone.digest().unwrap(), backwards().unwrap());
+    metastore.gate.shut();
+    std::thread::scope(|scope| {
+        let drain = scope.spawn(|| zone.checkpoint());
+        metastore.gate.await_visitor();
+        let digest = zone.digest();
+        let found: Vec<_> = (2..40).map(|ino| zone.inode(Ino(ino))).collect();
+        let again = backwards();
+        metastore.gate.open();
+        drain.join().unwrap().unwrap();
+        assert_eq!(digest.unwrap(), before);
+        assert_eq!(again.unwrap(), listed);
+        for (ino, found) in (2..40).zip(found) {
+            assert_eq!(found.unwrap().is_some(), ino != 7, "inode {ino}");
+        }
+    });
+    assert_eq!(zone.digest().unwrap(), before);
 }
 
 /// A metastore that does not come on holds writers up before memory is full, and no longer.
