@@ -13,10 +13,10 @@ use nexus_drivers::object_store::{LocalDiskStore, MemoryStore};
 use nexus_kernel::disk::{Disk, DiskSpace};
 use nexus_kernel::fs::FsOptions;
 use nexus_kernel::metastore::Table;
-use nexus_kernel::model::{Blob, BlobState, Usage, ZoneInfo, decode};
+use nexus_kernel::model::{Blob, BlobState, FsyncLevel, Usage, ZoneInfo, decode};
 use nexus_kernel::object_store::Traffic;
 use nexus_kernel::zone::ZoneStats;
-use nexus_kernel::{BlobId, Clock, ContentStore, Metastore, NexusFs, ObjectStore, SystemClock, Zone, ZoneIndex};
+use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, StoreId, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
 use nexus_zone::{Access, LocalZone, LogConfig, NewZone, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use crate::config::{ByteSize, Config, MetastoreKind, ObjectStoreKind};
 use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Identity, Layout, random_u64};
 use crate::memory::MemoryPlan;
+use crate::stores::StoreList;
 
 /// Findings that a check tells one by one.
 pub const MAX_FINDINGS: usize = 10_000;
@@ -37,16 +38,17 @@ const USAGE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// An open volume.
 pub struct Volume {
+    pub(crate) config: Config,
+    pub(crate) stores: Mutex<StoreList>,
     services: ServiceRegistry,
     collector: Mutex<Option<ReclaimHandle>>,
-    fs: Arc<NexusFs>,
-    root: Arc<LocalZone>,
+    pub(crate) fs: Arc<NexusFs>,
+    pub(crate) root: Arc<LocalZone>,
     log: Arc<NodeLog>,
-    content: Arc<SegmentStore>,
-    blobs: Arc<dyn ObjectStore>,
+    pub(crate) content: Arc<SegmentStore>,
     clock: Arc<dyn Clock>,
     // Last, so that the lock is let go of when all files are closed.
-    folder: DataFolder,
+    pub(crate) folder: DataFolder,
 }
 
 /// How a volume is.
@@ -96,7 +98,7 @@ pub struct Flushed {
     /// Bytes that were written before the flush began and are still only on this disk.
     pub left_bytes: u64,
     /// What tells them from what was written since.
-    pub mark: BlobId,
+    pub mark: u64,
 }
 
 /// What a check found.
@@ -157,9 +159,24 @@ impl Volume {
         };
         let far = drivers.object_store == ObjectStoreKind::Cloud;
         let content_config = if far { crate::cloud::content_config() } else { ContentConfig::default() };
-        let content_config = ContentConfig { writer: folder.identity().writer, ..content_config };
-        let content = SegmentStore::open(disk.clone(), blobs.clone(), clock.clone(), &path, content_config)
+        let content_config = ContentConfig {
+            writer: folder.identity().writer,
+            fsync_uploads: config.store_fsync != FsyncLevel::Local,
+            ..content_config
+        };
+        let content = SegmentStore::open(disk.clone(), blobs, clock.clone(), &path, content_config)
             .map_err(failed("open the content store"))?;
+        let stores = StoreList::load(&path)?;
+        for store in stores.stores() {
+            let access = match purpose {
+                Purpose::Serve => crate::cloud::Access::Change { new: false },
+                Purpose::Check => crate::cloud::Access::Look,
+            };
+            let objects = crate::cloud::open_place(&folder, config, (store.id, &store.place), &layout, access)?;
+            content
+                .mount_store(store.id, objects, crate::cloud::shape(store.fsync))
+                .map_err(failed("mount a store"))?;
+        }
         let metastore = open_metastore(&folder, &layout, &disk, &plan)?;
         let log =
             NodeLog::open(disk, &layout.log, content.clone(), LogConfig::default()).map_err(failed("open the log"))?;
@@ -194,13 +211,14 @@ impl Volume {
             services.load(Arc::new(UsageLog::new(USAGE_INTERVAL))).map_err(failed("start the usage log"))?;
         }
         Ok(Volume {
+            config: config.clone(),
+            stores: Mutex::new(stores),
             services,
             collector: Mutex::new(collector),
             fs: Arc::new(fs),
             root,
             log,
             content,
-            blobs,
             clock,
             folder,
         })
@@ -272,7 +290,7 @@ impl Volume {
         self.checkpoint()?;
         let far = self.identity().drivers.object_store == ObjectStoreKind::Cloud;
         let config = ReclaimConfig { drop_grace_ms: 0, idle_seal_ms: 0, ..reclaim_config(far) };
-        let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
+        let collector = self.collector(config);
         let mut freed = 0u64;
         for _ in 0..RECLAIM_PASSES {
             let progress = collector.make_room().map_err(|error| self.failed("collect", error))?;
@@ -287,23 +305,23 @@ impl Volume {
     /// Has a part of what is only on this disk sealed, which for a store in the cloud means to
     /// send it there. To be called until nothing is left of what there was at first: with no
     /// `mark`, then with the one of the first answer.
-    pub fn flush(&self, mark: Option<BlobId>) -> Result<Flushed> {
-        let newest = mark.or_else(|| self.content.newest_segment()).unwrap_or_default();
+    pub fn flush(&self, mark: Option<u64>) -> Result<Flushed> {
+        let newest = mark.unwrap_or_else(|| self.content.newest_segment());
         self.sync()?;
         let config = ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, ..ReclaimConfig::default() };
-        let collector = Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config);
+        let collector = self.collector(config);
         collector.seal_once().map_err(|error| self.failed("flush", error))?;
         Ok(Flushed { left_bytes: self.content.unsealed_bytes(newest), mark: newest })
     }
 
     /// What was asked of a store in the cloud since the start; `None` for one on this disk.
     pub fn traffic(&self) -> Option<Traffic> {
-        self.blobs.traffic()
+        self.content.traffic(StoreId(0))
     }
 
     /// Bytes of content that are only on this disk, if it is to go elsewhere.
     pub fn waiting_bytes(&self) -> u64 {
-        self.content.unsealed_bytes(BlobId(u64::MAX))
+        self.content.unsealed_bytes_of(StoreId(0))
     }
 
     /// Looks for damage; `deep` reads all content.
@@ -349,7 +367,12 @@ impl Volume {
         self.log.close().map_err(|error| self.failed("close the log of", error))
     }
 
-    fn failed(&self, what: &str, error: nexus_kernel::Error) -> Error {
+    /// A collector beside the one that runs by itself.
+    pub(crate) fn collector(&self, config: ReclaimConfig) -> Reclaimer {
+        Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config)
+    }
+
+    pub(crate) fn failed(&self, what: &str, error: nexus_kernel::Error) -> Error {
         Error::kernel(self.path(), format!("{what} {}", self.path().display()), error)
     }
 }

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use nexus_content::{ContentConfig, ReclaimConfig};
+use nexus_content::{ContentConfig, ReclaimConfig, StoreShape};
 pub use nexus_drivers::object_store::ProbeStep;
 use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore};
-use nexus_kernel::ObjectStore;
+use nexus_kernel::model::FsyncLevel;
+use nexus_kernel::{ObjectStore, StoreId};
 
 use crate::config::{CloudPlace, Config};
 use crate::error::{Error, Result};
@@ -30,16 +31,32 @@ pub enum Access {
 /// Opens the store of the volume in `folder`. One that does not answer is opened all the same,
 /// unless the volume is new: what is cached can be read, and the rest comes back with it.
 pub fn open(folder: &DataFolder, config: &Config, layout: &Layout, access: Access) -> Result<Arc<dyn ObjectStore>> {
-    let identity = folder.identity();
-    let Some(place) = &identity.cloud else {
+    let Some(place) = &folder.identity().cloud else {
         return Err(Error::Damaged { path: folder.path().to_owned(), problem: "FORMAT names no store".to_owned() });
     };
+    let place = CloudPlace {
+        url: place.url.clone(),
+        endpoint: config.endpoint.clone().or_else(|| place.endpoint.clone()),
+        region: config.region.clone().or_else(|| place.region.clone()),
+    };
+    open_place(folder, config, (StoreId(0), &place), layout, access)
+}
+
+/// Opens one of the stores of the volume in `folder`, as [`open`] does.
+pub fn open_place(
+    folder: &DataFolder,
+    config: &Config,
+    (id, place): (StoreId, &CloudPlace),
+    layout: &Layout,
+    access: Access,
+) -> Result<Arc<dyn ObjectStore>> {
+    let identity = folder.identity();
     let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
-    let mut store = CloudStore::open(&place.url, &options(config, place)).map_err(failed)?;
+    let mut store = CloudStore::open(&place.url, &options(place)).map_err(failed)?;
     let Access::Change { new } = access else { return Ok(Arc::new(store)) };
     let random = || random_u64().map_err(|error| Error::io("read random numbers", error));
     let word = format!("{:016x}{:016x}", random()?, random()?);
-    match store.claim(Claimant { volume: id_text(&identity.id), word, file: layout.claim.clone() }) {
+    match store.claim(Claimant { volume: id_text(&identity.id), word, file: layout.claim_of(id) }) {
         Err(nexus_kernel::Error::Unavailable(why)) if !new => {
             log::warn!("{why}; going on with what is here, the rest will be there once it answers");
         }
@@ -50,7 +67,7 @@ pub fn open(folder: &DataFolder, config: &Config, layout: &Layout, access: Acces
     }
     let total = rustix::fs::statvfs(folder.path()).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
     let limits = CacheLimits { bytes: config.store_cache, keep_free: (total / KEEP_FREE.0).min(KEEP_FREE.1) };
-    Ok(Arc::new(CachedStore::open(Arc::new(store), &layout.cache, limits).map_err(failed)?))
+    Ok(Arc::new(CachedStore::open(Arc::new(store), &layout.cache_of(id), limits).map_err(failed)?))
 }
 
 /// Before a new volume is made: refuses a store that does not answer, or that has one already.
@@ -59,14 +76,23 @@ pub fn check_new(config: &Config) -> Result<()> {
     if DataFolder::inspect(&config.data)? != Found::Nothing {
         return Ok(());
     }
-    let failed = |error| Error::kernel(&config.data, format!("use the store {}", place.url), error);
-    match CloudStore::open(&place.url, &options(config, place)).and_then(|store| store.owner()).map_err(failed)? {
+    match owner(&config.data, place)? {
         None => Ok(()),
         Some(volume) => Err(Error::Setting {
             place: format!("store {}", place.url),
             problem: format!("volume {volume} has its content there: choose a prefix of its own for a new one"),
         }),
     }
+}
+
+/// The volume that has its content at `place`, if there is one. The store has to answer.
+pub fn owner(folder: &std::path::Path, place: &CloudPlace) -> Result<Option<String>> {
+    let failed = |error| Error::kernel(folder, format!("use the store {}", place.url), error);
+    if let Some(endpoint) = &place.endpoint {
+        crate::config::check_endpoint(endpoint)
+            .map_err(|problem| Error::Setting { place: "endpoint".to_owned(), problem })?;
+    }
+    CloudStore::open(&place.url, &options(place)).and_then(|store| store.owner()).map_err(failed)
 }
 
 /// Tries all that a volume asks of a store, and leaves nothing there.
@@ -76,18 +102,24 @@ pub fn probe(place: &CloudPlace) -> Result<Vec<ProbeStep>> {
         crate::config::check_endpoint(endpoint)
             .map_err(|problem| Error::Setting { place: "endpoint".to_owned(), problem })?;
     }
-    let options =
-        CloudOptions { endpoint: place.endpoint.clone(), region: place.region.clone(), ..CloudOptions::default() };
-    let store = CloudStore::open(&place.url, &options).map_err(failed)?;
+    let store = CloudStore::open(&place.url, &options(place)).map_err(failed)?;
     let word = random_u64().map_err(|error| Error::io("read random numbers", error))?;
     Ok(store.probe(&format!("{word:016x}")))
 }
 
-fn options(config: &Config, place: &CloudPlace) -> CloudOptions {
-    CloudOptions {
-        endpoint: config.endpoint.clone().or_else(|| place.endpoint.clone()),
-        region: config.region.clone().or_else(|| place.region.clone()),
-        ..CloudOptions::default()
+fn options(place: &CloudPlace) -> CloudOptions {
+    CloudOptions { endpoint: place.endpoint.clone(), region: place.region.clone(), ..CloudOptions::default() }
+}
+
+/// How content of a store beside the volume's first is cut; as [`content_config`] has it.
+pub fn shape(fsync: FsyncLevel) -> StoreShape {
+    let (content, reclaim) = (content_config(), reclaim_config());
+    StoreShape {
+        segment_bytes: content.segment_bytes,
+        stream_segment_bytes: content.stream_segment_bytes,
+        idle_seal_ms: reclaim.idle_seal_ms,
+        idle_seal_bytes: reclaim.idle_seal_bytes,
+        fsync_uploads: fsync != FsyncLevel::Local,
     }
 }
 

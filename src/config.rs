@@ -10,6 +10,7 @@
 //! endpoint = "http://h:9000" # NEXUS_ENDPOINT      --endpoint       where that answers, if elsewhere
 //! region = "eu-west-1"       # NEXUS_REGION        --region
 //! store_cache = "10G"        # NEXUS_STORE_CACHE   --store-cache    how much of it is kept on this disk
+//! store_fsync = "remote"    # NEXUS_STORE_FSYNC   --store-fsync    what fsync waits for: remote, local
 //! memory = "512M"            # NEXUS_MEMORY        --memory
 //! cache = "96M"              # NEXUS_CACHE         --cache
 //! log = "info"               # NEXUS_LOG           --log
@@ -24,11 +25,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use nexus_drivers::object_store::StoreUrl;
+use nexus_kernel::model::FsyncLevel;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 use crate::folder::Drivers;
 use crate::memory::{self, MemoryPlan};
+use crate::stores::parse_fsync;
 
 /// Longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -90,6 +93,8 @@ pub struct Config {
     pub region: Option<String>,
     /// Bytes of the cloud's content that are kept on this disk at the most.
     pub store_cache: u64,
+    /// What fsync of content in the cloud waits for, where a directory's placement leaves that open.
+    pub store_fsync: FsyncLevel,
     /// Memory limit in bytes.
     pub memory: u64,
     /// How much of that is for caches; a share if left open.
@@ -125,6 +130,9 @@ pub struct Settings {
     /// See [`Config::store_cache`].
     #[serde(default, deserialize_with = "byte_size")]
     pub store_cache: Option<ByteSize>,
+    /// See [`Config::store_fsync`].
+    #[serde(default, deserialize_with = "fsync_level")]
+    pub store_fsync: Option<FsyncLevel>,
     /// See [`Config::memory`].
     #[serde(default, deserialize_with = "byte_size")]
     pub memory: Option<ByteSize>,
@@ -223,6 +231,9 @@ impl Settings {
             endpoint: text("NEXUS_ENDPOINT")?,
             region: text("NEXUS_REGION")?,
             store_cache: parse_variable("NEXUS_STORE_CACHE", text("NEXUS_STORE_CACHE")?)?,
+            store_fsync: text("NEXUS_STORE_FSYNC")?
+                .map(|level| parse_fsync(&level).map_err(|problem| setting("NEXUS_STORE_FSYNC", problem)))
+                .transpose()?,
             memory: parse_variable("NEXUS_MEMORY", text("NEXUS_MEMORY")?)?,
             cache: parse_variable("NEXUS_CACHE", text("NEXUS_CACHE")?)?,
             log: text("NEXUS_LOG")?
@@ -286,6 +297,7 @@ impl Settings {
             endpoint: stronger.endpoint.or(self.endpoint),
             region: stronger.region.or(self.region),
             store_cache: stronger.store_cache.or(self.store_cache),
+            store_fsync: stronger.store_fsync.or(self.store_fsync),
             memory: stronger.memory.or(self.memory),
             cache: stronger.cache.or(self.cache),
             log: stronger.log.or(self.log),
@@ -353,6 +365,7 @@ impl Settings {
             endpoint,
             region,
             store_cache: self.store_cache.map_or(DEFAULT_STORE_CACHE, |size| size.0),
+            store_fsync: self.store_fsync.unwrap_or_default(),
             memory,
             cache,
             log: self.log.unwrap_or(log::LevelFilter::Info),
@@ -408,6 +421,11 @@ fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
 fn level<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<log::LevelFilter>, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_level(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn fsync_level<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<FsyncLevel>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_fsync(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn byte_size<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<ByteSize>, D::Error> {

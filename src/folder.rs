@@ -11,6 +11,8 @@
 //! blobs/        sealed content
 //! cache/        sealed content from the cloud
 //! store.claim   what this folder last said to the cloud
+//! stores        stores beside the one that the volume was made with; see [`crate::stores`]
+//! cache.N       sealed content from store N, and store.N.claim what it was last told
 //! control.sock  where the command line talks to the daemon
 //! daemon.log    what the daemon has to say, and daemon.log.1 before it
 //! ```
@@ -27,6 +29,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nexus_kernel::StoreId;
 
 use crate::config::{CloudPlace, MetastoreKind, ObjectStoreKind, check_endpoint};
 use crate::error::{Error, Result};
@@ -253,6 +257,8 @@ pub struct Layout {
     pub sums: PathBuf,
     /// Sealed blobs.
     pub blobs: PathBuf,
+    /// The folder itself.
+    pub folder: PathBuf,
     /// Parts of blobs in the cloud.
     pub cache: PathBuf,
     /// What the cloud was last told of this folder.
@@ -274,11 +280,22 @@ impl Layout {
             segments: path.join("segments"),
             sums: path.join("sums"),
             blobs: path.join("blobs"),
+            folder: path.to_owned(),
             cache: path.join("cache"),
             claim: path.join("store.claim"),
             socket: path.join("control.sock"),
             daemon_log: path.join("daemon.log"),
         }
+    }
+
+    /// Parts of blobs in one of the stores.
+    pub fn cache_of(&self, store: StoreId) -> PathBuf {
+        if store == StoreId(0) { self.cache.clone() } else { self.folder.join(format!("cache.{store}")) }
+    }
+
+    /// What one of the stores was last told of this folder.
+    pub fn claim_of(&self, store: StoreId) -> PathBuf {
+        if store == StoreId(0) { self.claim.clone() } else { self.folder.join(format!("store.{store}.claim")) }
     }
 }
 

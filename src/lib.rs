@@ -8,6 +8,8 @@ pub mod config;
 pub mod error;
 pub mod folder;
 pub mod memory;
+mod place;
+pub mod stores;
 
 pub use boot::Volume;
 pub use config::{Config, Settings};

@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use nexus::Settings;
 use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, StoreUrl, parse_level};
+use nexus::stores::parse_fsync;
+use nexus_kernel::model::FsyncLevel;
 
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]
@@ -51,13 +53,19 @@ pub enum Command {
     /// Send what is only on this disk to the volume's store now, and wait
     #[command(after_help = FLUSH_HELP)]
     Flush(FlushArgs),
-    /// Try out a bucket before a volume has its content there
+    /// Add stores in the cloud to a mounted volume, list them, take them away; try out a bucket
     #[command(after_help = STORE_HELP, subcommand_required = true, arg_required_else_help = true)]
     Store {
         /// What to do with it.
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// Say which store new content of a directory goes to, and what fsync waits for there
+    #[command(after_help = PLACE_HELP)]
+    Place(PlaceArgs),
+    /// Move what files have elsewhere to a store
+    #[command(after_help = MIGRATE_HELP)]
+    Migrate(MigrateArgs),
     /// Print the completion script of a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -88,7 +96,8 @@ data folder. SIGTERM and SIGINT unmount and close the volume; SIGHUP reopens the
 
 Settings come, in rising order, from NEXUS_* variables, the configuration file
 (/etc/nexus/config.toml for root, else ~/.config/nexus/config.toml) and flags:
-  data, metastore, object_store, store, endpoint, region, store_cache, memory, cache, log, options
+  data, metastore, object_store, store, endpoint, region, store_cache, store_fsync,
+  memory, cache, log, options
 Credentials of a store are taken from where the cloud's own tools take them: AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY or ~/.aws/credentials, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_*.
 
@@ -135,7 +144,38 @@ tells how much is left. On a volume without a store in the cloud it makes everyt
 const STORE_HELP: &str = "\
 Examples:
   nexus-fuse store test s3://bucket/prefix --region eu-west-1
+  nexus-fuse store add archive s3://bucket/prefix --region eu-west-1 --mount /mnt/nexus
+  nexus-fuse store ls --mount /mnt/nexus
+  nexus-fuse place /mnt/nexus/old archive
+  nexus-fuse store rm archive --mount /mnt/nexus
   nexus-fuse mount /mnt/far --volume far --store s3://bucket/prefix --region eu-west-1";
+
+const STORE_ADD_HELP: &str = "\
+Examples:
+  nexus-fuse store add archive s3://bucket/prefix --region eu-west-1 --mount /mnt/nexus
+  nexus-fuse store add near s3://bucket/x --endpoint http://10.0.0.5:9000 --fsync local
+
+The store is there at once and at every later mount; nothing goes there until a directory is
+placed there (`nexus-fuse place`). It has to answer, and its prefix to be no other volume's. Its
+credentials are those that the daemon was started with, from the environment or from files.";
+
+const PLACE_HELP: &str = "\
+Examples:
+  nexus-fuse place /mnt/nexus/old                       where content goes now
+  nexus-fuse place /mnt/nexus/old archive               new content below goes to store archive
+  nexus-fuse place /mnt/nexus/db --fsync local          fsync waits for this disk only
+  nexus-fuse place /mnt/nexus/old default               back to the volume's first store
+
+What is there already stays where it is (`nexus-fuse migrate` moves it). Files and directories
+that are made later take over what their directory has; one that is moved elsewhere keeps its own.";
+
+const MIGRATE_HELP: &str = "\
+Examples:
+  nexus-fuse migrate /mnt/nexus/old archive
+  nexus-fuse migrate /mnt/nexus/old default
+
+The files can be used meanwhile. Cut short, it loses nothing; called again, it goes on where it
+stopped. What is moved goes through this disk, and up from there; `nexus-fuse flush` waits for that.";
 
 const STORE_TEST_HELP: &str = "\
 Examples:
@@ -195,6 +235,10 @@ pub struct VolumeArgs {
     /// How much of the store's content is kept on this disk [default: 10G]
     #[arg(long, value_name = "SIZE")]
     pub store_cache: Option<ByteSize>,
+    /// What fsync of content in the store waits for: remote (until it is there), local (until it
+    /// is durable on this disk) [default: remote]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_fsync)]
+    pub store_fsync: Option<FsyncLevel>,
     /// How much to log: off, error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     pub log: Option<log::LevelFilter>,
@@ -270,6 +314,69 @@ pub enum StoreCommand {
     /// Try all that a volume asks of a bucket, and tell how fast it is
     #[command(after_help = STORE_TEST_HELP)]
     Test(StoreTestArgs),
+    /// Add a store to a mounted volume
+    #[command(after_help = STORE_ADD_HELP)]
+    Add(StoreAddArgs),
+    /// List the stores of a mounted volume
+    Ls(StoreLsArgs),
+    /// Take a store away that holds nothing of the volume
+    Rm(StoreRmArgs),
+}
+
+/// Arguments of `store add`.
+#[derive(Args, Debug, Clone)]
+pub struct StoreAddArgs {
+    /// What to call it
+    pub name: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub place: StoreTestArgs,
+    /// What fsync of content that goes there waits for: remote (until it is there) or local
+    /// (until it is durable on this disk)
+    #[arg(long, value_name = "LEVEL", default_value = "remote", value_parser = parse_fsync)]
+    pub fsync: FsyncLevel,
+    /// A mount point, a data folder or a volume's name [default: the default volume]
+    #[arg(long, value_name = "VOLUME")]
+    pub mount: Option<PathBuf>,
+}
+
+/// Arguments of `store ls`.
+#[derive(Args, Debug, Clone)]
+pub struct StoreLsArgs {
+    /// A mount point, a data folder or a volume's name [default: the default volume]
+    #[arg(long, value_name = "VOLUME")]
+    pub mount: Option<PathBuf>,
+}
+
+/// Arguments of `store rm`.
+#[derive(Args, Debug, Clone)]
+pub struct StoreRmArgs {
+    /// What it is called
+    pub name: String,
+    /// A mount point, a data folder or a volume's name [default: the default volume]
+    #[arg(long, value_name = "VOLUME")]
+    pub mount: Option<PathBuf>,
+}
+
+/// Arguments of `place`.
+#[derive(Args, Debug, Clone)]
+pub struct PlaceArgs {
+    /// A directory, with all below it, or a file
+    pub path: PathBuf,
+    /// The store's name; `default` is the one that the volume was made with
+    pub store: Option<String>,
+    /// What fsync waits for: local (this disk), remote (the store), store (what the store says)
+    #[arg(long, value_name = "LEVEL", value_parser = parse_fsync)]
+    pub fsync: Option<FsyncLevel>,
+}
+
+/// Arguments of `migrate`.
+#[derive(Args, Debug, Clone)]
+pub struct MigrateArgs {
+    /// A directory, with all below it, or a file
+    pub path: PathBuf,
+    /// The store's name; `default` is the one that the volume was made with
+    pub store: String,
 }
 
 /// Arguments of `store test`.
@@ -307,6 +414,7 @@ impl VolumeArgs {
             endpoint: self.endpoint.clone(),
             region: self.region.clone(),
             store_cache: self.store_cache,
+            store_fsync: self.store_fsync,
             memory: self.memory,
             cache: self.cache,
             log: self.log,

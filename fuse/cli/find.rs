@@ -59,6 +59,21 @@ pub fn by_mount_point(target: &Path) -> Result<Option<Volume>, String> {
     Ok(mounted()?.into_iter().rev().find(|volume| volume.mount.as_ref().is_some_and(|mount| mount.target == target)))
 }
 
+/// The mount that `path`, which must be there, lies in.
+pub fn containing(path: &Path) -> Result<(Volume, PathBuf), String> {
+    let path = path.canonicalize().map_err(|error| format!("cannot reach {}: {error}", path.display()))?;
+    let entries = table::mounts().map_err(|error| format!("cannot read the mount table: {error}"))?;
+    // The deepest, and of several at one place the newest.
+    let over = entries.iter().enumerate().filter(|(_, entry)| path.starts_with(&entry.target));
+    let deepest = over.max_by_key(|(place, entry)| (entry.target.components().count(), *place));
+    match deepest {
+        Some((_, entry)) if entry.is_nexus() => {
+            Ok((Volume { data: data_of(&Surroundings::of_process(), entry), mount: Some(entry.clone()) }, path))
+        }
+        _ => Err(format!("{} is not on a mount of Nexus", path.display())),
+    }
+}
+
 /// The volume that `name` means: a mount point, else a volume by name or data folder; the
 /// one that `mount` would take, with this configuration file, if there is no name.
 pub fn by_name(name: Option<&Path>, file: Option<&Path>) -> Result<Volume, String> {

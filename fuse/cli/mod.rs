@@ -9,6 +9,7 @@ mod gc;
 mod helper;
 mod mount;
 mod pages;
+mod place;
 mod status;
 mod store;
 mod umount;
@@ -64,9 +65,20 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Fsck(args) => exit(fsck::run(args), NOT_CHECKED),
         Command::Gc(args) => exit(gc::run(args.target.as_deref()).map(|text| print(&text)), 1),
         Command::Flush(args) => exit(flush::run(args.target.as_deref()).map(|text| print(&text)), 1),
-        Command::Store { command: StoreCommand::Test(args) } => exit(store::test(args), 1),
+        Command::Store { command } => exit(run_store(command), 1),
+        Command::Place(args) => exit(place::place(args).map(|text| print(&text)), 1),
+        Command::Migrate(args) => exit(place::migrate(args).map(|text| print(&text)), 1),
         Command::Completions { shell } => exit(pages::completions(*shell), 1),
         Command::Man { out } => exit(pages::man(out.as_deref()), 1),
+    }
+}
+
+fn run_store(command: &StoreCommand) -> Result<ExitCode, String> {
+    match command {
+        StoreCommand::Test(args) => store::test(args),
+        StoreCommand::Add(args) => store::add(args).map(|text| print(&text)),
+        StoreCommand::Ls(args) => store::ls(args.mount.as_deref()).map(|text| print(&text)),
+        StoreCommand::Rm(args) => store::rm(args).map(|text| print(&text)),
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nexus::config::ByteSize;
+use nexus::stores::DEFAULT_STORE;
 use serde::Serialize;
 
 use super::args::StatusArgs;
@@ -133,10 +134,11 @@ fn describe_running(status: &Status) -> String {
         content.blobs,
         ByteSize(content.live_bytes)
     );
-    if let Some(store) = &status.store {
+    for store in status.store.iter().chain(&status.stores) {
+        let name = if store.name == DEFAULT_STORE { String::new() } else { format!("{} ", store.name) };
         let _ = writeln!(
             out,
-            "  store      {}: {} not there yet, {} cached here",
+            "  store      {name}{}: {} not there yet, {} cached here",
             store.url,
             ByteSize(store.waiting_bytes),
             ByteSize(store.cached_bytes)

@@ -1,12 +1,20 @@
-//! `nexus-fuse store`: trying out a bucket.
+//! `nexus-fuse store`: trying out a bucket, and the stores of a mounted volume.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nexus::cloud::{ProbeStep, probe};
-use nexus::config::CloudPlace;
+use nexus::config::{ByteSize, CloudPlace};
+use nexus::stores::{DEFAULT_STORE, fsync_name};
 
-use super::args::StoreTestArgs;
+use super::args::{StoreAddArgs, StoreRmArgs, StoreTestArgs};
+use super::find;
+use crate::control::{ControlError, Reply, Request, StoreStatus};
+
+/// Taking a store away first frees what is dead there.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Tries a bucket, prints what came of it, and answers the exit status: 0 if all of it works.
 pub fn test(args: &StoreTestArgs) -> Result<ExitCode, String> {
@@ -18,6 +26,61 @@ pub fn test(args: &StoreTestArgs) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     Err(format!("{} can't hold a volume as it is", args.url))
+}
+
+/// Adds a store to a mounted volume.
+pub fn add(args: &StoreAddArgs) -> Result<String, String> {
+    let volume = find::by_name(args.mount.as_deref(), None)?;
+    let request = Request::StoreAdd {
+        name: args.name.clone(),
+        url: args.place.url.to_string(),
+        endpoint: args.place.endpoint.clone(),
+        region: args.place.region.clone(),
+        fsync: fsync_name(args.fsync).to_owned(),
+    };
+    ask(&volume, &request)?;
+    Ok(format!(
+        "{} is store {} of {}: `nexus-fuse place DIR {}` has new content of a directory go there",
+        args.place.url,
+        args.name,
+        volume.name(),
+        args.name
+    ))
+}
+
+/// Takes a store away.
+pub fn rm(args: &StoreRmArgs) -> Result<String, String> {
+    let volume = find::by_name(args.mount.as_deref(), None)?;
+    ask(&volume, &Request::StoreRemove { name: args.name.clone() })?;
+    Ok(format!("{} has no store {} any more", volume.name(), args.name))
+}
+
+/// Lists the stores of a mounted volume.
+pub fn ls(mount: Option<&Path>) -> Result<String, String> {
+    let volume = find::by_name(mount, None)?;
+    let status = match ask(&volume, &Request::Status)? {
+        Reply::Status(status) => status,
+        other => return Err(format!("the daemon answered something else: {other:?}")),
+    };
+    let first = match &status.store {
+        Some(store) => line(store),
+        None => format!("{:12} {} (in the data folder)", DEFAULT_STORE, status.object_store),
+    };
+    let lines = std::iter::once(first).chain(status.stores.iter().map(line));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn line(store: &StoreStatus) -> String {
+    let (waiting, cached) = (ByteSize(store.waiting_bytes), ByteSize(store.cached_bytes));
+    format!("{:12} {}: {waiting} not there yet, {cached} cached here", store.name, store.url)
+}
+
+/// Asks the daemon of a volume, which has to be mounted.
+fn ask(volume: &find::Volume, request: &Request) -> Result<Reply, String> {
+    volume.ask(request, PATIENCE).map_err(|error| match error {
+        ControlError::NobodyThere(_) => format!("{} is not mounted: mount it first", volume.name()),
+        error => error.to_string(),
+    })
 }
 
 fn describe(steps: &[ProbeStep]) -> String {

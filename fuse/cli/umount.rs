@@ -41,7 +41,7 @@ pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
 /// Bytes that are meant for a store in the cloud and are not there.
 fn waiting_bytes(volume: &find::Volume) -> u64 {
     match volume.ask(&Request::Status, STATUS_PATIENCE) {
-        Ok(Reply::Status(status)) => status.store.map_or(0, |store| store.waiting_bytes),
+        Ok(Reply::Status(status)) => status.store.iter().chain(&status.stores).map(|store| store.waiting_bytes).sum(),
         // Then nobody can tell; unmounting goes on.
         _ => 0,
     }

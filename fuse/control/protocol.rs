@@ -41,6 +41,50 @@ pub enum Request {
         /// Read content.
         deep: bool,
     },
+    /// Add a store to the volume.
+    StoreAdd {
+        /// What it is to be called.
+        name: String,
+        /// Where it is.
+        url: String,
+        /// Where its service answers, if not at its usual address.
+        #[serde(default)]
+        endpoint: Option<String>,
+        /// Its region.
+        #[serde(default)]
+        region: Option<String>,
+        /// What fsync waits for: store, local or remote.
+        fsync: String,
+    },
+    /// Take a store away that holds nothing.
+    StoreRemove {
+        /// What it is called.
+        name: String,
+    },
+    /// Say where new content of files, or of what is made in directories, goes.
+    Place {
+        /// Their inode numbers, as stat tells them.
+        inodes: Vec<u64>,
+        /// The store; as it is if not said.
+        #[serde(default)]
+        store: Option<String>,
+        /// What fsync waits for; as it is if not said.
+        #[serde(default)]
+        fsync: Option<String>,
+    },
+    /// Tell where new content of a file, or of what is made in a directory, goes.
+    Placement {
+        /// Its inode number.
+        inode: u64,
+    },
+    /// Move a part of what files have elsewhere to a store; to be asked again until there is
+    /// no more.
+    Migrate {
+        /// The files' inode numbers.
+        inodes: Vec<u64>,
+        /// The store.
+        store: String,
+    },
     /// Take these mount options from now on, comma-separated.
     Remount {
         /// As after `-o remount,`.
@@ -69,6 +113,25 @@ pub enum Reply {
         left_bytes: u64,
         /// What is meant.
         mark: u64,
+    },
+    /// Answer to [`Request::Place`].
+    Placed {
+        /// How many were placed elsewhere before.
+        changed: u64,
+    },
+    /// Answer to [`Request::Placement`].
+    Placement {
+        /// The store.
+        store: String,
+        /// What fsync waits for: store, local or remote.
+        fsync: String,
+    },
+    /// Answer to [`Request::Migrate`].
+    Migrated {
+        /// Bytes that were moved.
+        bytes: u64,
+        /// Whether there are more.
+        more: bool,
     },
     /// Answer to [`Request::Check`]: a line for each finding.
     Findings {
@@ -107,6 +170,9 @@ pub struct Status {
     /// The store in the cloud, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreStatus>,
+    /// Stores that were added since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<StoreStatus>,
     /// The disk below.
     pub space: SpaceStatus,
     /// Memory limit in bytes.
@@ -187,6 +253,9 @@ pub struct ContentStatus {
 /// A store in the cloud: what it costs since the daemon started, and what it does not have yet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StoreStatus {
+    /// What the volume calls it.
+    #[serde(default)]
+    pub name: String,
     /// Which.
     pub url: String,
     /// Bytes of content that are only on the local disk.

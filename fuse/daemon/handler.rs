@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use nexus::config::CloudPlace;
 use nexus::folder::id_text;
+use nexus::stores::{DEFAULT_STORE, parse_fsync};
 use nexus::{Config, Volume};
-use nexus_kernel::BlobId;
+use nexus_kernel::NodeId;
+use nexus_kernel::object_store::Traffic;
 
 use crate::control::{
     ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
@@ -70,6 +73,7 @@ impl DaemonHandler {
                 live_bytes: state.content.live_bytes,
             },
             store: self.store(),
+            stores: self.stores(),
             space: SpaceStatus { total_bytes: state.space.total, available_bytes: state.space.available },
             memory_limit_bytes: self.config.memory,
             memory_used_bytes: memory_used(),
@@ -80,19 +84,36 @@ impl DaemonHandler {
     fn store(&self) -> Option<StoreStatus> {
         let place = self.volume.identity().cloud.as_ref()?;
         let traffic = self.volume.traffic().unwrap_or_default();
-        Some(StoreStatus {
-            url: place.url.to_string(),
-            waiting_bytes: self.volume.waiting_bytes(),
-            cached_bytes: traffic.cached_bytes,
-            puts: traffic.puts,
-            gets: traffic.gets,
-            heads: traffic.heads,
-            lists: traffic.lists,
-            deletes: traffic.deletes,
-            failures: traffic.failures,
-            bytes_up: traffic.bytes_up,
-            bytes_down: traffic.bytes_down,
-        })
+        Some(store_status(DEFAULT_STORE, place, self.volume.waiting_bytes(), &traffic))
+    }
+
+    fn stores(&self) -> Vec<StoreStatus> {
+        let stores = self.volume.stores();
+        let status = stores
+            .iter()
+            .map(|state| store_status(&state.store.name, &state.store.place, state.waiting_bytes, &state.traffic));
+        status.collect()
+    }
+
+    fn add_store(
+        &self,
+        name: &str,
+        place: (&str, Option<String>, Option<String>),
+        fsync: &str,
+    ) -> Result<Reply, String> {
+        let (url, endpoint, region) = place;
+        let place = CloudPlace { url: url.parse()?, endpoint, region };
+        self.volume.add_store(name, place, parse_fsync(fsync)?).map(|()| Reply::Done).map_err(|e| e.to_string())
+    }
+
+    fn nodes(&self, inodes: &[u64]) -> Vec<NodeId> {
+        inodes.iter().map(|ino| self.mounted.node(*ino)).collect()
+    }
+
+    fn place(&self, inodes: &[u64], store: Option<&str>, fsync: Option<&str>) -> Result<Reply, String> {
+        let fsync = fsync.map(parse_fsync).transpose()?;
+        let changed = self.volume.place(&self.nodes(inodes), store, fsync).map_err(|error| error.to_string())?;
+        Ok(Reply::Placed { changed })
     }
 
     fn remount(&self, options: &str) -> Result<Reply, String> {
@@ -117,18 +138,48 @@ impl Handler for DaemonHandler {
             Request::Checkpoint => self.volume.checkpoint().map(|()| Reply::Done).map_err(text),
             Request::Gc => self.volume.reclaim().map(|bytes| Reply::Reclaimed { bytes }).map_err(text),
             Request::Flush { mark } => {
-                let flushed = self.volume.flush(mark.map(BlobId)).map_err(text)?;
-                Ok(Reply::Flushed { left_bytes: flushed.left_bytes, mark: flushed.mark.0 })
+                let flushed = self.volume.flush(mark).map_err(text)?;
+                Ok(Reply::Flushed { left_bytes: flushed.left_bytes, mark: flushed.mark })
             }
             Request::Check { deep } => {
                 let report = self.volume.check(deep).map_err(text)?;
                 Ok(Reply::Findings { findings: report.findings, checked: report.checked })
+            }
+            Request::StoreAdd { name, url, endpoint, region, fsync } => {
+                self.add_store(&name, (&url, endpoint, region), &fsync)
+            }
+            Request::StoreRemove { name } => self.volume.remove_store(&name).map(|()| Reply::Done).map_err(text),
+            Request::Place { inodes, store, fsync } => self.place(&inodes, store.as_deref(), fsync.as_deref()),
+            Request::Placement { inode } => {
+                let (store, fsync) = self.volume.placement(self.mounted.node(inode)).map_err(text)?;
+                Ok(Reply::Placement { store, fsync: fsync.to_owned() })
+            }
+            Request::Migrate { inodes, store } => {
+                let migrated = self.volume.migrate(&self.nodes(&inodes), &store).map_err(text)?;
+                Ok(Reply::Migrated { bytes: migrated.bytes, more: migrated.more })
             }
             Request::Remount { options } => self.remount(&options),
             Request::Unmount => {
                 self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| error.to_string())
             }
         }
+    }
+}
+
+fn store_status(name: &str, place: &CloudPlace, waiting_bytes: u64, traffic: &Traffic) -> StoreStatus {
+    StoreStatus {
+        name: name.to_owned(),
+        url: place.url.to_string(),
+        waiting_bytes,
+        cached_bytes: traffic.cached_bytes,
+        puts: traffic.puts,
+        gets: traffic.gets,
+        heads: traffic.heads,
+        lists: traffic.lists,
+        deletes: traffic.deletes,
+        failures: traffic.failures,
+        bytes_up: traffic.bytes_up,
+        bytes_down: traffic.bytes_down,
     }
 }
 

@@ -106,6 +106,7 @@ fn command(plan: &Plan) -> Command {
         }
     }
     command.arg("--store-cache").arg(config.store_cache.to_string());
+    command.arg("--store-fsync").arg(nexus::stores::fsync_name(config.store_fsync));
     command.arg("--memory").arg(config.memory.to_string());
     if let Some(cache) = config.cache {
         command.arg("--cache").arg(cache.to_string());

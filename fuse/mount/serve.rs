@@ -55,6 +55,7 @@ pub struct Mounted {
     device: (u32, u32),
     created: bool,
     cleared: usize,
+    view: View,
     session: Session,
 }
 
@@ -77,6 +78,11 @@ impl Mounted {
     /// Dead mounts of earlier daemons that were detached from the mount point.
     pub fn cleared_stale(&self) -> usize {
         self.cleared
+    }
+
+    /// The node that `stat` shows with this inode number.
+    pub fn node(&self, st_ino: u64) -> NodeId {
+        self.view.node(st_ino)
     }
 
     /// What carries the kernel's requests.
@@ -130,7 +136,9 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
     if spec.coherence == Coherence::Sole {
         fs.set_atime_policy(spec.options.atime_policy());
     }
-    let served = Served::new(adapter(&spec, fs, root));
+    let view =
+        View { root, owner: Ownership { uid: spec.options.uid, gid: spec.options.gid }, coherence: spec.coherence };
+    let served = Served::new(adapter(&spec, fs, view));
     let (device, undo): (_, fn(&Path)) = if is_root() {
         (direct::mount(&spec.source, &target, &spec.options)?, |target| drop(direct::unmount(target, true)))
     } else {
@@ -151,6 +159,7 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
         device: standing.map(|entry| entry.device).unwrap_or_default(),
         created: point.created,
         cleared: point.cleared,
+        view,
         session,
     };
     // The session threads answer this; a refusal is an answer too, but a dead mount's is not.
@@ -163,10 +172,9 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
     Ok(mounted)
 }
 
-fn adapter(spec: &MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Adapter {
+fn adapter(spec: &MountSpec, fs: Arc<NexusFs>, view: View) -> Adapter {
     let options = &spec.options;
     let sync = options.sync == Some(true);
-    let view = View { root, owner: Ownership { uid: options.uid, gid: options.gid }, coherence: spec.coherence };
     let adapter = AdapterOptions {
         sync_names: sync || options.dirsync == Some(true),
         sync_attributes: sync,

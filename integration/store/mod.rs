@@ -2,6 +2,7 @@
 //! costs in requests, and what happens while the server is away, silent, or wrong.
 
 pub mod server;
+mod several;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -29,7 +30,8 @@ const PROMPT: Duration = Duration::from_secs(5);
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = several::cases();
+    cases.extend([
         Case::new("a volume comes back from its bucket", comes_back),
         Case::new("small files share requests", requests),
         Case::new("the server is away for a while", away),
@@ -39,7 +41,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("deleted content leaves the bucket", deleted),
         Case::new("what can't be used is refused before anything is made", refusals),
         Case::new("a copy of the data folder shuts the original out", copied),
-    ]
+    ]);
+    cases
 }
 
 /// A server and a volume in it.
@@ -53,9 +56,14 @@ struct Far {
 
 impl Far {
     fn new(lab: &Lab, name: &str) -> Check<Far> {
+        Far::with(lab, name, &[])
+    }
+
+    /// With more arguments of `mount`.
+    fn with(lab: &Lab, name: &str, arguments: &[&str]) -> Check<Far> {
         let scratch = Scratch::new(&lab.scratch, name)?;
         let server = Server::start(lab, &scratch)?;
-        let mut mount = server.mount(lab, &scratch, "volume")?;
+        let mut mount = server.mount(lab, &scratch, "volume")?.with_arguments(arguments);
         mount.start()?;
         Ok(Far { mount, server, _scratch: scratch, seed: lab.seed })
     }
@@ -154,7 +162,7 @@ fn requests(lab: &Lab) -> Check {
 }
 
 fn away(lab: &Lab) -> Check {
-    let mut far = Far::new(lab, "store")?;
+    let mut far = Far::with(lab, "store", &["--store-fsync", "local"])?;
     let sent = far.file("sent", 20 << 20)?;
     far.flush(lab)?;
     let waiting = far.file("waiting", 5 << 20)?;
@@ -184,7 +192,7 @@ fn away(lab: &Lab) -> Check {
 }
 
 fn silent(lab: &Lab) -> Check {
-    let mut far = Far::new(lab, "store")?;
+    let mut far = Far::with(lab, "store", &["--store-fsync", "local"])?;
     let sent = far.file("sent", 4 << 20)?;
     far.flush(lab)?;
     far.remount_empty()?;

@@ -1,15 +1,14 @@
 //! What a content store and its collector are told when they start. Sizes in bytes, times in
 //! milliseconds. Values that do not fit a small medium are scaled down when a store opens.
 
-use nexus_kernel::StoreId;
-
 /// Settings of a [`crate::SegmentStore`].
 #[derive(Clone, Debug)]
 pub struct ContentConfig {
     /// High bits of the ids of blobs made here; 24 bits, random for each data folder.
     pub writer: u32,
-    /// The store's number in commands; 0 is the data folder's own.
-    pub store: StoreId,
+    /// Whether fsync waits until content is in the store, if that is not on this machine and
+    /// the file's placement leaves it open.
+    pub fsync_uploads: bool,
     /// Size at which a segment that many files share is closed.
     pub segment_bytes: u64,
     /// Size at which a segment of streamed files is closed.
@@ -37,7 +36,7 @@ impl Default for ContentConfig {
     fn default() -> ContentConfig {
         ContentConfig {
             writer: 1,
-            store: StoreId(0),
+            fsync_uploads: true,
             segment_bytes: 64 << 20,
             stream_segment_bytes: 256 << 20,
             stream_after_bytes: 1 << 20,

@@ -19,5 +19,5 @@ mod volume_tests;
 
 pub use check::{CheckSummary, Finding, Severity, check};
 pub use config::{ContentConfig, ReclaimConfig};
-pub use reclaim::{Progress, ReclaimHandle, Reclaimer};
-pub use store::SegmentStore;
+pub use reclaim::{Migrated, Progress, ReclaimHandle, Reclaimer};
+pub use store::{SegmentStore, StoreShape};

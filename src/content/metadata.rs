@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nexus_kernel::metastore::MetaRead;
 use nexus_kernel::model::{self, Blob, BlobState, Extent, keys};
-use nexus_kernel::{BlobId, Ino, Result, StoreId, Table, Zone};
+use nexus_kernel::{BlobId, Ino, Result, Table, Zone};
 
 /// Records read in one go, so that a read is short.
 const PAGE: usize = 2048;
@@ -48,24 +48,22 @@ pub fn find_blob(zone: &dyn Zone, id: BlobId) -> Result<Option<Blob>> {
     Ok(found)
 }
 
-/// All blobs in `store` that `zone` knows.
-pub fn zone_blobs(zone: &dyn Zone, store: StoreId) -> Result<BTreeMap<BlobId, Blob>> {
+/// All blobs that `zone` knows.
+pub fn zone_blobs(zone: &dyn Zone) -> Result<BTreeMap<BlobId, Blob>> {
     let mut found = BTreeMap::new();
     pages(zone, Table::Blob, 0, u64::MAX, &mut |key, value| {
         let blob: Blob = model::decode("blob", value)?;
-        if blob.store == store {
-            found.insert(BlobId(keys::parse_one(key)?), blob);
-        }
+        found.insert(BlobId(keys::parse_one(key)?), blob);
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)
 }
 
-/// All blobs in `store` that any of the zones knows.
-pub fn known_blobs(zones: &[Arc<dyn Zone>], store: StoreId) -> Result<BTreeMap<BlobId, KnownBlob>> {
+/// All blobs that any of the zones knows.
+pub fn known_blobs(zones: &[Arc<dyn Zone>]) -> Result<BTreeMap<BlobId, KnownBlob>> {
     let mut known: BTreeMap<BlobId, KnownBlob> = BTreeMap::new();
     for zone in zones {
-        for (id, blob) in zone_blobs(&**zone, store)? {
+        for (id, blob) in zone_blobs(&**zone)? {
             let one = known.entry(id).or_insert(KnownBlob { state: BlobState::Sealed, len: 0, live: 0 });
             one.len = one.len.max(blob.len);
             one.live = one.live.saturating_add(blob.live);
@@ -102,6 +100,28 @@ pub fn blob_extents(zone: &dyn Zone, blob: BlobId, limit: usize) -> Result<(Vec<
             break;
         }
     }
+    Ok((found, complete))
+}
+
+/// The extents of a file in blobs that `choose` picks, with their blobs; about `limit` at most,
+/// and whether these are all.
+pub fn file_extents(
+    zone: &dyn Zone,
+    ino: Ino,
+    choose: impl Fn(BlobId) -> bool,
+    limit: usize,
+) -> Result<(Vec<(BlobId, BlobExtent)>, bool)> {
+    let mut found = Vec::new();
+    let (start, end) = (keys::extent(ino, 0), keys::extent(ino, u64::MAX));
+    pages_between(zone, Table::Extent, start.to_vec(), &end, &mut |key, value| {
+        let extent: Extent = model::decode("extent", value)?;
+        if extent.blob.is_some() && choose(extent.blob) {
+            let offset = keys::parse_pair(key)?.1;
+            found.push((extent.blob, BlobExtent { ino, offset, blob_offset: extent.blob_offset, len: extent.len }));
+        }
+        Ok(if found.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    let complete = found.len() < limit;
     Ok((found, complete))
 }
 

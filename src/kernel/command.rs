@@ -10,10 +10,11 @@ use smallvec::SmallVec;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, StoreId};
-use crate::model::{Inode, Piece};
+use crate::model::{Inode, Piece, Placement};
 
-/// Version byte of commands written by this build.
-pub const COMMAND_VERSION: u8 = 1;
+/// Newest version of commands that this build knows. A command is written under the oldest
+/// version that has it, so that older builds read on as long as they can.
+pub const COMMAND_VERSION: u8 = 2;
 
 /// Bytes of a name or attribute.
 pub type SmallBytes = SmallVec<[u8; 32]>;
@@ -178,6 +179,9 @@ pub enum Command {
     /// Makes a regular file without a name, as O_TMPFILE does: an orphan until it is linked.
     /// `parent` is only what set-group-id and default ACLs are inherited from.
     CreateUnnamed { parent: Ino, ino: Ino, mode: u32, umask: u32, uid: u32, gid: u32, now: Timestamp },
+    /// Says where new content goes: of the file, or of what is made in the directory from now
+    /// on. Since version 2.
+    Place { ino: Ino, placement: Placement, now: Timestamp },
 }
 
 /// An inode that lost a name.
@@ -204,15 +208,24 @@ impl Command {
     /// Bytes for the log.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut out = Vec::with_capacity(128);
-        out.push(COMMAND_VERSION);
+        out.push(self.version());
         postcard::to_extend(self, out).map_err(|error| Error::Io(format!("cannot encode a command: {error}")))
+    }
+
+    /// The version that it came with.
+    fn version(&self) -> u8 {
+        match self {
+            Command::Place { .. } => 2,
+            _ => 1,
+        }
     }
 
     /// A command from the log or the network.
     pub fn decode(bytes: &[u8]) -> Result<Command> {
         match bytes.split_first() {
-            Some((&COMMAND_VERSION, rest)) => match postcard::take_from_bytes(rest) {
-                Ok((command, [])) => Ok(command),
+            Some((&version @ 1..=COMMAND_VERSION, rest)) => match postcard::take_from_bytes::<Command>(rest) {
+                Ok((command, [])) if command.version() <= version => Ok(command),
+                Ok((_, [])) => Err(Error::Corrupt(format!("command: not one of version {version}"))),
                 Ok((_, more)) => Err(Error::Corrupt(format!("command: {} bytes too many", more.len()))),
                 Err(error) => Err(Error::Corrupt(format!("command: {error}"))),
             },
@@ -244,7 +257,8 @@ impl Command {
             | Command::SetAtime { .. }
             | Command::Write { .. }
             | Command::Clone { .. }
-            | Command::SetXattr { .. } => false,
+            | Command::SetXattr { .. }
+            | Command::Place { .. } => false,
         }
     }
 

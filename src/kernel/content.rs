@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use crate::disk::DiskSpace;
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, StoreId};
-use crate::model::Piece;
+use crate::model::{Piece, Placement};
 
 /// Where a write goes, so that a store can lay files out well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,8 @@ pub struct WriteHint {
     pub offset: u64,
     /// Size of the file before it.
     pub size: u64,
+    /// The store that the content goes to once it is sealed.
+    pub store: StoreId,
 }
 
 /// Content that is written but that no metadata points at yet. Until it is dropped, the
@@ -83,12 +85,36 @@ pub trait ContentSync: Send + Sync {
 /// `write` returns, power loss once [`ContentSync::sync`] returned; they never change;
 /// memory use is bounded whatever the load.
 pub trait ContentStore: ContentSync {
-    /// Stores `data`. [`Error::NoSpace`] or [`Error::QuotaExceeded`] if the disk is full.
+    /// Stores `data`. [`Error::NoSpace`] or [`Error::QuotaExceeded`] if the disk is full,
+    /// [`Error::NoStore`] if the store is not there.
     fn write(&self, hint: WriteHint, data: &[u8]) -> Result<Staged>;
 
     /// Fills `buf` from a blob. [`Error::NotFound`] if the blob is gone, which means that
     /// the caller's extent is out of date: resolve again.
     fn read(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Whether fsync of a file that is placed so waits until its content is in its store.
+    fn fsync_uploads(&self, placement: Placement) -> bool {
+        let _ = placement;
+        false
+    }
+
+    /// Whether a blob is nowhere but on this machine, though its store is elsewhere.
+    fn is_only_here(&self, blob: BlobId) -> bool {
+        let _ = blob;
+        false
+    }
+
+    /// Has the store of these blobs take them, and returns once it has.
+    fn upload(&self, blobs: &[BlobId]) -> Result<()> {
+        let _ = blobs;
+        Ok(())
+    }
+
+    /// Whether content can be placed in a store.
+    fn has_store(&self, store: StoreId) -> bool {
+        store == StoreId(0)
+    }
 
     /// Tells that the file has no open handle any more, so that what was kept for its
     /// writer may be closed.

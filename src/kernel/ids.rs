@@ -28,8 +28,8 @@ id!(
     ZoneIndex(u16)
 );
 id!(
-    /// A blob of content: writer id in the high 24 bits, that writer's counter in the low 40.
-    /// Zero means "no blob": an extent of reserved zeros.
+    /// A blob of content: writer id in the high 24 bits, then 8 of the store that it is in or
+    /// goes to, then that writer's counter. Zero means "no blob": an extent of reserved zeros.
     BlobId(u64)
 );
 id!(
@@ -37,7 +37,7 @@ id!(
     Lsn(u64)
 );
 id!(
-    /// A mounted object store; 0 is the data folder's own.
+    /// An object store of a volume; 0 is the one that it was made with.
     StoreId(u16)
 );
 id!(
@@ -53,15 +53,37 @@ impl Ino {
     pub const MAX: Ino = Ino((1 << 48) - 1);
 }
 
+impl StoreId {
+    /// The largest number that a [`BlobId`] can carry.
+    pub const MAX: StoreId = StoreId(255);
+}
+
 impl BlobId {
     /// The blob of extents that are reserved but hold no data.
     pub const NONE: BlobId = BlobId(0);
     /// Bits that count the blobs of one writer.
-    pub const COUNTER_BITS: u32 = 40;
+    pub const COUNTER_BITS: u32 = 32;
 
-    /// The `counter`th blob of `writer`.
+    /// The `counter`th blob of `writer`, in the volume's first store.
     pub fn new(writer: u32, counter: u64) -> BlobId {
-        BlobId((u64::from(writer) << Self::COUNTER_BITS) | (counter & ((1 << Self::COUNTER_BITS) - 1)))
+        BlobId::in_store(writer, StoreId(0), counter)
+    }
+
+    /// The `counter`th blob of `writer`, in a store up to [`StoreId::MAX`].
+    pub fn in_store(writer: u32, store: StoreId, counter: u64) -> BlobId {
+        let counter = counter & ((1 << Self::COUNTER_BITS) - 1);
+        let store = u64::from(store.0.min(StoreId::MAX.0)) << Self::COUNTER_BITS;
+        BlobId((u64::from(writer) << (Self::COUNTER_BITS + 8)) | store | counter)
+    }
+
+    /// The store that it is in, or goes to once it is sealed.
+    pub fn store(self) -> StoreId {
+        StoreId(((self.0 >> Self::COUNTER_BITS) & 0xff) as u16)
+    }
+
+    /// Who counted it, and the number.
+    pub fn origin(self) -> (u32, u64) {
+        ((self.0 >> (Self::COUNTER_BITS + 8)) as u32, self.0 & ((1 << Self::COUNTER_BITS) - 1))
     }
 
     /// Whether this is a real blob, not the mark of reserved zeros.

@@ -91,6 +91,10 @@ pub trait ObjectStore: Send + Sync {
     fn traffic(&self) -> Option<Traffic> {
         None
     }
+    /// Whether blobs are as near as a local disk: nothing is gained by keeping them elsewhere too.
+    fn is_local(&self) -> bool {
+        true
+    }
     /// The file that holds the blob, byte for byte, for a store on a local disk.
     fn local_path(&self, id: BlobId) -> Option<PathBuf> {
         let _ = id;

@@ -8,12 +8,7 @@ use crate::store::{SegmentStore, Where};
 
 impl Checker<'_> {
     pub(super) fn check_content(&mut self, store: &SegmentStore, deep: bool) -> Result<()> {
-        let records: Vec<_> = self
-            .blobs
-            .iter()
-            .filter(|(_, (blob, _))| blob.store == store.config().store)
-            .map(|(id, (blob, _))| (*id, *blob))
-            .collect();
+        let records: Vec<_> = self.blobs.iter().map(|(id, (blob, _))| (*id, *blob)).collect();
         for (id, blob) in records {
             let there = self.check_file(store, id, &blob)?;
             if there && deep && blob.state == BlobState::Sealed && store.place_of(id) == Where::Elsewhere {

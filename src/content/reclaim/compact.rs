@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nexus_kernel::command::Relocation;
 use nexus_kernel::content::{ContentStore, Staged};
 use nexus_kernel::model::{BlobState, Piece};
-use nexus_kernel::{BlobId, Command, Error, Result, Zone};
+use nexus_kernel::{BlobId, Command, Error, Result, StoreId, Zone};
 
 use super::{Memory, Need, Progress, ROOM_BELOW_PERCENT, Reclaimer};
 use crate::metadata::{BlobExtent, blob_extents, find_blob, known_blobs};
@@ -28,11 +28,17 @@ struct Chunk {
 }
 
 /// Moves that are copied, but that the metadata does not know of yet.
-#[derive(Default)]
 struct Batch {
+    target: StoreId,
     moves: Vec<Relocation>,
     bytes: u64,
     staged: Vec<Staged>,
+}
+
+impl Batch {
+    fn new(target: StoreId) -> Batch {
+        Batch { target, moves: Vec::new(), bytes: 0, staged: Vec::new() }
+    }
 }
 
 impl Reclaimer {
@@ -47,7 +53,7 @@ impl Reclaimer {
             Need::Calm => self.config.compact_below_percent,
             Need::Room => ROOM_BELOW_PERCENT.max(self.config.compact_below_percent),
         };
-        let mut sparse: Vec<_> = known_blobs(&self.zones, self.store.config().store)?
+        let mut sparse: Vec<_> = known_blobs(&self.zones)?
             .into_iter()
             .filter(|(id, blob)| blob.state == BlobState::Sealed && blob.live > 0 && !memory.wrong.contains(id))
             // Shared content can have more live bytes than there are.
@@ -57,7 +63,7 @@ impl Reclaimer {
         sparse.sort_unstable();
         for (_, id) in sparse {
             for zone in &self.zones {
-                match self.empty(zone, id, budget, memory, progress) {
+                match self.empty(zone, id, id.store(), budget, memory, progress) {
                     // There will be room once what was emptied so far is dropped.
                     Err(Error::NoSpace) => return Ok(()),
                     other => other?,
@@ -71,11 +77,12 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Moves what a zone's files have in a blob.
+    /// Moves what a zone's files have in a blob to other blobs of `target`.
     fn empty(
         &self,
         zone: &Arc<dyn Zone>,
         blob: BlobId,
+        target: StoreId,
         budget: &mut u64,
         memory: &mut Memory,
         progress: &mut Progress,
@@ -92,7 +99,20 @@ impl Reclaimer {
             return Ok(());
         }
         progress.more |= !complete;
-        let mut batch = Batch::default();
+        self.copy_out(zone, (blob, target), extents, budget, memory, progress)
+    }
+
+    /// Copies extents out of `blob` into blobs of `target`, and has the metadata know.
+    pub(super) fn copy_out(
+        &self,
+        zone: &Arc<dyn Zone>,
+        (blob, target): (BlobId, StoreId),
+        extents: Vec<BlobExtent>,
+        budget: &mut u64,
+        memory: &mut Memory,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let mut batch = Batch::new(target);
         for chunk in chunks(extents, COPY_BYTES.min(self.store.piece_bytes())) {
             if *budget == 0 || self.store.wake().is_stopped() {
                 break;
@@ -104,7 +124,7 @@ impl Reclaimer {
                 memory.wrong.insert(blob);
                 return if error == Error::NotFound { Ok(()) } else { memory.pass_over(error) };
             }
-            let staged = match self.store.write_copy(&data) {
+            let staged = match self.store.write_copy(target, &data) {
                 Ok(staged) => staged,
                 Err(error) => {
                     self.relocate(zone, blob, &mut batch, progress)?;
@@ -141,7 +161,7 @@ impl Reclaimer {
             return Ok(());
         }
         let moves = std::mem::take(&mut batch.moves);
-        let outcome = zone.propose(&Command::Relocate { from, store: self.store.config().store, moves })?;
+        let outcome = zone.propose(&Command::Relocate { from, store: batch.target, moves })?;
         progress.moved_bytes += outcome.count;
         Ok(())
     }

@@ -14,6 +14,7 @@
 //! | record sealed, few live bytes | sparse | extents copied, `Relocate` |
 
 mod compact;
+mod migrate;
 mod thread;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -28,6 +29,7 @@ use crate::metadata::{find_blob, known_blobs, zone_blobs};
 use crate::store::{SegmentStore, Where};
 use crate::time::now_ms;
 
+pub use migrate::Migrated;
 pub use thread::ReclaimHandle;
 
 /// What one pass did.
@@ -169,12 +171,13 @@ impl Reclaimer {
 
     /// Closes segments that are idle, or not worth to go on with.
     fn close_segments(&self, need: Need) -> Result<()> {
-        let known = known_blobs(&self.zones, self.store.config().store)?;
+        let known = known_blobs(&self.zones)?;
         let (now, config) = (self.now_ms(), &self.config);
         self.store.close_segments(|id, tail, last_write_ms| {
             let live = known.get(&id).map_or(0, |blob| blob.live);
-            let worth_sealing = tail >= config.idle_seal_bytes.max(1);
-            let idle = now.saturating_sub(last_write_ms) >= config.idle_seal_ms;
+            let (idle_ms, idle_bytes) = self.store.idle_seal(id);
+            let worth_sealing = tail >= config.idle_seal_bytes.min(idle_bytes).max(1);
+            let idle = now.saturating_sub(last_write_ms) >= config.idle_seal_ms.min(idle_ms);
             let sparse = need == Need::Room && live < tail / 2;
             worth_sealing && (idle || live == 0) || sparse
         });
@@ -232,7 +235,7 @@ impl Reclaimer {
     /// Tells the metadata of blobs that were sealed without that.
     fn finish_seals(&self) -> Result<()> {
         for zone in &self.zones {
-            for (id, blob) in zone_blobs(&**zone, self.store.config().store)? {
+            for (id, blob) in zone_blobs(&**zone)? {
                 if blob.state != BlobState::Open || self.store.place_of(id) != Where::Elsewhere {
                     continue;
                 }
@@ -260,7 +263,7 @@ impl Reclaimer {
         let mut dead = BTreeSet::new();
         let mut dropped = BTreeSet::new();
         for zone in &self.zones {
-            for (id, blob) in zone_blobs(&**zone, self.store.config().store)? {
+            for (id, blob) in zone_blobs(&**zone)? {
                 if blob.state != BlobState::Sealed || blob.live != 0 {
                     continue;
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nexus_kernel::model::BlobState;
-use nexus_kernel::{BlobId, Error, Result, Zone};
+use nexus_kernel::{BlobId, Error, ObjectStore, Result, StoreId, Zone};
 
 use super::SegmentStore;
 use super::layout::parse_name;
@@ -21,14 +21,25 @@ impl SegmentStore {
     /// recovered, and takes writes from then on. [`Error::Corrupt`] names a blob that is
     /// missing or too short. What no zone knows is deleted later by the collector.
     pub fn attach(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
-        let known = known_blobs(zones, self.config.store)?;
-        let sealed = match self.list_sealed() {
-            Err(Error::Unavailable(why)) => {
-                log::warn!("{why}; what is sealed there is taken to be there, and can't be read until it answers");
-                self.presumed(&known)
+        let known = known_blobs(zones)?;
+        if let Some((id, _)) = known.iter().find(|(id, blob)| blob.live > 0 && self.mounts.of(**id).is_err()) {
+            return Err(Error::Corrupt(format!(
+                "files have content in store {}, which the data folder does not know any more: put its list of \
+                 stores back",
+                id.store()
+            )));
+        }
+        let mut sealed = BTreeMap::new();
+        for store in self.mounts.all() {
+            match list_sealed(&*store.objects) {
+                Ok(listed) => sealed.extend(listed),
+                Err(Error::Unavailable(why)) => {
+                    log::warn!("{why}; what is sealed there is taken to be there, and can't be read until it answers");
+                    sealed.extend(self.presumed(store.id, &known));
+                }
+                Err(error) => return Err(error),
             }
-            other => other?,
-        };
+        }
         for (id, blob) in &known {
             self.check_there(*id, blob, sealed.get(id).copied())?;
         }
@@ -45,7 +56,10 @@ impl SegmentStore {
 
     /// All blobs that have a file here, with its bytes.
     pub(crate) fn list_files(&self) -> Result<BTreeMap<BlobId, u64>> {
-        let mut found = self.list_sealed()?;
+        let mut found = BTreeMap::new();
+        for store in self.mounts.all() {
+            found.extend(list_sealed(&*store.objects)?);
+        }
         for (name, len) in self.disk.list(&self.layout.segments)? {
             if let Some(id) = parse_name(&name, ".seg") {
                 found.entry(id).or_insert(len);
@@ -54,21 +68,11 @@ impl SegmentStore {
         Ok(found)
     }
 
-    fn list_sealed(&self) -> Result<BTreeMap<BlobId, u64>> {
-        let mut found = BTreeMap::new();
-        let mut after = BlobId::NONE;
-        loop {
-            let page = block_on(self.blobs.list(after, LIST_BLOBS))?;
-            let Some(last) = page.last() else { return Ok(found) };
-            after = last.id;
-            found.extend(page.iter().map(|info| (info.id, info.len)));
-        }
-    }
-
     /// What a store that does not answer should hold: all that is known and is not here.
-    fn presumed(&self, known: &BTreeMap<BlobId, KnownBlob>) -> BTreeMap<BlobId, u64> {
+    fn presumed(&self, store: StoreId, known: &BTreeMap<BlobId, KnownBlob>) -> BTreeMap<BlobId, u64> {
         let segments = self.segments.read();
-        known.iter().filter(|(id, _)| !segments.contains_key(id)).map(|(id, blob)| (*id, blob.len)).collect()
+        let there = known.iter().filter(|(id, _)| id.store() == store && !segments.contains_key(id));
+        there.map(|(id, blob)| (*id, blob.len)).collect()
     }
 
     fn check_there(&self, id: BlobId, blob: &KnownBlob, sealed: Option<u64>) -> Result<()> {
@@ -95,14 +99,14 @@ impl SegmentStore {
     /// Segments that were open go on as they were, where a lane has use for them; the others
     /// wait to be sealed.
     fn sort_segments(&self, known: &BTreeMap<BlobId, KnownBlob>, sealed: &BTreeMap<BlobId, u64>) -> Result<()> {
-        let mut lanes = self.lanes.lock();
-        let mut segments = self.segments.write();
-        let mut ids: Vec<_> = segments.keys().copied().collect();
+        let mut ids: Vec<_> = self.segments.read().keys().copied().filter(|id| known.contains_key(id)).collect();
         // The youngest first: it is the one that was written to last.
-        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.sort_unstable_by_key(|id| std::cmp::Reverse(id.origin()));
         for id in ids {
+            let (Some(blob), Ok(store)) = (known.get(&id), self.mounts.of(id)) else { continue };
+            let mut lanes = store.lanes.lock();
+            let mut segments = self.segments.write();
             let Some(segment) = segments.get(&id).cloned() else { continue };
-            let Some(blob) = known.get(&id) else { continue };
             if sealed.get(&id).is_some_and(|len| *len >= blob.len) {
                 // It was moved into the store, which is durable; that it left its old place was not.
                 segments.remove(&id);
@@ -139,5 +143,16 @@ impl SegmentStore {
         }
         self.condemn(unknown);
         Ok(())
+    }
+}
+
+fn list_sealed(store: &dyn ObjectStore) -> Result<BTreeMap<BlobId, u64>> {
+    let mut found = BTreeMap::new();
+    let mut after = BlobId::NONE;
+    loop {
+        let page = block_on(store.list(after, LIST_BLOBS))?;
+        let Some(last) = page.last() else { return Ok(found) };
+        after = last.id;
+        found.extend(page.iter().map(|info| (info.id, info.len)));
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use nexus_kernel::disk::Disk;
-use nexus_kernel::{BlobId, Error, Result};
+use nexus_kernel::{BlobId, Error, Result, StoreId};
 
 use super::layout::Layout;
 
@@ -56,14 +56,14 @@ impl BlobCounter {
 
     /// Notes that a blob exists.
     pub fn seen(&mut self, id: BlobId) {
-        if BlobId::new(self.writer, id.0) == id {
-            let counter = id.0 & ((1 << BlobId::COUNTER_BITS) - 1);
+        let (writer, counter) = id.origin();
+        if writer == self.writer {
             self.next = self.next.max(counter + 1);
         }
     }
 
     /// A number that was never handed out before.
-    pub fn allocate(&mut self) -> Result<BlobId> {
+    pub fn allocate(&mut self, store: StoreId) -> Result<BlobId> {
         if self.next >= self.limit {
             let limit = self.next + STEP;
             if limit >= 1 << BlobId::COUNTER_BITS {
@@ -72,7 +72,7 @@ impl BlobCounter {
             self.store(limit)?;
             self.limit = limit;
         }
-        let id = BlobId::new(self.writer, self.next);
+        let id = BlobId::in_store(self.writer, store, self.next);
         self.next += 1;
         Ok(id)
     }

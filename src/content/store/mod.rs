@@ -8,6 +8,7 @@ mod fill;
 mod images;
 mod lanes;
 mod layout;
+mod mounts;
 mod patches;
 mod runs;
 mod seal;
@@ -17,6 +18,7 @@ mod space;
 mod sums;
 mod sync;
 mod unsynced;
+mod upload;
 mod wake;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,8 +29,9 @@ use std::time::Duration;
 
 use nexus_kernel::content::{ContentStore, ContentSync, Image, ImageLimits, Staged, WriteHint};
 use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
-use nexus_kernel::model::Piece;
-use nexus_kernel::{BlobId, Clock, Error, Ino, ObjectStore, Result};
+use nexus_kernel::model::{Piece, Placement};
+use nexus_kernel::object_store::Traffic;
+use nexus_kernel::{BlobId, Clock, Error, Ino, ObjectStore, Result, StoreId};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
@@ -37,14 +40,16 @@ use crate::time::now_ms;
 
 use counter::BlobCounter;
 use file_cache::FileCache;
-use lanes::{LaneSizes, Lanes, Writer};
+use lanes::{LaneSizes, Writer};
 use layout::{Layout, parse_name};
+use mounts::{MountedStore, Mounts};
 use patches::Patches;
 use segment::{Pin, Segment};
 use space::{Asker, SpaceGauge};
 use sync::{GroupSync, Poison};
 use unsynced::Unsynced;
 
+pub use mounts::StoreShape;
 pub(crate) use seal::Where;
 #[cfg(test)]
 pub(crate) use sums::FrameSums;
@@ -61,16 +66,16 @@ const FULL_TRIES: u32 = 3;
 
 /// Content on a local disk: implements the kernel's content port.
 ///
-/// Locks, in the order in which they are taken: lanes, counter, segments, a segment's own.
+/// Locks, in the order in which they are taken: a store's lanes, counter, segments, a
+/// segment's own.
 pub struct SegmentStore {
     disk: Arc<dyn Disk>,
-    blobs: Arc<dyn ObjectStore>,
+    mounts: Mounts,
     clock: Arc<dyn Clock>,
     layout: Layout,
     config: ContentConfig,
     piece_bytes: usize,
     segments: RwLock<HashMap<BlobId, Arc<Segment>>>,
-    lanes: Mutex<Lanes>,
     counter: Mutex<BlobCounter>,
     files: FileCache,
     gauge: SpaceGauge,
@@ -90,7 +95,7 @@ pub struct SegmentStore {
 
 impl SegmentStore {
     /// Opens the store in `dir`, which holds `segments/` and `sums/` (made if missing);
-    /// sealed blobs are in `blobs`. `verify` and `read` work at once, `write` after
+    /// sealed blobs are in `blobs`, and in what [`SegmentStore::mount_store`] adds. `verify` and `read` work at once, `write` after
     /// [`SegmentStore::attach`].
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -103,13 +108,16 @@ impl SegmentStore {
         disk.create_dir_all(&layout.segments)?;
         disk.create_dir_all(&layout.sums)?;
         let total = disk.space(dir)?.total;
-        let sizes = LaneSizes {
-            shared: config.segment_bytes.min((total / 64).max(1 << 20)),
-            stream: config.stream_segment_bytes.min((total / 16).max(1 << 20)),
-            stream_after: config.stream_after_bytes,
-            streams: config.stream_lanes,
-            step: config.allocate_step_bytes.min((total / 1024).max(64 << 10)),
+        let shape = StoreShape {
+            segment_bytes: config.segment_bytes,
+            stream_segment_bytes: config.stream_segment_bytes,
+            idle_seal_ms: u64::MAX,
+            idle_seal_bytes: u64::MAX,
+            fsync_uploads: config.fsync_uploads,
         };
+        let sizes = lane_sizes(&config, &shape, total);
+        let mounts = Mounts::default();
+        mounts.add(MountedStore::new(StoreId(0), blobs, shape, sizes))?;
         let now = now_ms(&*clock);
         let mut counter = BlobCounter::open(Arc::clone(&disk), layout.clone(), config.writer)?;
         let mut segments = HashMap::new();
@@ -123,7 +131,6 @@ impl SegmentStore {
             gauge: SpaceGauge::new(Arc::clone(&disk), Arc::clone(&clock), dir.to_owned(), config.reserve_bytes),
             files: FileCache::new(config.sealed_files),
             counter: Mutex::new(counter),
-            lanes: Mutex::new(Lanes::new(sizes)),
             segments: RwLock::new(segments),
             group: GroupSync::default(),
             unsynced: Unsynced::default(),
@@ -136,11 +143,28 @@ impl SegmentStore {
             collecting: Mutex::default(),
             piece_bytes: usize::try_from(sizes.shared.min(MAX_PIECE_BYTES)).unwrap_or(usize::MAX).max(1),
             disk,
-            blobs,
+            mounts,
             clock,
             layout,
             config,
         }))
+    }
+
+    /// Adds a store. Before [`SegmentStore::attach`] for one that metadata may know of, at any
+    /// time for a new one.
+    pub fn mount_store(&self, id: StoreId, objects: Arc<dyn ObjectStore>, shape: StoreShape) -> Result<()> {
+        let total = self.gauge.space()?.total;
+        self.mounts.add(MountedStore::new(id, objects, shape, lane_sizes(&self.config, &shape, total)))
+    }
+
+    /// Takes a store away in which no content is, nor on its way to it.
+    pub fn unmount_store(&self, id: StoreId) {
+        self.mounts.remove(id);
+    }
+
+    /// What a store was asked for; nothing for one that is not there or costs none.
+    pub fn traffic(&self, id: StoreId) -> Option<Traffic> {
+        self.mounts.get(id).ok()?.objects.traffic()
     }
 
     /// Most bytes that a write keeps in one piece.
@@ -159,16 +183,25 @@ impl SegmentStore {
         segments + self.files.len()
     }
 
-    /// Bytes in segments that are not sealed, up to `newest`: of a store that is far away, what
-    /// is only here.
-    pub fn unsealed_bytes(&self, newest: BlobId) -> u64 {
-        let segments = self.segments.read();
-        segments.values().filter(|segment| segment.id() <= newest).map(|segment| segment.tail()).sum()
+    /// Bytes in segments that are not sealed, of those made up to `mark`: of a store that is
+    /// far away, what is only here.
+    pub fn unsealed_bytes(&self, mark: u64) -> u64 {
+        self.unsealed(|id| id.origin().1 <= mark)
     }
 
-    /// The segment made last of those that are not sealed.
-    pub fn newest_segment(&self) -> Option<BlobId> {
-        self.segments.read().keys().max().copied()
+    /// Bytes on their way to a store.
+    pub fn unsealed_bytes_of(&self, store: StoreId) -> u64 {
+        self.unsealed(|id| id.store() == store)
+    }
+
+    fn unsealed(&self, choose: impl Fn(BlobId) -> bool) -> u64 {
+        let segments = self.segments.read();
+        segments.values().filter(|segment| choose(segment.id())).map(|segment| segment.tail()).sum()
+    }
+
+    /// The number of the segment made last of those that are not sealed.
+    pub fn newest_segment(&self) -> u64 {
+        self.segments.read().keys().map(|id| id.origin().1).max().unwrap_or(0)
     }
 
     pub(crate) fn collecting(&self) -> &Mutex<()> {
@@ -183,12 +216,13 @@ impl SegmentStore {
         now_ms(&*self.clock)
     }
 
-    /// Stores what the collector copies. It may use most of the reserve.
-    pub(crate) fn write_copy(&self, data: &[u8]) -> Result<Staged> {
-        self.stage(Writer::Collector, Asker::Collector, data)
+    /// Stores what the collector copies, for a store. It may use most of the reserve.
+    pub(crate) fn write_copy(&self, store: StoreId, data: &[u8]) -> Result<Staged> {
+        self.stage(store, Writer::Collector, Asker::Collector, data)
     }
 
-    fn stage(&self, writer: Writer, asker: Asker, data: &[u8]) -> Result<Staged> {
+    fn stage(&self, store: StoreId, writer: Writer, asker: Asker, data: &[u8]) -> Result<Staged> {
+        let mounted = self.mounts.get(store)?;
         self.poison.check()?;
         if !self.attached.load(Ordering::Acquire) {
             return Err(Error::Unavailable("content is not attached to its metadata yet".into()));
@@ -203,10 +237,11 @@ impl SegmentStore {
                 Writer::Collector => Writer::Collector,
             };
             let mut made = false;
-            let reserved = self.lanes.lock().reserve(part_writer, part.len() as u64, self.now_ms(), &mut |limit| {
-                made = true;
-                self.make_segment(limit)
-            })?;
+            let reserved =
+                mounted.lanes.lock().reserve(part_writer, part.len() as u64, self.now_ms(), &mut |limit| {
+                    made = true;
+                    self.make_segment(store, limit)
+                })?;
             let segment = reserved.segment();
             segment.write(part, reserved.at, self.config.writeback_step_bytes)?;
             self.unsynced.note(segment, reserved.at, reserved.at + part.len() as u64);
@@ -219,11 +254,11 @@ impl SegmentStore {
                 self.park_closed()?;
             }
         }
-        Ok(Staged { pieces, store: self.config.store, pin: Box::new(pins) })
+        Ok(Staged { pieces, store, pin: Box::new(pins) })
     }
 
-    fn make_segment(&self, limit: u64) -> Result<Arc<Segment>> {
-        let id = self.counter.lock().allocate()?;
+    fn make_segment(&self, store: StoreId, limit: u64) -> Result<Arc<Segment>> {
+        let id = self.counter.lock().allocate(store)?;
         let path = self.layout.segment(id);
         let file = self.disk.create(&path)?;
         *self.new_names.lock() = true;
@@ -293,11 +328,23 @@ impl SegmentStore {
         };
         let file = match opened {
             // Sealed already, or sealed just now.
-            Err(Error::NotFound) => self.disk.open(&self.blobs.local_path(blob).ok_or(Error::NotFound)?)?,
+            Err(Error::NotFound) => {
+                self.disk.open(&self.mounts.of(blob)?.objects.local_path(blob).ok_or(Error::NotFound)?)?
+            }
             other => other?,
         };
         self.files.insert(blob, Arc::clone(&file));
         Ok(file)
+    }
+}
+
+fn lane_sizes(config: &ContentConfig, shape: &StoreShape, total: u64) -> LaneSizes {
+    LaneSizes {
+        shared: shape.segment_bytes.min((total / 64).max(1 << 20)),
+        stream: shape.stream_segment_bytes.min((total / 16).max(1 << 20)),
+        stream_after: config.stream_after_bytes,
+        streams: config.stream_lanes,
+        step: config.allocate_step_bytes.min((total / 1024).max(64 << 10)),
     }
 }
 
@@ -342,7 +389,7 @@ impl ContentStore for SegmentStore {
     fn write(&self, hint: WriteHint, data: &[u8]) -> Result<Staged> {
         let mut tries = 0;
         loop {
-            match self.stage(Writer::File(hint), Asker::Writer, data) {
+            match self.stage(hint.store, Writer::File(hint), Asker::Writer, data) {
                 Err(full @ (Error::NoSpace | Error::QuotaExceeded)) if tries < FULL_TRIES => {
                     tries += 1;
                     if !self.wake.wait_for_room(Duration::from_millis(self.config.full_wait_ms), self.now_ms()) {
@@ -366,7 +413,23 @@ impl ContentStore for SegmentStore {
     }
 
     fn closed(&self, ino: Ino) {
-        self.lanes.lock().closed(ino);
+        self.mounts.closed(ino);
+    }
+
+    fn fsync_uploads(&self, placement: Placement) -> bool {
+        self.mounts.fsync_uploads(placement)
+    }
+
+    fn is_only_here(&self, blob: BlobId) -> bool {
+        self.segments.read().contains_key(&blob) && self.mounts.of(blob).is_ok_and(|store| !store.is_here())
+    }
+
+    fn upload(&self, blobs: &[BlobId]) -> Result<()> {
+        self.upload_blobs(blobs)
+    }
+
+    fn has_store(&self, store: StoreId) -> bool {
+        self.mounts.get(store).is_ok()
     }
 
     fn check_space(&self, len: u64) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nexus_kernel::disk::DiskFile;
 use nexus_kernel::object_store::BlobSource;
-use nexus_kernel::{BlobId, Error, Result};
+use nexus_kernel::{BlobId, Error, ObjectStore, Result};
 
 use super::SegmentStore;
 use super::segment::Segment;
@@ -73,9 +73,19 @@ impl SegmentStore {
         found
     }
 
+    /// After how long without a write, and with how many bytes, an open segment is sealed.
+    pub(crate) fn idle_seal(&self, blob: BlobId) -> (u64, u64) {
+        self.mounts
+            .of(blob)
+            .map_or((u64::MAX, u64::MAX), |store| (store.shape.idle_seal_ms, store.shape.idle_seal_bytes))
+    }
+
     /// Closes the open segments that `choose` picks by id, bytes used and time of last write.
     pub(crate) fn close_segments(&self, mut choose: impl FnMut(BlobId, u64, u64) -> bool) {
-        self.lanes.lock().close_segments(|segment| choose(segment.id(), segment.tail(), segment.last_write_ms()));
+        for store in self.mounts.all() {
+            let mut choose = |segment: &Arc<Segment>| choose(segment.id(), segment.tail(), segment.last_write_ms());
+            store.lanes.lock().close_segments(&mut choose);
+        }
     }
 
     /// Moves a settled segment into the object store; answers the blob's bytes. It is done
@@ -88,6 +98,11 @@ impl SegmentStore {
         let segment = self.segments.read().get(&blob).cloned().ok_or(Error::NotFound)?;
         if !segment.is_settled() {
             return Err(Error::Conflict);
+        }
+        let store = self.mounts.of(blob)?;
+        let _alone = segment.sealing().lock();
+        if !self.segments.read().contains_key(&blob) {
+            return self.sealed_len(blob);
         }
         let file = match segment.held_file() {
             Some(file) => file,
@@ -105,19 +120,19 @@ impl SegmentStore {
         segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
         self.write_sums(&FrameSums::of_file(blob, &*file, len)?)?;
         let mut source = SegmentSource { path: segment.path().to_owned(), file: Arc::clone(&file), len, at: 0 };
-        match block_on(self.blobs.put(blob, &mut source)) {
+        match block_on(store.objects.put(blob, &mut source)) {
             Ok(()) => {}
             // Put by an earlier attempt that could not note it.
             Err(Error::Exists) if self.sealed_len(blob)? == len => {}
             Err(error) => return Err(error),
         }
-        self.leave_segment(&segment, file)?;
+        self.leave_segment(&*store.objects, &segment, file)?;
         Ok(len)
     }
 
     /// From now on the blob is read from the object store.
-    fn leave_segment(&self, segment: &Segment, file: Arc<dyn DiskFile>) -> Result<()> {
-        if self.blobs.local_path(segment.id()).is_some() {
+    fn leave_segment(&self, store: &dyn ObjectStore, segment: &Segment, file: Arc<dyn DiskFile>) -> Result<()> {
+        if store.local_path(segment.id()).is_some() {
             self.files.insert(segment.id(), file);
         } else {
             self.files.remove(segment.id());
@@ -140,13 +155,18 @@ impl SegmentStore {
     pub(crate) fn delete_blob(&self, blob: BlobId) -> Result<u64> {
         let len = match self.blob_len(blob) {
             Ok(len) => len,
-            Err(Error::NotFound) => 0,
+            Err(Error::NotFound | Error::NoStore) => 0,
             Err(error) => return Err(error),
         };
         self.files.remove(blob);
         self.segments.write().remove(&blob);
         self.remove_file(&self.layout.segment(blob))?;
-        block_on(self.blobs.delete(blob))?;
+        match self.mounts.of(blob) {
+            Ok(store) => block_on(store.objects.delete(blob))?,
+            // It was taken away, which only happens once nothing is in it.
+            Err(Error::NoStore) => {}
+            Err(error) => return Err(error),
+        }
         self.remove_file(&self.layout.sum(blob))?;
         self.files.remove(blob);
         self.condemned.lock().remove(&blob);

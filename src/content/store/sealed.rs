@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use nexus_kernel::{BlobId, Error, Result, block_on};
+use nexus_kernel::{BlobId, Error, ObjectStore, Result, block_on};
 
 use super::SegmentStore;
 use super::sums::{FRAME_BYTES, FrameSums};
@@ -24,7 +24,7 @@ impl SegmentStore {
 
     /// Bytes of a sealed blob.
     pub(crate) fn sealed_len(&self, blob: BlobId) -> Result<u64> {
-        block_on(self.blobs.head(blob)).map(|info| info.len)
+        block_on(self.mounts.of(blob)?.objects.head(blob)).map(|info| info.len)
     }
 
     /// Checksums of a sealed blob.
@@ -41,12 +41,13 @@ impl SegmentStore {
 
     /// Reads a blob that has no local file. One read at a time holds the frames that it touches.
     pub(super) fn read_sealed(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()> {
-        if self.blobs.local_path(blob).is_some() {
+        let store = self.mounts.of(blob)?;
+        if store.objects.local_path(blob).is_some() {
             return Err(Error::NotFound);
         }
         let sums = match self.sums(blob) {
             Err(Error::NotFound) => {
-                block_on(self.blobs.head(blob))?;
+                block_on(store.objects.head(blob))?;
                 return Err(Error::Corrupt(format!("blob {:016x} has lost its checksums", blob.0)));
             }
             other => other?,
@@ -58,31 +59,17 @@ impl SegmentStore {
         let first = offset / FRAME_BYTES;
         let start = first * FRAME_BYTES;
         let stop = end.next_multiple_of(FRAME_BYTES).min(sums.len);
-        let mut frames = self.fetch(blob, start..stop)?;
+        let mut frames = fetch(&*store.objects, blob, start..stop)?;
         if sums.check(first, &frames).is_err() {
             // A copy nearby may be what is wrong.
-            self.blobs.distrust(blob, start..stop);
-            frames = self.fetch(blob, start..stop)?;
+            store.objects.distrust(blob, start..stop);
+            frames = fetch(&*store.objects, blob, start..stop)?;
             sums.check(first, &frames)?;
         }
         let skip = (offset - start) as usize;
         let wanted = frames.get(skip..skip + buf.len()).ok_or(Error::Invalid)?;
         buf.copy_from_slice(wanted);
         Ok(())
-    }
-
-    fn fetch(&self, blob: BlobId, range: Range<u64>) -> Result<Bytes> {
-        let bytes = block_on(self.blobs.get(blob, range.clone()))?;
-        if bytes.len() as u64 != range.end - range.start {
-            return Err(Error::Corrupt(format!(
-                "blob {:016x}: the store answered {} bytes for {}..{}",
-                blob.0,
-                bytes.len(),
-                range.start,
-                range.end
-            )));
-        }
-        Ok(bytes)
     }
 
     /// Holds a whole sealed blob against its checksums; answers its bytes.
@@ -106,4 +93,18 @@ impl SegmentStore {
         }
         Ok(len)
     }
+}
+
+fn fetch(store: &dyn ObjectStore, blob: BlobId, range: Range<u64>) -> Result<Bytes> {
+    let bytes = block_on(store.get(blob, range.clone()))?;
+    if bytes.len() as u64 != range.end - range.start {
+        return Err(Error::Corrupt(format!(
+            "blob {:016x}: the store answered {} bytes for {}..{}",
+            blob.0,
+            bytes.len(),
+            range.start,
+            range.end
+        )));
+    }
+    Ok(bytes)
 }

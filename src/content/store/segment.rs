@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use nexus_kernel::disk::{Disk, DiskFile};
 use nexus_kernel::{BlobId, Error, Result};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::fill::{Fill, Place};
 
@@ -24,6 +24,11 @@ pub struct Segment {
     fill: Mutex<State>,
     /// Users between reserving a range and having told the metadata, or having failed to.
     pins: AtomicUsize,
+    /// Whether somebody waits for the last of them.
+    awaited: AtomicBool,
+    unpinned: Condvar,
+    /// Held by the one who moves it into its store.
+    sealing: Mutex<()>,
     dirty: AtomicBool,
     syncing: Mutex<()>,
     written: AtomicU64,
@@ -76,6 +81,9 @@ impl Segment {
             file: RwLock::new(file),
             fill: Mutex::new(state),
             pins: AtomicUsize::new(0),
+            awaited: AtomicBool::new(false),
+            unpinned: Condvar::new(),
+            sealing: Mutex::new(()),
             dirty: AtomicBool::new(dirty),
             syncing: Mutex::new(()),
             written: AtomicU64::new(0),
@@ -193,6 +201,21 @@ impl Segment {
         self.fill.lock().closed && self.pins.load(Ordering::Acquire) == 0
     }
 
+    /// Waits until all who wrote to it have told the metadata; for a closed segment.
+    pub fn await_settled(&self) {
+        let mut state = self.fill.lock();
+        // Set before the count is looked at, which the last user does the other way round.
+        self.awaited.store(true, Ordering::SeqCst);
+        while self.pins.load(Ordering::SeqCst) != 0 {
+            self.unpinned.wait(&mut state);
+        }
+    }
+
+    /// Held by the one who moves it into its store.
+    pub fn sealing(&self) -> &Mutex<()> {
+        &self.sealing
+    }
+
     /// The open file, if it is held open.
     pub fn held_file(&self) -> Option<Arc<dyn DiskFile>> {
         self.file.read().clone()
@@ -270,6 +293,11 @@ impl Reserved {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.0.pins.fetch_sub(1, Ordering::AcqRel);
+        let last = self.0.pins.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.0.awaited.load(Ordering::SeqCst) {
+            // Taken, so that who looked at the count before does wait by now.
+            drop(self.0.fill.lock());
+            self.0.unpinned.notify_all();
+        }
     }
 }

@@ -17,6 +17,8 @@ struct Rounds {
     ended: u64,
     running: bool,
     result: Option<Error>,
+    /// The newest round that failed, and with what.
+    last_failure: Option<(u64, Error)>,
 }
 
 impl GroupSync {
@@ -38,12 +40,27 @@ impl GroupSync {
             rounds.running = false;
             rounds.ended = round;
             rounds.result = result.err();
+            if let Some(error) = rounds.result.clone() {
+                rounds.last_failure = Some((round, error));
+            }
             self.ended.notify_all();
         }
         // A later round may have ended by now; a failure is never followed by a success.
         match &rounds.result {
             Some(error) => Err(error.clone()),
             None => Ok(()),
+        }
+    }
+
+    /// As [`GroupSync::run`], where a failed round says nothing of the next one: a caller gets
+    /// the failure of any round that ended since it may have been served.
+    pub fn run_each(&self, work: impl Fn() -> Result<()>) -> Result<()> {
+        let needed = self.rounds.lock().started + 1;
+        // What `run` answers is of the newest round.
+        let _ = self.run(work);
+        match &self.rounds.lock().last_failure {
+            Some((round, error)) if *round >= needed => Err(error.clone()),
+            _ => Ok(()),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::rig::{Model, Rig, memory, small};
 use crate::testing::Random;
 
 fn hint(ino: u64, offset: u64) -> WriteHint {
-    WriteHint { ino: Ino(ino), offset, size: offset }
+    WriteHint { ino: Ino(ino), offset, size: offset, store: StoreId(0) }
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn what_is_staged_keeps_its_segment_open() {
     let rig = Rig::new();
     let ino = rig.create().unwrap();
     rig.write(ino, 0, b"kept").unwrap();
-    let staged = rig.store.write(WriteHint { ino, offset: 4, size: 4 }, b"late").unwrap();
+    let staged = rig.store.write(WriteHint { ino, offset: 4, size: 4, store: StoreId(0) }, b"late").unwrap();
     let blob = staged.pieces[0].blob;
     rig.collect().unwrap();
     assert_eq!(rig.blobs()[&blob].state, BlobState::Open);

@@ -156,7 +156,7 @@ impl Rig {
 
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<()> {
         let size = self.zone.inode(ino)?.ok_or(Error::Stale)?.size;
-        let staged = self.store.write(WriteHint { ino, offset, size }, data)?;
+        let staged = self.store.write(WriteHint { ino, offset, size, store: StoreId(0) }, data)?;
         let (pieces, store) = (staged.pieces.clone(), staged.store);
         self.zone.propose(&Command::Write {
             ino,
@@ -223,7 +223,7 @@ impl Rig {
     }
 
     pub fn blobs(&self) -> BTreeMap<BlobId, Blob> {
-        zone_blobs(&*self.zone, StoreId(0)).unwrap()
+        zone_blobs(&*self.zone).unwrap()
     }
 
     /// Passes until nothing is left to do.

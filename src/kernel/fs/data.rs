@@ -93,10 +93,12 @@ impl NexusFs {
             return Err(Error::FileTooLarge);
         }
         let data = data.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or(data);
+        let store = inode.flags.placement().store;
         let mut written = 0;
         for chunk in data.chunks(WRITE_CHUNK) {
             let at = offset + written as u64;
-            match self.write_chunk(&*zone, ino, at, inode.size, chunk, kill_privileges) {
+            let hint = WriteHint { ino, offset: at, size: inode.size, store };
+            match self.write_chunk(&*zone, hint, chunk, kill_privileges) {
                 Ok(size) => inode.size = size,
                 Err(_) if written > 0 => return Ok(written),
                 Err(error) => return Err(error),
@@ -107,16 +109,9 @@ impl NexusFs {
     }
 
     /// Writes one chunk; answers the file's size after it.
-    fn write_chunk(
-        &self,
-        zone: &dyn Zone,
-        ino: Ino,
-        offset: u64,
-        size: u64,
-        data: &[u8],
-        kill_privileges: bool,
-    ) -> Result<u64> {
-        let staged = self.content.write(WriteHint { ino, offset, size }, data)?;
+    fn write_chunk(&self, zone: &dyn Zone, hint: WriteHint, data: &[u8], kill_privileges: bool) -> Result<u64> {
+        let WriteHint { ino, offset, size, .. } = hint;
+        let staged = self.content.write(hint, data)?;
         let command = Command::Write {
             ino,
             offset,

@@ -11,6 +11,7 @@ mod handles;
 mod namespace;
 mod open;
 mod options;
+mod placement;
 mod ranges;
 mod reaper;
 #[cfg(test)]

@@ -117,7 +117,9 @@ impl NexusFs {
 
     /// Makes the file durable, and with it all that its zone acknowledged before.
     pub fn fsync(&self, node: NodeId, _datasync: bool) -> Result<()> {
-        self.router.zone(node.zone())?.sync()
+        let zone = self.router.zone(node.zone())?;
+        zone.sync()?;
+        self.upload_if_asked(&*zone, node.ino())
     }
 
     /// Opens a directory; answers the handle.
@@ -133,8 +135,8 @@ impl NexusFs {
     }
 
     /// Makes the directory durable, and with it all that its zone acknowledged before.
-    pub fn fsyncdir(&self, node: NodeId, datasync: bool) -> Result<()> {
-        self.fsync(node, datasync)
+    pub fn fsyncdir(&self, node: NodeId, _datasync: bool) -> Result<()> {
+        self.router.zone(node.zone())?.sync()
     }
 }
 

@@ -5,11 +5,12 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::command::{AttrChange, Outcome, XattrMode};
 use crate::error::{Error, Result};
-use crate::ids::Ino;
+use crate::ids::{Ino, StoreId};
 use crate::machine::txn::Txn;
 use crate::metastore::{MetaRead, Table};
 use crate::model::{
-    Acl, FileKind, Inode, InodeFlags, MAX_FILE_BYTES, Usage, XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT, ZoneInfo, keys, mode,
+    Acl, FileKind, Inode, InodeFlags, MAX_FILE_BYTES, Placement, Usage, XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT, ZoneInfo,
+    keys, mode,
 };
 
 /// Longest value of an extended attribute, as Linux has it.
@@ -51,6 +52,17 @@ impl Txn<'_> {
         }
         inode.atime = change.atime.unwrap_or(inode.atime);
         inode.mtime = change.mtime.unwrap_or(inode.mtime);
+        inode.ctime = now;
+        self.put_inode(ino, Some(inode));
+        Ok(Outcome { inode: Some((ino, inode)), ..Outcome::default() })
+    }
+
+    pub(super) fn place(&mut self, ino: Ino, placement: Placement, now: Timestamp) -> Result<Outcome> {
+        let mut inode = self.inode(ino)?;
+        if placement.store > StoreId::MAX {
+            return Err(Error::Invalid);
+        }
+        inode.flags = inode.flags.placed(placement);
         inode.ctime = now;
         self.put_inode(ino, Some(inode));
         Ok(Outcome { inode: Some((ino, inode)), ..Outcome::default() })

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, StoreId};
 use crate::machine::txn::Txn;
 use crate::metastore::{MetaRead, Table};
-use crate::model::{self, Blob, BlobState, Extent, FileKind, Inode, MAX_FILE_BYTES, Piece, keys};
+use crate::model::{self, Blob, BlobState, Extent, FileKind, Inode, MAX_FILE_BYTES, Piece, Placement, keys};
 
 /// Collapse and insert take multiples of this, as ext4 does with its blocks.
 const BLOCK_BYTES: u64 = 4096;
@@ -229,7 +229,7 @@ impl Txn<'_> {
         if inode.kind == FileKind::Symlink {
             self.delete(Table::Symlink, keys::ino(ino));
         }
-        if inode.flags.0 != 0 {
+        if inode.flags.placed(Placement::default()).0 != 0 {
             let (start, end) = keys::prefix(ino.0);
             let mut names = Vec::new();
             self.scan(Table::Xattr, &start, &end, &mut |key, _| {

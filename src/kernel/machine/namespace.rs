@@ -97,7 +97,7 @@ impl Txn<'_> {
             ctime: now,
             btime: now,
             parent: if is_dir { parent } else { Ino(0) },
-            flags: InodeFlags::default(),
+            flags: dir.flags.inherited(),
         };
         if let NewKind::Symlink(target) = kind {
             if target.is_empty() {
@@ -156,8 +156,9 @@ impl Txn<'_> {
             ctime: now,
             btime: now,
             parent: Ino(0),
-            flags: InodeFlags::UNNAMED,
+            flags: dir.flags.inherited(),
         };
+        inode.flags.set(InodeFlags::UNNAMED, true);
         self.inherit_acl(parent, &dir, ino, &mut inode, umask)?;
         self.put_inode(ino, Some(inode));
         self.put(Table::Orphan, keys::ino(ino), Bytes::new());

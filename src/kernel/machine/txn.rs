@@ -81,6 +81,7 @@ impl<'a> Txn<'a> {
             Command::CreateUnnamed { parent, ino, mode, umask, uid, gid, now } => {
                 self.create_unnamed(*parent, *ino, (*mode, *umask), (*uid, *gid), *now)
             }
+            Command::Place { ino, placement, now } => self.place(*ino, *placement, *now),
         }
     }
 

@@ -7,6 +7,7 @@ mod dentry;
 mod extent;
 mod inode;
 pub mod keys;
+mod placement;
 mod usage;
 
 pub use acl::{Acl, AclEntry, AclTag, XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT};
@@ -15,4 +16,5 @@ pub use codec::{decode, encode};
 pub use dentry::{Dentry, SLOT_BITS, name_hash};
 pub use extent::{Extent, Piece};
 pub use inode::{FileKind, Inode, InodeFlags, MAX_FILE_BYTES, MAX_LINKS, mode};
+pub use placement::{FsyncLevel, Placement};
 pub use usage::{Usage, ZoneInfo};

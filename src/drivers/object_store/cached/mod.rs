@@ -378,6 +378,10 @@ impl ObjectStore for CachedStore {
         state.bytes = state.bytes.saturating_sub(gone * FRAME);
     }
 
+    fn is_local(&self) -> bool {
+        false
+    }
+
     fn traffic(&self) -> Option<Traffic> {
         let traffic = self.0.store.traffic()?;
         Some(Traffic { cached_bytes: self.0.state.lock().bytes, ..traffic })

@@ -276,6 +276,10 @@ impl ObjectStore for CloudStore {
         self.spawn(async move { remote.list(after, limit).await })
     }
 
+    fn is_local(&self) -> bool {
+        false
+    }
+
     fn traffic(&self) -> Option<Traffic> {
         let counters = &self.remote.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

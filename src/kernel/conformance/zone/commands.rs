@@ -3,7 +3,7 @@
 use crate::clock::Timestamp;
 use crate::command::{AttrChange, Command, NewKind, Outcome, RangeOp, Relocation, RenameMode, SmallBytes, XattrMode};
 use crate::ids::{BlobId, Ino, StoreId};
-use crate::model::{FileKind, Piece};
+use crate::model::{FileKind, FsyncLevel, Piece, Placement};
 use crate::zone::Zone;
 
 const NAMES: u64 = 12;
@@ -49,7 +49,7 @@ impl Commands {
         let now = Timestamp { sec: self.now, nsec: 5 };
         let (parent, name, ino) = (self.dir(), self.name(), self.file());
         let kill_privileges = self.below(4) == 0;
-        match self.below(31) {
+        match self.below(32) {
             0..6 => Command::Create {
                 parent,
                 name,
@@ -113,6 +113,11 @@ impl Commands {
             24..26 => Command::Reap { inos: (0..4).map(|_| self.file()).collect(), budget: self.below(20) as u32 },
             26 => Command::SealBlob { blob: self.blob(), len: 1 << 20 },
             27 => Command::DropBlob { blob: self.blob() },
+            30 => {
+                let fsync = [FsyncLevel::Store, FsyncLevel::Local, FsyncLevel::Remote][self.below(3) as usize];
+                let placement = Placement { store: StoreId(self.below(3) as u16), fsync };
+                Command::Place { ino: if self.below(2) == 0 { ino } else { parent }, placement, now }
+            }
             29 => {
                 let ino = zone.allocate_ino().unwrap();
                 Command::CreateUnnamed { parent, ino, mode: 0o644, umask: 0o22, uid: 1, gid: 2, now }

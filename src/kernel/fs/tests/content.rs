@@ -8,6 +8,7 @@ use crate::content::{ContentStore, WriteHint};
 use crate::error::Error;
 use crate::fs::Seek;
 use crate::fs::testing::Rng;
+use crate::ids::StoreId;
 use crate::model::MAX_FILE_BYTES;
 use crate::zone::Zone;
 
@@ -233,7 +234,7 @@ fn relocate(zone: &dyn Zone, content: &TestContent, ino: crate::Ino) {
     let (mut moves, mut pins) = (Vec::new(), Vec::new());
     for (offset, extent) in found.into_iter().filter(|(_, extent)| extent.blob == from) {
         let part = &bytes[extent.blob_offset as usize..][..extent.len as usize];
-        let staged = content.write(WriteHint { ino, offset, size: 0 }, part).unwrap();
+        let staged = content.write(WriteHint { ino, offset, size: 0, store: StoreId(0) }, part).unwrap();
         let mut done = 0;
         for to in &staged.pieces {
             let from_offset = extent.blob_offset + done;

@@ -1,0 +1,183 @@
+//! What an open volume does with its stores: adds and takes them away, says where content
+//! goes, and moves what is there.
+
+use std::ops::ControlFlow;
+
+use nexus_content::{Migrated, ReclaimConfig};
+use nexus_kernel::metastore::Table;
+use nexus_kernel::model::{Blob, FsyncLevel, Inode, Placement, decode};
+use nexus_kernel::object_store::Traffic;
+use nexus_kernel::{Ino, NodeId, StoreId, Zone};
+
+use crate::boot::Volume;
+use crate::cloud::{self, Access};
+use crate::config::CloudPlace;
+use crate::error::{Error, Result};
+use crate::folder::{Layout, id_text};
+use crate::stores::{NamedStore, fsync_name};
+
+/// Bytes that one step of a migration moves at the most.
+const MIGRATE_BYTES: u64 = 32 << 20;
+/// Bytes on their way to a store above which a migration first sends some of them.
+const WAITING_BYTES: u64 = 256 << 20;
+
+/// A store, and how it is.
+#[derive(Clone, Debug)]
+pub struct StoreState {
+    /// Which.
+    pub store: NamedStore,
+    /// Bytes that are to go there and are only on this disk.
+    pub waiting_bytes: u64,
+    /// What it was asked for since the start.
+    pub traffic: Traffic,
+}
+
+impl Volume {
+    /// The stores beside the one that the volume was made with.
+    pub fn stores(&self) -> Vec<StoreState> {
+        let stores = self.stores.lock();
+        let state = |store: &NamedStore| StoreState {
+            waiting_bytes: self.content.unsealed_bytes_of(store.id),
+            traffic: self.content.traffic(store.id).unwrap_or_default(),
+            store: store.clone(),
+        };
+        stores.stores().iter().map(state).collect()
+    }
+
+    /// Adds a store, from now on and for all later mounts. It has to answer, and to belong to
+    /// no other volume.
+    pub fn add_store(&self, name: &str, place: CloudPlace, fsync: FsyncLevel) -> Result<()> {
+        let refused = |problem| Error::Setting { place: format!("store {name}"), problem };
+        let mut stores = self.stores.lock();
+        let store = stores.propose(name, place, fsync).map_err(refused)?;
+        match cloud::owner(self.path(), &store.place)? {
+            Some(owner) if owner != id_text(&self.identity().id) => {
+                let problem =
+                    format!("volume {owner} has its content in {}: choose a prefix of its own", store.place.url);
+                return Err(refused(problem));
+            }
+            _ => {}
+        }
+        let layout = Layout::of(self.path());
+        let access = Access::Change { new: true };
+        let objects = cloud::open_place(&self.folder, &self.config, (store.id, &store.place), &layout, access)?;
+        // Known before content can go there.
+        stores.add(store.clone())?;
+        let mounted = self.content.mount_store(store.id, objects, cloud::shape(store.fsync));
+        mounted.map_err(|error| self.failed("mount a store of", error))
+    }
+
+    /// Takes a store away that holds nothing of the volume, and where nothing is to go.
+    pub fn remove_store(&self, name: &str) -> Result<()> {
+        let refused = |problem| Error::Setting { place: format!("store {name}"), problem };
+        let id = match self.stores.lock().id(name) {
+            Some(StoreId(0)) => return Err(refused("the volume was made with it".to_owned())),
+            Some(id) => id,
+            None => return Err(refused("there is no such store".to_owned())),
+        };
+        // What is dead there does not count, once it is gone.
+        self.reclaim()?;
+        let mut stores = self.stores.lock();
+        let (placed, bytes) = self.uses_of(id)?;
+        if bytes > 0 {
+            let bytes = crate::config::ByteSize(bytes);
+            return Err(refused(format!("{bytes} of content are there: move them with `nexus-fuse migrate` first")));
+        }
+        if placed > 0 {
+            return Err(refused(format!(
+                "{placed} files and directories are placed there: place them elsewhere with `nexus-fuse place` first"
+            )));
+        }
+        stores.remove(id)?;
+        self.content.unmount_store(id);
+        let layout = Layout::of(self.path());
+        if let Err(error) = std::fs::remove_dir_all(layout.cache_of(id))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("the cache of store {name} can't be removed: {error}");
+        }
+        Ok(())
+    }
+
+    /// How many inodes are placed in a store, and how many bytes its blobs have.
+    fn uses_of(&self, id: StoreId) -> Result<(u64, u64)> {
+        let (mut placed, mut bytes) = (0u64, 0u64);
+        let counted = self.root.read(&mut |state| {
+            (placed, bytes) = (0, 0);
+            let mut bad = None;
+            let mut keep = |found: nexus_kernel::Result<()>| match found {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    bad = Some(error);
+                    ControlFlow::Break(())
+                }
+            };
+            state.scan(Table::Inode, &[], &[0xff; 9], &mut |_, value| {
+                keep(decode::<Inode>("inode", value).map(|inode| {
+                    placed += u64::from(inode.flags.placement().store == id);
+                }))
+            })?;
+            state.scan(Table::Blob, &[], &[0xff; 9], &mut |_, value| {
+                keep(decode::<Blob>("blob", value).map(|blob| {
+                    bytes += if blob.store == id { blob.len.max(1) } else { 0 };
+                }))
+            })?;
+            bad.map_or(Ok(()), Err)
+        });
+        counted.map_err(|error| self.failed("look for content in", error))?;
+        Ok((placed, bytes.max(self.content.unsealed_bytes_of(id))))
+    }
+
+    /// Has new content of these files, or of what is made in these directories, go to a store,
+    /// and fsync wait for `fsync`; `None` leaves either as it is. Answers how many changed.
+    pub fn place(&self, nodes: &[NodeId], store: Option<&str>, fsync: Option<FsyncLevel>) -> Result<u64> {
+        let store = store.map(|name| self.store_id(name)).transpose()?;
+        let mut changed = 0;
+        for node in nodes {
+            let one = || -> nexus_kernel::Result<bool> {
+                let before = self.fs.placement(*node)?;
+                let after = Placement { store: store.unwrap_or(before.store), fsync: fsync.unwrap_or(before.fsync) };
+                self.fs.place(*node, after).map(|()| after != before)
+            };
+            match one() {
+                Ok(now) => changed += u64::from(now),
+                // Deleted since somebody listed it.
+                Err(nexus_kernel::Error::Stale) => {}
+                Err(error) => return Err(self.failed("place content of", error)),
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Where new content of a file or directory goes, in words: the store's name and what
+    /// fsync waits for.
+    pub fn placement(&self, node: NodeId) -> Result<(String, &'static str)> {
+        let placement = self.fs.placement(node).map_err(|error| self.failed("look up a file in", error))?;
+        let name = self.stores.lock().name(placement.store).unwrap_or("a store that is gone").to_owned();
+        Ok((name, fsync_name(placement.fsync)))
+    }
+
+    /// Moves a part of what these files have elsewhere to a store; to be called again with the
+    /// same files while there is more.
+    pub fn migrate(&self, nodes: &[NodeId], store: &str) -> Result<Migrated> {
+        let target = self.store_id(store)?;
+        let config = ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, ..cloud::reclaim_config() };
+        let collector = self.collector(config);
+        // What waits to be sent takes space of this disk.
+        while self.content.unsealed_bytes_of(target) > WAITING_BYTES {
+            collector.seal_once().map_err(|error| self.failed("migrate content of", error))?;
+        }
+        let zone: std::sync::Arc<dyn Zone> = self.root.clone();
+        let inos: Vec<Ino> = nodes.iter().map(|node| node.ino()).collect();
+        collector.migrate(&zone, &inos, target, MIGRATE_BYTES).map_err(|error| self.failed("migrate content of", error))
+    }
+
+    fn store_id(&self, name: &str) -> Result<StoreId> {
+        let stores = self.stores.lock();
+        stores.id(name).ok_or_else(|| {
+            let known = stores.stores().iter().map(|store| format!(", {}", store.name)).collect::<String>();
+            let problem = format!("there is no such store; there are: {}{known}", crate::stores::DEFAULT_STORE);
+            Error::Setting { place: format!("store {name}"), problem }
+        })
+    }
+}
