@@ -8,7 +8,7 @@ pub mod config;
 pub mod error;
 pub mod folder;
 pub mod memory;
-mod place;
+pub mod place;
 pub mod stores;
 
 pub use boot::Volume;

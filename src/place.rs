@@ -3,11 +3,12 @@
 
 use std::ops::ControlFlow;
 
-use nexus_content::{Migrated, ReclaimConfig};
+use nexus_content::ReclaimConfig;
+pub use nexus_content::{Garbage, Migrated, Scrubbed};
 use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, FsyncLevel, Inode, Placement, decode};
 use nexus_kernel::object_store::Traffic;
-use nexus_kernel::{Ino, NodeId, StoreId, Zone};
+use nexus_kernel::{BlobId, Ino, NodeId, StoreId, Zone};
 
 use crate::boot::Volume;
 use crate::cloud::{self, Access};
@@ -18,6 +19,8 @@ use crate::stores::{NamedStore, fsync_name};
 
 /// Bytes that one step of a migration moves at the most.
 const MIGRATE_BYTES: u64 = 32 << 20;
+/// Bytes that one step of a scrub reads, about.
+const SCRUB_BYTES: u64 = 64 << 20;
 /// Bytes on their way to a store above which a migration first sends some of them.
 const WAITING_BYTES: u64 = 256 << 20;
 
@@ -170,6 +173,17 @@ impl Volume {
         let zone: std::sync::Arc<dyn Zone> = self.root.clone();
         let inos: Vec<Ino> = nodes.iter().map(|node| node.ino()).collect();
         collector.migrate(&zone, &inos, target, MIGRATE_BYTES).map_err(|error| self.failed("migrate content of", error))
+    }
+
+    /// What a collection would free.
+    pub fn garbage(&self) -> Result<Garbage> {
+        self.collector(ReclaimConfig::default()).survey().map_err(|error| self.failed("look for garbage in", error))
+    }
+
+    /// Reads a part of the sealed content above blob `after` back from where it is.
+    pub fn scrub(&self, after: BlobId) -> Result<Scrubbed> {
+        let collector = self.collector(ReclaimConfig::default());
+        collector.scrub(after, SCRUB_BYTES).map_err(|error| self.failed("scrub", error))
     }
 
     fn store_id(&self, name: &str) -> Result<StoreId> {

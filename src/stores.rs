@@ -247,7 +247,7 @@ mod tests {
         let mut list = StoreList::load(folder.path()).unwrap();
         assert!(list.stores().is_empty());
         assert_eq!(list.id(DEFAULT_STORE), Some(StoreId(0)));
-        let far = list.propose("far", place("s3://b/p q"), FsyncLevel::Local).unwrap();
+        let far = list.propose("far", place("s3://b/p/q"), FsyncLevel::Local).unwrap();
         list.add(far).unwrap();
         let other = list.propose("other", place("gs://b"), FsyncLevel::Store).unwrap();
         assert_eq!(other.id, StoreId(2));

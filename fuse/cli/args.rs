@@ -50,6 +50,9 @@ pub enum Command {
     /// Give the space of deleted content back now
     #[command(after_help = GC_HELP)]
     Gc(GcArgs),
+    /// Read all sealed content back from where it is, and hold it against its checksums
+    #[command(after_help = SCRUB_HELP)]
+    Scrub(ScrubArgs),
     /// Send what is only on this disk to the volume's store now, and wait
     #[command(after_help = FLUSH_HELP)]
     Flush(FlushArgs),
@@ -131,8 +134,16 @@ the volume could not be looked at. Changes nothing.";
 const GC_HELP: &str = "\
 Examples:
   nexus-fuse gc /mnt/nexus
+  nexus-fuse gc --dry-run /mnt/nexus     only tell what it would free
 
 The daemon does this by itself in the background; the command does it now.";
+
+const SCRUB_HELP: &str = "\
+Examples:
+  nexus-fuse scrub /mnt/nexus
+
+Works while the volume is in use, and past the cache: what is in a bucket is read there, which costs
+its requests and traffic. Exits with 1 if something is damaged, and names it.";
 
 const FLUSH_HELP: &str = "\
 Examples:
@@ -158,6 +169,20 @@ Examples:
 The store is there at once and at every later mount; nothing goes there until a directory is
 placed there (`nexus-fuse place`). It has to answer, and its prefix to be no other volume's. Its
 credentials are those that the daemon was started with, from the environment or from files.";
+
+const STORE_LS_HELP: &str = "\
+Examples:
+  nexus-fuse store ls
+  nexus-fuse store ls --mount /mnt/nexus";
+
+const STORE_RM_HELP: &str = "\
+Examples:
+  nexus-fuse migrate /mnt/nexus default          first bring home what is there
+  nexus-fuse place /mnt/nexus default
+  nexus-fuse store rm archive --mount /mnt/nexus
+
+Refused while content of any file is there, or files and directories are placed there. Nothing of
+the bucket is deleted but what was dead anyway.";
 
 const PLACE_HELP: &str = "\
 Examples:
@@ -301,9 +326,19 @@ pub struct FsckArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Arguments of `scrub`.
+#[derive(Args, Debug, Clone)]
+pub struct ScrubArgs {
+    /// A mount point, a data folder or a volume's name [default: the default volume]
+    pub target: Option<PathBuf>,
+}
+
 /// Arguments of `gc`.
 #[derive(Args, Debug, Clone)]
 pub struct GcArgs {
+    /// Only tell what would be freed
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
     /// A mount point, a data folder or a volume's name [default: the default volume]
     pub target: Option<PathBuf>,
 }
@@ -318,8 +353,10 @@ pub enum StoreCommand {
     #[command(after_help = STORE_ADD_HELP)]
     Add(StoreAddArgs),
     /// List the stores of a mounted volume
+    #[command(after_help = STORE_LS_HELP)]
     Ls(StoreLsArgs),
     /// Take a store away that holds nothing of the volume
+    #[command(after_help = STORE_RM_HELP)]
     Rm(StoreRmArgs),
 }
 

@@ -10,6 +10,7 @@ mod helper;
 mod mount;
 mod pages;
 mod place;
+mod scrub;
 mod status;
 mod store;
 mod umount;
@@ -63,7 +64,8 @@ fn run_command(command: &Command) -> ExitCode {
         }
         Command::Status(args) => exit(status::run(args), 1),
         Command::Fsck(args) => exit(fsck::run(args), NOT_CHECKED),
-        Command::Gc(args) => exit(gc::run(args.target.as_deref()).map(|text| print(&text)), 1),
+        Command::Gc(args) => exit(gc::run(args).map(|text| print(&text)), 1),
+        Command::Scrub(args) => exit(scrub::run(args.target.as_deref()), NOT_CHECKED),
         Command::Flush(args) => exit(flush::run(args.target.as_deref()).map(|text| print(&text)), 1),
         Command::Store { command } => exit(run_store(command), 1),
         Command::Place(args) => exit(place::place(args).map(|text| print(&text)), 1),

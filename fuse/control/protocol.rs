@@ -29,6 +29,15 @@ pub enum Request {
     Checkpoint,
     /// Give the space of dead content back, now.
     Gc,
+    /// Count what [`Request::Gc`] would free.
+    Garbage,
+    /// Read a part of all sealed content back and hold it against its checksums; to be asked
+    /// again, with where the last answer stopped, until there is no more.
+    Scrub {
+        /// Blobs up to this one were read.
+        #[serde(default)]
+        after: u64,
+    },
     /// Seal a part of what is not sealed, which sends it to a store in the cloud; to be asked
     /// again, with the mark of the first answer, until nothing is left.
     Flush {
@@ -106,6 +115,32 @@ pub enum Reply {
     Reclaimed {
         /// Bytes given back.
         bytes: u64,
+    },
+    /// Answer to [`Request::Garbage`].
+    Garbage {
+        /// Blobs that nothing refers to.
+        dead: u64,
+        /// Bytes of them.
+        dead_bytes: u64,
+        /// Blobs that would be emptied because little of them is live.
+        sparse: u64,
+        /// Bytes of those that are dead.
+        sparse_bytes: u64,
+        /// Files and objects that belong to nothing.
+        unknown: u64,
+    },
+    /// Answer to [`Request::Scrub`].
+    Scrubbed {
+        /// Where to go on; nothing if all was read.
+        after: Option<u64>,
+        /// Blobs that were read.
+        blobs: u64,
+        /// Bytes of them.
+        bytes: u64,
+        /// Bytes that are left.
+        left_bytes: u64,
+        /// What is wrong, a sentence each.
+        damage: Vec<String>,
     },
     /// Answer to [`Request::Flush`].
     Flushed {

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use nexus::config::CloudPlace;
 use nexus::folder::id_text;
+use nexus::place::Garbage;
 use nexus::stores::{DEFAULT_STORE, parse_fsync};
 use nexus::{Config, Volume};
-use nexus_kernel::NodeId;
 use nexus_kernel::object_store::Traffic;
+use nexus_kernel::{BlobId, NodeId};
 
 use crate::control::{
     ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
@@ -137,6 +138,16 @@ impl Handler for DaemonHandler {
             Request::Sync => self.volume.sync().map(|()| Reply::Done).map_err(text),
             Request::Checkpoint => self.volume.checkpoint().map(|()| Reply::Done).map_err(text),
             Request::Gc => self.volume.reclaim().map(|bytes| Reply::Reclaimed { bytes }).map_err(text),
+            Request::Garbage => {
+                let Garbage { dead, dead_bytes, sparse, sparse_bytes, unknown } =
+                    self.volume.garbage().map_err(text)?;
+                Ok(Reply::Garbage { dead, dead_bytes, sparse, sparse_bytes, unknown })
+            }
+            Request::Scrub { after } => {
+                let done = self.volume.scrub(BlobId(after)).map_err(text)?;
+                let (after, damage) = (done.after.map(|id| id.0), done.damage);
+                Ok(Reply::Scrubbed { after, blobs: done.blobs, bytes: done.bytes, left_bytes: done.left_bytes, damage })
+            }
             Request::Flush { mark } => {
                 let flushed = self.volume.flush(mark).map_err(text)?;
                 Ok(Reply::Flushed { left_bytes: flushed.left_bytes, mark: flushed.mark })

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("stores come and go while the volume is mounted", come_and_go),
         Case::new("fsync waits for the store where it should", fsync),
         Case::new("the daemon is killed while content moves", killed),
+        Case::new("a scrub reads past the cache, and gc tells what it would free", looked_after),
     ]
 }
 
@@ -275,5 +277,41 @@ fn killed(lab: &Lab) -> Check {
     for (i, content) in contents.iter().enumerate() {
         near.expect(&format!("dir/f{i}"), content)?;
     }
+    near.finish()
+}
+
+fn looked_after(lab: &Lab) -> Check {
+    let near = Near::new(lab)?;
+    fs::create_dir(near.path("dir"))?;
+    near.place(lab, "dir", "far")?;
+    let content = near.file("dir/kept", 6 << 20)?;
+    near.file("dir/gone", 5 << 20)?;
+    near.flush(lab)?;
+    let scrub = || Tool::new(&lab.binary).arg("scrub").arg(near.mount.point()).run();
+    let clean = scrub()?;
+    ensure!(clean.code == 0 && clean.out.contains("all is as it was written"), "{:?} {:?}", clean.out, clean.err);
+    let blob = match near.server.blobs("far")?.pop() {
+        Some(blob) => blob,
+        None => fail!("nothing is in the bucket"),
+    };
+    let object = fs::OpenOptions::new().read(true).write(true).open(&blob)?;
+    let mut byte = [0];
+    object.read_exact_at(&mut byte, 300_000)?;
+    object.write_all_at(&[byte[0] ^ 1], 300_000)?;
+    // A copy is in the cache, and is whole.
+    near.expect("dir/kept", &content)?;
+    let found = scrub()?;
+    let name = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    ensure!(found.code == 1 && found.out.contains(&name), "{} {:?} {:?}", found.code, found.out, found.err);
+    object.write_all_at(&byte, 300_000)?;
+    ensure!(scrub()?.code == 0, "it is put right again");
+    // Little enough is dead that the collector leaves it alone.
+    fs::remove_file(near.path("dir/gone"))?;
+    let survey = || Tool::new(&lab.binary).args(["gc", "--dry-run"]).arg(near.mount.point()).ok();
+    let stored = near.stored()?;
+    let said = survey()?;
+    ensure!(said.contains("dead blobs") && said.contains("unknown files"), "{said:?}");
+    ensure!(near.stored()? == stored, "a dry run changed the bucket");
+    near.expect("dir/kept", &content)?;
     near.finish()
 }

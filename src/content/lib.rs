@@ -19,5 +19,5 @@ mod volume_tests;
 
 pub use check::{CheckSummary, Finding, Severity, check};
 pub use config::{ContentConfig, ReclaimConfig};
-pub use reclaim::{Migrated, Progress, ReclaimHandle, Reclaimer};
+pub use reclaim::{Garbage, Migrated, Progress, ReclaimHandle, Reclaimer, Scrubbed};
 pub use store::{SegmentStore, StoreShape};

@@ -82,6 +82,10 @@ pub trait ObjectStore: Send + Sync {
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>>;
     /// At most `limit` blobs with ids above `after`, in order of id.
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>>;
+    /// Bytes of a range from where the blob itself is, past any copy that is kept nearby.
+    fn get_original<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        self.get(id, range)
+    }
     /// What was read in this range can't be right: if it came from a copy that is kept nearby,
     /// the copy is not used again.
     fn distrust(&self, id: BlobId, range: Range<u64>) {

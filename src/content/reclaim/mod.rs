@@ -15,6 +15,7 @@
 
 mod compact;
 mod migrate;
+mod survey;
 mod thread;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -30,6 +31,7 @@ use crate::store::{SegmentStore, Where};
 use crate::time::now_ms;
 
 pub use migrate::Migrated;
+pub use survey::{Garbage, Scrubbed};
 pub use thread::ReclaimHandle;
 
 /// What one pass did.

@@ -9,6 +9,9 @@ use nexus_kernel::{BlobId, Error, ObjectStore, Result, block_on};
 use super::SegmentStore;
 use super::sums::{FRAME_BYTES, FrameSums};
 
+/// Bytes that a scrub reads at a time: of a local blob, and of one that each request costs.
+const SCRUB_LOCAL_BYTES: u64 = 16 * FRAME_BYTES;
+const SCRUB_FAR_BYTES: u64 = 64 * FRAME_BYTES;
 /// Longest file of checksums that is read: that of a blob of 64 GiB.
 const MAX_SUMS_BYTES: u64 = 8 << 20;
 
@@ -72,7 +75,7 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// Holds a whole sealed blob against its checksums; answers its bytes.
+    /// Holds a whole sealed blob against its checksums, as it is in its store; answers its bytes.
     pub(crate) fn scrub(&self, blob: BlobId) -> Result<u64> {
         let sums = match self.sums(blob) {
             Err(Error::NotFound) => return Err(Error::Corrupt(format!("blob {:016x} has lost its checksums", blob.0))),
@@ -82,21 +85,33 @@ impl SegmentStore {
         if len != sums.len {
             return Err(Error::Corrupt(format!("blob {:016x} has {len} bytes, not {}", blob.0, sums.len)));
         }
-        let mut buf = vec![0; (16 * FRAME_BYTES).min(len) as usize];
+        let store = self.mounts.of(blob)?;
+        let local = store.objects.local_path(blob).is_some();
+        let step = if local { SCRUB_LOCAL_BYTES } else { SCRUB_FAR_BYTES };
+        let mut buf = vec![0; if local { step.min(len) as usize } else { 0 }];
         let mut at = 0;
         while at < len {
-            let step = (len - at).min(16 * FRAME_BYTES) as usize;
-            let part = buf.get_mut(..step).unwrap_or_default();
-            nexus_kernel::ContentStore::read(self, blob, at, part)?;
-            sums.check(at / FRAME_BYTES, part)?;
-            at += step as u64;
+            let end = (at + step).min(len);
+            if local {
+                let part = buf.get_mut(..(end - at) as usize).unwrap_or_default();
+                nexus_kernel::ContentStore::read(self, blob, at, part)?;
+                sums.check(at / FRAME_BYTES, part)?;
+            } else {
+                let bytes = whole(blob, at..end, block_on(store.objects.get_original(blob, at..end))?)?;
+                sums.check(at / FRAME_BYTES, &bytes)?;
+            }
+            at = end;
         }
         Ok(len)
     }
 }
 
 fn fetch(store: &dyn ObjectStore, blob: BlobId, range: Range<u64>) -> Result<Bytes> {
-    let bytes = block_on(store.get(blob, range.clone()))?;
+    whole(blob, range.clone(), block_on(store.get(blob, range))?)
+}
+
+/// Refuses an answer that is shorter or longer than what was asked for.
+fn whole(blob: BlobId, range: Range<u64>, bytes: Bytes) -> Result<Bytes> {
     if bytes.len() as u64 != range.end - range.start {
         return Err(Error::Corrupt(format!(
             "blob {:016x}: the store answered {} bytes for {}..{}",

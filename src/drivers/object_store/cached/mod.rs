@@ -350,6 +350,10 @@ impl ObjectStore for CachedStore {
         Box::pin(ready(self.0.get(id, range)))
     }
 
+    fn get_original<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        self.0.store.get(id, range)
+    }
+
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
         self.0.store.head(id)
     }
