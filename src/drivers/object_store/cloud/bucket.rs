@@ -276,7 +276,12 @@ impl Inner {
     }
 
     fn failed(&self, error: &object_store::Error) -> Error {
-        explain(&self.name, error)
+        match error {
+            object_store::Error::InvalidPath { source } => {
+                Error::Io(format!("{}: a key can't be a file name, so its directory can't be shown: {source}", self.name))
+            }
+            error => explain(&self.name, error),
+        }
     }
 
     fn relative(&self, key: &Key) -> String {
