@@ -40,7 +40,6 @@ pub struct View {
 
 /// An open file.
 pub(super) struct Open {
-    pub node: u64,
     reader: Mutex<Reader>,
 }
 
@@ -222,7 +221,7 @@ impl Attached {
             node.opens += 1;
         }
         let handle = self.number();
-        self.opens.lock().insert(handle, Arc::new(Open { node: id, reader: Mutex::default() }));
+        self.opens.lock().insert(handle, Arc::new(Open { reader: Mutex::default() }));
         Ok(handle)
     }
 

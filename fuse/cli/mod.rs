@@ -2,6 +2,7 @@
 //! answers to. The commands print; the daemon's own work is in [`crate::daemon`].
 
 mod args;
+mod attach;
 mod find;
 mod flush;
 mod fsck;
@@ -65,6 +66,8 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Gc(args) => exit(gc::run(args.target.as_deref()).map(|text| print(&text)), 1),
         Command::Flush(args) => exit(flush::run(args.target.as_deref()).map(|text| print(&text)), 1),
         Command::Store { command: StoreCommand::Test(args) } => exit(store::test(args), 1),
+        Command::Attach(args) => exit(attach::attach(args).map(|text| print(&text)), 1),
+        Command::Detach(args) => exit(attach::detach(&args.target).map(|text| print(&text)), 1),
         Command::Completions { shell } => exit(pages::completions(*shell), 1),
         Command::Man { out } => exit(pages::man(out.as_deref()), 1),
     }

@@ -7,8 +7,9 @@ use nexus::folder::id_text;
 use nexus::{Config, Volume};
 use nexus_kernel::BlobId;
 
+use crate::attach::Attachments;
 use crate::control::{
-    ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
+    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
 };
 use crate::mount::{MountOptions, Mounted, Unmount};
 
@@ -16,14 +17,20 @@ use crate::mount::{MountOptions, Mounted, Unmount};
 pub struct DaemonHandler {
     volume: Arc<Volume>,
     mounted: Arc<Mounted>,
+    attachments: Arc<Attachments>,
     config: Config,
     started: Instant,
 }
 
 impl DaemonHandler {
     /// A handler for a daemon that starts now.
-    pub fn new(volume: Arc<Volume>, mounted: Arc<Mounted>, config: Config) -> DaemonHandler {
-        DaemonHandler { volume, mounted, config, started: Instant::now() }
+    pub fn new(
+        volume: Arc<Volume>,
+        mounted: Arc<Mounted>,
+        attachments: Arc<Attachments>,
+        config: Config,
+    ) -> DaemonHandler {
+        DaemonHandler { volume, mounted, attachments, config, started: Instant::now() }
     }
 
     fn status(&self) -> Status {
@@ -46,6 +53,7 @@ impl DaemonHandler {
                 transport: self.mounted.transport().to_string(),
                 transport_note: self.mounted.why_not_ring().map(str::to_owned),
             }],
+            attachments: self.attachments(),
             zones: state
                 .zones
                 .iter()
@@ -75,6 +83,16 @@ impl DaemonHandler {
             memory_used_bytes: memory_used(),
             services: self.volume.services().list(),
         }
+    }
+
+    fn attachments(&self) -> Vec<AttachmentStatus> {
+        let told = |(spec, target, mounted): (crate::attach::Spec, _, _)| AttachmentStatus {
+            target,
+            url: spec.url,
+            read_only: spec.read_only,
+            mounted,
+        };
+        self.attachments.list().into_iter().map(told).collect()
     }
 
     fn store(&self) -> Option<StoreStatus> {
@@ -124,8 +142,19 @@ impl Handler for DaemonHandler {
                 let report = self.volume.check(deep).map_err(text)?;
                 Ok(Reply::Findings { findings: report.findings, checked: report.checked })
             }
+            Request::Attach { target, spec } => self.attachments.attach(&target, spec).map(|()| Reply::Done),
+            Request::Detach { target } => self.attachments.detach(&target).map(|()| Reply::Done),
+            Request::Suspend { lazy } => {
+                let how = if lazy { Unmount::Lazy } else { Unmount::WhenIdle };
+                self.attachments.suspend(how).map(|()| Reply::Done)
+            }
+            Request::Resume => {
+                self.attachments.resume();
+                Ok(Reply::Done)
+            }
             Request::Remount { options } => self.remount(&options),
             Request::Unmount => {
+                self.attachments.suspend(Unmount::WhenIdle)?;
                 self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| error.to_string())
             }
         }
