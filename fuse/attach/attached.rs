@@ -136,7 +136,10 @@ impl Attached {
     pub(super) fn look(&self, key: &str) -> Result<Option<Found>> {
         let local = {
             let tree = self.tree.lock();
-            tree.id_of(key).and_then(|id| tree.get(id)).filter(|node| node.staged.is_some()).map(|node| node.found.clone())
+            tree.id_of(key)
+                .and_then(|id| tree.get(id))
+                .filter(|node| node.staged.is_some())
+                .map(|node| node.found.clone())
         };
         match local {
             Some(found) => Ok(Some(found)),

@@ -48,11 +48,8 @@ pub struct Attachments {
 impl Attachments {
     /// For the volume in the folder `data`, mounted at `root` with `options`. Nothing is mounted yet.
     pub fn new(data: &Path, root: &Path, options: &MountOptions) -> Attachments {
-        let options = MountOptions {
-            allow_other: options.allow_other,
-            transport: options.transport,
-            ..MountOptions::default()
-        };
+        let options =
+            MountOptions { allow_other: options.allow_other, transport: options.transport, ..MountOptions::default() };
         Attachments { root: root.to_owned(), data: data.to_owned(), options, active: Mutex::default() }
     }
 
@@ -79,7 +76,9 @@ impl Attachments {
     pub fn attach(&self, target: &Path, spec: Spec) -> Result<(), String> {
         let inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
         let path = target.strip_prefix(&self.root).ok().filter(|path| inside(path) && path.file_name().is_some());
-        let path = path.ok_or_else(|| format!("{} is not a directory below the mount {}", target.display(), self.root.display()))?;
+        let path = path.ok_or_else(|| {
+            format!("{} is not a directory below the mount {}", target.display(), self.root.display())
+        })?;
         let spec = Spec { path: path.to_owned(), ..spec };
         let mut active = self.active.lock();
         if active.iter().any(|other| other.spec.path.starts_with(path) || path.starts_with(&other.spec.path)) {
@@ -98,8 +97,7 @@ impl Attachments {
         if !target.is_dir() {
             return Err(format!("{} is no directory: make it (mkdir), then attach", target.display()));
         }
-        let place =
-            CloudPlace { url: spec.url.parse()?, endpoint: spec.endpoint.clone(), region: spec.region.clone() };
+        let place = CloudPlace { url: spec.url.parse()?, endpoint: spec.endpoint.clone(), region: spec.region.clone() };
         let bucket = nexus::cloud::bucket(&place, look).map_err(|error| error.to_string())?;
         let folder = self.data.join("staged");
         fs::create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;

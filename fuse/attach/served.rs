@@ -77,9 +77,7 @@ impl Attached {
                 self.release(node, handle);
                 Ok(Answer::Done)
             }
-            Operation::Opendir { .. } => {
-                Ok(Answer::Opened(Opened { handle: self.opendir(node)?, flags: 0 }))
-            }
+            Operation::Opendir { .. } => Ok(Answer::Opened(Opened { handle: self.opendir(node)?, flags: 0 })),
             Operation::Releasedir { handle } => {
                 self.listings.lock().remove(&handle);
                 Ok(Answer::Done)

@@ -49,15 +49,8 @@ pub struct Tree {
 impl Tree {
     /// Only the root.
     pub fn new() -> Tree {
-        let root = Node {
-            key: String::new(),
-            found: Found::Dir,
-            seen: None,
-            staged: None,
-            opens: 0,
-            gone: false,
-            lookups: 1,
-        };
+        let root =
+            Node { key: String::new(), found: Found::Dir, seen: None, staged: None, opens: 0, gone: false, lookups: 1 };
         Tree { nodes: HashMap::from([(ROOT, root)]), by_key: HashMap::from([(String::new(), ROOT)]), next: ROOT + 1 }
     }
 

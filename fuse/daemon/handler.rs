@@ -9,7 +9,8 @@ use nexus_kernel::BlobId;
 
 use crate::attach::Attachments;
 use crate::control::{
-    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
+    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus,
+    ZoneStatus,
 };
 use crate::mount::{MountOptions, Mounted, Unmount};
 
@@ -155,7 +156,10 @@ impl Handler for DaemonHandler {
             Request::Remount { options } => self.remount(&options),
             Request::Unmount => {
                 self.attachments.suspend(Unmount::WhenIdle)?;
-                self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| error.to_string())
+                self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| {
+                    self.attachments.resume();
+                    error.to_string()
+                })
             }
         }
     }

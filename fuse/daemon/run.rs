@@ -113,8 +113,7 @@ fn run_on(
         }
     };
     let attachments = Arc::new(attach(plan, &volume, &mounted)?);
-    let handler =
-        DaemonHandler::new(volume.clone(), mounted.clone(), attachments.clone(), plan.config.clone());
+    let handler = DaemonHandler::new(volume.clone(), mounted.clone(), attachments.clone(), plan.config.clone());
     // Without a socket the mount works, and can be unmounted; only nobody can ask how it is.
     let server = Server::start(&Layout::of(volume.path()).socket, Arc::new(handler))
         .inspect_err(|error| log::error!("the control socket cannot be made: {error}"));

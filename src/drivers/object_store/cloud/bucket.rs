@@ -109,7 +109,10 @@ impl Bucket {
         Ok(Bucket { inner: Arc::new(inner), runtime: Some(runtime) })
     }
 
-    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<JoinHandle<Result<T>>> {
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T>>> {
         let closed = || Error::Unavailable("the bucket is closed".into());
         self.runtime.as_ref().map(|runtime| runtime.spawn(work)).ok_or_else(closed)
     }
@@ -158,14 +161,15 @@ impl Bucket {
 
     fn put_parts(&self, key: Key, file: &File, len: u64) -> Result<Option<String>> {
         let inner = self.inner.clone();
-        let mut upload = self.run(async move {
-            inner.objects.put_multipart(&key).await.map_err(|error| inner.failed(&error))
-        })?;
+        let mut upload =
+            self.run(async move { inner.objects.put_multipart(&key).await.map_err(|error| inner.failed(&error)) })?;
         let mut under_way: VecDeque<JoinHandle<Result<()>>> = VecDeque::new();
         let mut at = 0;
         let mut sent = Ok(());
         while sent.is_ok() && at < len {
-            if under_way.len() == PARTS && let Some(oldest) = under_way.pop_front() {
+            if under_way.len() == PARTS
+                && let Some(oldest) = under_way.pop_front()
+            {
                 sent = join(oldest);
             }
             let take = PART.min(len - at);
@@ -277,9 +281,10 @@ impl Inner {
 
     fn failed(&self, error: &object_store::Error) -> Error {
         match error {
-            object_store::Error::InvalidPath { source } => {
-                Error::Io(format!("{}: a key can't be a file name, so its directory can't be shown: {source}", self.name))
-            }
+            object_store::Error::InvalidPath { source } => Error::Io(format!(
+                "{}: a key can't be a file name, so its directory can't be shown: {source}",
+                self.name
+            )),
             error => explain(&self.name, error),
         }
     }
