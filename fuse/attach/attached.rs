@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nexus::cloud::{Bucket, ObjectInfo, PAGE_KEYS};
 use nexus_fuse_transport::{Attr, SetAttr, Time};
 use nexus_kernel::{Error, Result};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::files::{Reader, Staged};
 use super::listing::Listing;
@@ -52,6 +52,8 @@ pub struct Attached {
     pub(super) listings: Mutex<HashMap<u64, Arc<Mutex<Listing>>>>,
     /// Directories that this mount saw and that may have no object any more.
     pub(super) held: Mutex<HashSet<String>>,
+    /// Read by who stores under a name, written by who changes names.
+    pub(super) names: RwLock<()>,
     next: AtomicU64,
     failed: Mutex<Option<Instant>>,
     began: SystemTime,
@@ -67,6 +69,7 @@ impl Attached {
             opens: Mutex::default(),
             listings: Mutex::default(),
             held: Mutex::default(),
+            names: RwLock::default(),
             next: AtomicU64::new(1),
             failed: Mutex::default(),
             began: SystemTime::now(),
@@ -311,6 +314,7 @@ impl Attached {
         let mut staged = staged.lock();
         let end = offset.checked_add(data.len() as u64).ok_or(Error::FileTooLarge)?;
         staged.dirty = true;
+        staged.version += 1;
         staged.file.write_all_at(data, offset).map_err(|error| Error::from_io("cannot stage content", &error))?;
         staged.len = staged.len.max(end);
         staged.modified = SystemTime::now();
@@ -331,6 +335,7 @@ impl Attached {
                 let mut staged = staged.lock();
                 staged.file.set_len(size).map_err(|error| Error::from_io("cannot stage content", &error))?;
                 (staged.len, staged.dirty, staged.modified) = (size, true, SystemTime::now());
+                staged.version += 1;
             }
             if self.tree.lock().get(id).is_some_and(|node| node.opens == 0) {
                 self.commit(id)?;
@@ -342,14 +347,32 @@ impl Attached {
 
     /// Stores what is staged, if it is not what the bucket has. FLUSH and FSYNC.
     pub fn commit(&self, id: u64) -> Result<()> {
+        let _names = self.names.read();
+        self.commit_named(id)
+    }
+
+    /// The same, for who keeps names from being changed.
+    pub(super) fn commit_named(&self, id: u64) -> Result<()> {
         let Some(node) = self.tree.lock().get(id).cloned() else { return Ok(()) };
-        let Some(staged) = node.staged.filter(|_| !node.gone) else { return Ok(()) };
-        let mut staged = staged.lock();
-        if !staged.dirty {
+        let Some(shared) = node.staged.filter(|_| !node.gone) else { return Ok(()) };
+        let _storing = node.storing.lock();
+        let (file, len, version) = {
+            let staged = shared.lock();
+            if !staged.dirty {
+                return Ok(());
+            }
+            let file = staged.file.try_clone().map_err(|error| Error::from_io("staged content", &error))?;
+            (file, staged.len, staged.version)
+        };
+        // Not under the lock, so that others can look at the file meanwhile.
+        let etag = self.ask(|bucket| bucket.put(&node.key, &file, len, false))?;
+        let mut staged = shared.lock();
+        staged.stored = true;
+        if staged.version != version {
+            // Who wrote meanwhile will store it again.
             return Ok(());
         }
-        let etag = self.ask(|bucket| bucket.put(&node.key, &staged.file, staged.len, false))?;
-        (staged.dirty, staged.stored) = (false, true);
+        staged.dirty = false;
         let (size, modified) = (staged.len, time_of(staged.modified));
         drop(staged);
         if let Some(node) = self.tree.lock().get_mut(id) {

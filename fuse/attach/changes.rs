@@ -102,6 +102,7 @@ impl Attached {
             Some(Found::Dir) => return Err(Error::IsDirectory),
             Some(Found::File(_)) => {}
         }
+        let _names = self.names.write();
         self.ask(|bucket| bucket.delete(&key))?;
         self.tree.lock().take_name(&key);
         self.hold_parent(&key);
@@ -142,6 +143,7 @@ impl Attached {
         if flags & !NOREPLACE != 0 {
             return Err(Error::Invalid);
         }
+        let _names = self.names.write();
         let (from, to) = (self.child(parent, name)?, self.child(new_parent, new_name)?);
         let source = self.look(&from)?.ok_or(Error::NotFound)?;
         let target = self.look(&to)?;
@@ -170,7 +172,7 @@ impl Attached {
     fn rename_file(&self, from: &str, to: &str) -> Result<()> {
         let staged = self.tree.lock().id_of(from);
         if let Some(id) = staged {
-            self.commit(id)?;
+            self.commit_named(id)?;
         }
         self.ask(|bucket| bucket.copy(from, to))?;
         self.tree.lock().rename(from, to);
@@ -184,12 +186,20 @@ impl Attached {
     fn rename_dir(&self, from: &str, to: &str) -> Result<()> {
         let staged = self.tree.lock().staged_below(from);
         for (id, _) in staged {
-            self.commit(id)?;
+            self.commit_named(id)?;
         }
         let keys = self.keys_below(from)?;
         let renamed = |key: &str| format!("{to}{}", key.strip_prefix(from).unwrap_or_default());
-        for key in keys.iter().filter(|key| *key != from) {
-            self.ask(|bucket| bucket.copy(key, &renamed(key)))?;
+        let mut markers = HashSet::new();
+        for (key, size) in keys.iter().filter(|(key, _)| key != from) {
+            match self.ask(|bucket| bucket.copy(key, &renamed(key))) {
+                // Listings tell of the marker of an empty directory as of an empty object.
+                Err(Error::NotFound) if *size == 0 => {
+                    self.ask(|bucket| bucket.make_marker(&renamed(key)))?;
+                    markers.insert(key);
+                }
+                copied => copied?,
+            }
         }
         self.ask(|bucket| bucket.make_marker(to))?;
         self.tree.lock().rename(from, to);
@@ -202,20 +212,24 @@ impl Attached {
             held.extend(new);
         }
         self.hold(to);
-        for key in keys.iter().filter(|key| *key != from) {
-            self.ask(|bucket| bucket.delete(key))?;
+        for (key, _) in keys.iter().filter(|(key, _)| key != from) {
+            if markers.contains(key) {
+                self.ask(|bucket| bucket.drop_marker(key))?;
+            } else {
+                self.ask(|bucket| bucket.delete(key))?;
+            }
         }
         self.ask(|bucket| bucket.drop_marker(from))?;
         self.hold_parent(from);
         Ok(())
     }
 
-    fn keys_below(&self, key: &str) -> Result<Vec<String>> {
+    fn keys_below(&self, key: &str) -> Result<Vec<(String, u64)>> {
         let (below, mut token) = (format!("{key}/"), None);
         let mut keys = Vec::new();
         loop {
             let page = self.ask(|bucket| bucket.page(&below, false, token.take(), PAGE_KEYS))?;
-            keys.extend(page.objects.into_iter().map(|object| object.key));
+            keys.extend(page.objects.into_iter().map(|object| (object.key, object.size)));
             if keys.len() > MOST_RENAMED {
                 return Err(Error::CrossZone);
             }

@@ -28,6 +28,8 @@ pub struct Staged {
     pub stored: bool,
     /// Whether the object's content has been fetched.
     pub ready: bool,
+    /// Counts changes.
+    pub version: u64,
     /// Last change.
     pub modified: SystemTime,
 }
@@ -42,7 +44,7 @@ impl Staged {
         let path = folder.join(format!("staged.{}.{number}", std::process::id()));
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
-        Ok(Staged { file, len: 0, dirty: !stored, stored, ready: !stored, modified: SystemTime::now() })
+        Ok(Staged { file, len: 0, dirty: !stored, stored, ready: !stored, version: 0, modified: SystemTime::now() })
     }
 }
 

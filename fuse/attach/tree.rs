@@ -32,6 +32,8 @@ pub struct Node {
     pub seen: Option<Instant>,
     /// Content that is not in the bucket yet, or may be changed.
     pub staged: Option<Arc<Mutex<Staged>>>,
+    /// Held by who stores it, so that the last content is the last one stored.
+    pub storing: Arc<Mutex<()>>,
     /// Open files.
     pub opens: u32,
     /// Its name was taken away.
@@ -49,8 +51,16 @@ pub struct Tree {
 impl Tree {
     /// Only the root.
     pub fn new() -> Tree {
-        let root =
-            Node { key: String::new(), found: Found::Dir, seen: None, staged: None, opens: 0, gone: false, lookups: 1 };
+        let root = Node {
+            key: String::new(),
+            found: Found::Dir,
+            seen: None,
+            staged: None,
+            storing: Arc::default(),
+            opens: 0,
+            gone: false,
+            lookups: 1,
+        };
         Tree { nodes: HashMap::from([(ROOT, root)]), by_key: HashMap::from([(String::new(), ROOT)]), next: ROOT + 1 }
     }
 
@@ -85,7 +95,16 @@ impl Tree {
         let id = self.next;
         self.next += 1;
         let seen = Some(Instant::now());
-        let node = Node { key: key.to_owned(), found, seen, staged: None, opens: 0, gone: false, lookups: 1 };
+        let node = Node {
+            key: key.to_owned(),
+            found,
+            seen,
+            staged: None,
+            storing: Arc::default(),
+            opens: 0,
+            gone: false,
+            lookups: 1,
+        };
         self.nodes.insert(id, node);
         self.by_key.insert(key.to_owned(), id);
         id
