@@ -25,14 +25,15 @@ pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
     let data = volume.and_then(|volume| volume.data);
     // Who has it now; somebody who can't be asked for belongs to another user.
     let holder = data.as_deref().and_then(|data| DataFolder::holder(data).ok().flatten()).and_then(|holder| holder.pid);
-    let suspended = suspend(attached.as_ref(), how)?;
+    let suspended = suspend(attached.as_ref(), how);
     mount::unmount(target, how).map_err(|error| {
-        if let (true, Some(volume)) = (suspended, &attached)
+        if let (Ok(true), Some(volume)) = (&suspended, &attached)
             && let Err(problem) = volume.ask(&Request::Resume, STATUS_PATIENCE)
         {
             eprintln!("nexus-fuse: what was attached is not any more: {problem}");
         }
-        error.to_string()
+        // What keeps an attached bucket is what keeps the mount below it.
+        suspended.err().unwrap_or_else(|| error.to_string())
     })?;
     if waiting > 0 {
         eprintln!(

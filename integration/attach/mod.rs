@@ -28,6 +28,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("trees and large files come over whole", copies),
         Case::new("what can't be attached is refused", refusals),
         Case::new("the server is away for a while", away),
+        Case::new("the server does not answer", silent),
+        Case::new("maps, random writes and appends", maps),
         Case::new("attachments come back after SIGKILL", killed),
         Case::new("a thousand and more objects are listed", many),
     ]
@@ -225,6 +227,53 @@ fn away(lab: &Lab) -> Check {
     bench.mount.let_go()?.wait()?;
     ensure!(!is_mount_point(&bench.here(""))?, "the attached bucket is still mounted");
     bench.mount.fsck()
+}
+
+fn silent(lab: &Lab) -> Check {
+    let bench = Bench::attached(lab)?;
+    bench.server.signal(rustix::process::Signal::STOP)?;
+    let path = bench.here("first");
+    let reader = std::thread::spawn(move || fs::read(path));
+    let started = Instant::now();
+    for i in 0..20 {
+        fs::write(bench.mount.point().join(format!("own{i}")), "own")?;
+    }
+    let took = started.elapsed();
+    let read = reader.join();
+    let failed_after = started.elapsed();
+    bench.server.signal(rustix::process::Signal::CONT)?;
+    ensure!(took < PROMPT, "the volume's own files took {took:?}");
+    ensure!(matches!(read, Ok(Err(_))) && failed_after < PATIENCE, "a read ended after {failed_after:?}");
+    wait_until("the bucket is back", PATIENCE, || Ok(fs::read(bench.here("first")).is_ok()))?;
+    bench.finish()
+}
+
+fn maps(lab: &Lab) -> Check {
+    let bench = Bench::attached(lab)?;
+    let program = "
+import mmap, os, random
+random.seed(7)
+want = bytearray(300000)
+f = open('m', 'wb+'); f.truncate(len(want)); f.close()
+f = open('m', 'rb+')
+m = mmap.mmap(f.fileno(), len(want))
+for _ in range(200):
+    at = random.randrange(len(want) - 100); data = random.randbytes(100)
+    m[at:at+100] = data; want[at:at+100] = data
+m.flush(); m.close()
+for _ in range(200):
+    at = random.randrange(len(want) - 100); data = random.randbytes(100)
+    f.seek(at); f.write(data); want[at:at+100] = data
+f.close()
+f = open('m', 'ab'); f.write(b'end'); f.close(); want += b'end'
+assert open('m', 'rb').read() == want
+f = open('gone', 'wb'); f.write(b'x'); os.unlink('gone'); f.close()
+open('../want', 'wb').write(want)
+";
+    Tool::python(program).within(bench.here("")).ok()?;
+    expect(&bench.there("m"), &fs::read(bench.mount.point().join("want"))?)?;
+    ensure!(!bench.there("gone").exists(), "an unlinked file was stored");
+    bench.finish()
 }
 
 fn killed(lab: &Lab) -> Check {
