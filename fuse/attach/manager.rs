@@ -80,16 +80,24 @@ impl Attachments {
             format!("{} is not a directory below the mount {}", target.display(), self.root.display())
         })?;
         let spec = Spec { path: path.to_owned(), ..spec };
+        self.check_free(target, path)?;
+        // Not under the lock: the bucket may be slow to answer, and two can't be mounted at one place.
+        let mounted = Some(self.mount(&spec, true)?);
         let mut active = self.active.lock();
+        active.push(Active { spec, mounted });
+        self.save(&active)
+    }
+
+    /// Refuses a place that is taken, and more attachments than there may be.
+    fn check_free(&self, target: &Path, path: &Path) -> Result<(), String> {
+        let active = self.active.lock();
         if active.iter().any(|other| other.spec.path.starts_with(path) || path.starts_with(&other.spec.path)) {
             return Err(format!("{} has an attached bucket already: detach it first", target.display()));
         }
         if active.len() >= MOST {
             return Err(format!("{MOST} buckets are attached, and more can't be: detach one first"));
         }
-        let mounted = Some(self.mount(&spec, true)?);
-        active.push(Active { spec, mounted });
-        self.save(&active)
+        Ok(())
     }
 
     fn mount(&self, spec: &Spec, look: bool) -> Result<Mounted, String> {

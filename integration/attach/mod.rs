@@ -130,6 +130,10 @@ fn here_and_there(lab: &Lab) -> Check {
         "mkdir empty; python3 -c 'import os; f=os.open(\"x\", os.O_CREAT|os.O_EXCL|os.O_WRONLY); os.write(f,b\"x\"); os.close(f)'; mv -n c first; rm x; rmdir empty",
     )?;
     expect(&bench.there("first"), b"first")?;
+    fs::create_dir(bench.here("marked"))?;
+    ensure!(bench.there("marked").is_dir(), "an empty directory has no marker");
+    fs::remove_dir(bench.here("marked"))?;
+    ensure!(!bench.there("marked").exists(), "the marker is left");
     ensure!(fs::hard_link(bench.here("c"), bench.here("l")).is_err(), "a hard link was made");
     shell(
         "cp -p c p; rm p; git init -q g; cd g; git -c user.name=n -c user.email=e commit -q --allow-empty -m m; git fsck",
