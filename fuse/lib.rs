@@ -2,6 +2,7 @@
 //! the daemon and command line around it. No file system logic lives here.
 
 pub mod adapter;
+pub mod attach;
 pub mod cli;
 pub mod control;
 pub mod daemon;

@@ -1,6 +1,7 @@
 //! `nexus-suite`: the suites that run on a real mount. What each one asks is told at the
 //! head of its module; this file only reads the command line.
 
+mod attach;
 mod crash;
 mod failure;
 mod fsx;
@@ -81,6 +82,8 @@ enum Suite {
     Programs,
     /// Content in a real S3 server, which is slow, away, killed and damaged.
     Store,
+    /// An existing bucket as files.
+    Attach,
     /// The network before such a server: slow, wrong, cut, counted.
     Network,
     /// Sizes: many files, large files, full disks.
@@ -129,6 +132,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Storm => ("storm", storm::run(&lab, filter)),
         Suite::Programs => ("programs", report::run(&lab, &programs::cases(), filter)),
         Suite::Store => ("store", report::run(&lab, &store::cases(), filter)),
+        Suite::Attach => ("attach", report::run(&lab, &attach::cases(), filter)),
         Suite::Network => ("network", report::run(&lab, &network::cases(), filter)),
         Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),
         Suite::Soak => ("soak", report::run(&lab, &soak::cases(), filter)),

@@ -2,9 +2,10 @@
 //! on the local disk before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nexus_content::{ContentConfig, ReclaimConfig, StoreShape};
-pub use nexus_drivers::object_store::ProbeStep;
+pub use nexus_drivers::object_store::{Bucket, ObjectInfo, PAGE_KEYS, Page, ProbeStep};
 use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore};
 use nexus_kernel::model::FsyncLevel;
 use nexus_kernel::{ObjectStore, StoreId};
@@ -121,6 +122,29 @@ pub fn shape(fsync: FsyncLevel) -> StoreShape {
         idle_seal_bytes: reclaim.idle_seal_bytes,
         fsync_uploads: fsync != FsyncLevel::Local,
     }
+}
+
+/// Longest that requests of an attached bucket are tried again, and one try of them.
+const ATTACHED: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(15));
+
+/// Opens a bucket that is somebody's own, to be shown as it is; `look` asks it whether it answers.
+pub fn bucket(place: &CloudPlace, look: bool) -> Result<Bucket> {
+    let failed = |error| Error::Kernel { what: format!("use the bucket {}", place.url), error };
+    if let Some(endpoint) = &place.endpoint {
+        crate::config::check_endpoint(endpoint)
+            .map_err(|problem| Error::Setting { place: "endpoint".to_owned(), problem })?;
+    }
+    let options = CloudOptions {
+        endpoint: place.endpoint.clone(),
+        region: place.region.clone(),
+        deadline: ATTACHED.0,
+        request_timeout: ATTACHED.1,
+    };
+    let bucket = Bucket::open(&place.url, &options).map_err(failed)?;
+    if look {
+        bucket.page("", true, None, 1).map_err(failed)?;
+    }
+    Ok(bucket)
 }
 
 /// Segments for a store that is far away: small enough that a large file goes up while it is

@@ -69,6 +69,12 @@ pub enum Command {
     /// Move what files have elsewhere to a store
     #[command(after_help = MIGRATE_HELP)]
     Migrate(MigrateArgs),
+    /// Show the objects of an existing bucket as files, at a directory of a mounted volume
+    #[command(after_help = ATTACH_HELP)]
+    Attach(AttachArgs),
+    /// Take an attached bucket away; what is in it stays
+    #[command(after_help = DETACH_HELP)]
+    Detach(DetachArgs),
     /// Print the completion script of a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -211,6 +217,25 @@ Examples:
 Tries with the credentials that a mount from here would have: listing, storing, storing only what
 is not there, reading of ranges, uploads in parts, deleting. Tells latency and throughput, and
 leaves nothing there. Exits with 1 if something does not work.";
+
+const ATTACH_HELP: &str = "\
+Examples:
+  mkdir /mnt/nexus/data && nexus-fuse attach s3://bucket/prefix /mnt/nexus/data --region eu-west-1
+  nexus-fuse attach s3://bucket /mnt/nexus/logs --read-only --refresh 60
+  nexus-fuse attach s3://bucket /mnt/nexus/x --endpoint http://127.0.0.1:9000
+
+Each object is a file, each common prefix a directory, for reading and writing. Files are stored
+whole, at close and at fsync; close tells whether that worked. There are no links, owners or
+permissions of single files. docs/attach.md tells what else is different.
+
+The attachment is remembered and comes back at the next mount; `detach` ends that. Credentials
+are those that the daemon got when the volume was mounted; where they lie, `mount --help` tells.";
+
+const DETACH_HELP: &str = "\
+Examples:
+  nexus-fuse detach /mnt/nexus/data
+
+`nexus-fuse status` lists what is attached.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -427,6 +452,34 @@ pub struct StoreTestArgs {
     /// The bucket's region, where that counts
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
+}
+
+/// Arguments of `attach`.
+#[derive(Args, Debug, Clone)]
+pub struct AttachArgs {
+    /// Bucket and prefix: s3://BUCKET/PREFIX, gs:// or az://
+    pub url: StoreUrl,
+    /// An empty directory of a mounted volume
+    pub target: PathBuf,
+    /// Where the service answers, if not at its usual address
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The bucket's region, where that counts
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Changes made elsewhere are seen within so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub refresh: u64,
+    /// Refuse changes
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+/// Arguments of `detach`.
+#[derive(Args, Debug, Clone)]
+pub struct DetachArgs {
+    /// Where the bucket is attached
+    pub target: PathBuf,
 }
 
 /// Arguments of `flush`.

@@ -2,6 +2,7 @@
 //! answers to. The commands print; the daemon's own work is in [`crate::daemon`].
 
 mod args;
+mod attach;
 mod find;
 mod flush;
 mod fsck;
@@ -70,6 +71,8 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Store { command } => exit(run_store(command), 1),
         Command::Place(args) => exit(place::place(args).map(|text| print(&text)), 1),
         Command::Migrate(args) => exit(place::migrate(args).map(|text| print(&text)), 1),
+        Command::Attach(args) => exit(attach::attach(args).map(|text| print(&text)), 1),
+        Command::Detach(args) => exit(attach::detach(&args.target).map(|text| print(&text)), 1),
         Command::Completions { shell } => exit(pages::completions(*shell), 1),
         Command::Man { out } => exit(pages::man(out.as_deref()), 1),
     }

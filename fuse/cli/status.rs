@@ -156,6 +156,11 @@ fn describe_running(status: &Status) -> String {
             store.failures
         );
     }
+    for attached in &status.attachments {
+        let read_only = if attached.read_only { ", read-only" } else { "" };
+        let missing = if attached.mounted { "" } else { ", NOT MOUNTED (see the log)" };
+        let _ = writeln!(out, "  attached   {} at {}{read_only}{missing}", attached.url, attached.target.display());
+    }
     for zone in &status.zones {
         let _ =
             writeln!(out, "  zone {:<5} {} inodes, {} of files", zone.index, zone.inodes, ByteSize(zone.content_bytes));

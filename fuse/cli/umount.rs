@@ -7,7 +7,7 @@ use nexus::config::ByteSize;
 use nexus::folder::{DataFolder, Layout};
 
 use super::find;
-use crate::control::{Reply, Request};
+use crate::control::{ControlError, Reply, Request};
 use crate::mount::{self, Unmount};
 
 /// How long a daemon may take to close its volume before the command stops waiting.
@@ -21,10 +21,20 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
     let volume = find::by_mount_point(target)?;
     let waiting = volume.as_ref().map_or(0, waiting_bytes);
+    let attached = volume.clone();
     let data = volume.and_then(|volume| volume.data);
     // Who has it now; somebody who can't be asked for belongs to another user.
     let holder = data.as_deref().and_then(|data| DataFolder::holder(data).ok().flatten()).and_then(|holder| holder.pid);
-    mount::unmount(target, how).map_err(|error| error.to_string())?;
+    let suspended = suspend(attached.as_ref(), how);
+    mount::unmount(target, how).map_err(|error| {
+        if let (Ok(true), Some(volume)) = (&suspended, &attached)
+            && let Err(problem) = volume.ask(&Request::Resume, STATUS_PATIENCE)
+        {
+            eprintln!("nexus-fuse: what was attached is not any more: {problem}");
+        }
+        // What keeps an attached bucket is what keeps the mount below it.
+        suspended.err().unwrap_or_else(|| error.to_string())
+    })?;
     if waiting > 0 {
         eprintln!(
             "nexus-fuse: {} are only on this disk so far; they go to the store when the volume is mounted again \
@@ -35,6 +45,17 @@ pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
     match (data, holder, how) {
         (Some(data), Some(pid), Unmount::WhenIdle) => wait_until_closed(&data, pid),
         _ => Ok(()),
+    }
+}
+
+/// Has buckets that are attached to the mount taken away; whether that was asked for.
+fn suspend(volume: Option<&find::Volume>, how: Unmount) -> Result<bool, String> {
+    let Some(volume) = volume else { return Ok(false) };
+    match volume.ask(&Request::Suspend { lazy: how == Unmount::Lazy }, STATUS_PATIENCE) {
+        Ok(_) => Ok(true),
+        Err(ControlError::Refused(problem)) if volume.data.is_some() => Err(problem),
+        // A daemon that can't be asked has nothing attached that would matter to it.
+        Err(_) => Ok(false),
     }
 }
 

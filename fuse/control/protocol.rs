@@ -99,6 +99,25 @@ pub enum Request {
         /// As after `-o remount,`.
         options: String,
     },
+    /// Show a bucket's objects as files at a directory of the mount, from now on.
+    Attach {
+        /// The directory, absolute and without links.
+        target: PathBuf,
+        /// The bucket; its path is not looked at.
+        spec: crate::attach::Spec,
+    },
+    /// Take such a bucket away, and forget it.
+    Detach {
+        /// The directory.
+        target: PathBuf,
+    },
+    /// Take all attached buckets away, for the mount is about to go; they stay remembered.
+    Suspend {
+        /// Whether they may be in use.
+        lazy: bool,
+    },
+    /// Bring them back, for the mount stays.
+    Resume,
     /// Unmount, and end once the volume is closed.
     Unmount,
 }
@@ -198,6 +217,9 @@ pub struct Status {
     pub health: Health,
     /// Where the volume is mounted.
     pub mounts: Vec<MountStatus>,
+    /// Buckets that are attached to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<AttachmentStatus>,
     /// Its zones.
     pub zones: Vec<ZoneStatus>,
     /// Content.
@@ -243,6 +265,19 @@ pub struct MountStatus {
     /// Why that is not io_uring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport_note: Option<String>,
+}
+
+/// An attached bucket.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AttachmentStatus {
+    /// Where.
+    pub target: PathBuf,
+    /// Bucket and prefix.
+    pub url: String,
+    /// Whether changes are refused.
+    pub read_only: bool,
+    /// Whether it is mounted there.
+    pub mounted: bool,
 }
 
 /// A zone.

@@ -11,8 +11,10 @@ use nexus::{Config, Volume};
 use nexus_kernel::object_store::Traffic;
 use nexus_kernel::{BlobId, NodeId};
 
+use crate::attach::Attachments;
 use crate::control::{
-    ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, ZoneStatus,
+    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus,
+    ZoneStatus,
 };
 use crate::mount::{MountOptions, Mounted, Unmount};
 
@@ -20,14 +22,20 @@ use crate::mount::{MountOptions, Mounted, Unmount};
 pub struct DaemonHandler {
     volume: Arc<Volume>,
     mounted: Arc<Mounted>,
+    attachments: Arc<Attachments>,
     config: Config,
     started: Instant,
 }
 
 impl DaemonHandler {
     /// A handler for a daemon that starts now.
-    pub fn new(volume: Arc<Volume>, mounted: Arc<Mounted>, config: Config) -> DaemonHandler {
-        DaemonHandler { volume, mounted, config, started: Instant::now() }
+    pub fn new(
+        volume: Arc<Volume>,
+        mounted: Arc<Mounted>,
+        attachments: Arc<Attachments>,
+        config: Config,
+    ) -> DaemonHandler {
+        DaemonHandler { volume, mounted, attachments, config, started: Instant::now() }
     }
 
     fn status(&self) -> Status {
@@ -50,6 +58,7 @@ impl DaemonHandler {
                 transport: self.mounted.transport().to_string(),
                 transport_note: self.mounted.why_not_ring().map(str::to_owned),
             }],
+            attachments: self.attachments(),
             zones: state
                 .zones
                 .iter()
@@ -80,6 +89,16 @@ impl DaemonHandler {
             memory_used_bytes: memory_used(),
             services: self.volume.services().list(),
         }
+    }
+
+    fn attachments(&self) -> Vec<AttachmentStatus> {
+        let told = |(spec, target, mounted): (crate::attach::Spec, _, _)| AttachmentStatus {
+            target,
+            url: spec.url,
+            read_only: spec.read_only,
+            mounted,
+        };
+        self.attachments.list().into_iter().map(told).collect()
     }
 
     fn store(&self) -> Option<StoreStatus> {
@@ -169,9 +188,23 @@ impl Handler for DaemonHandler {
                 let migrated = self.volume.migrate(&self.nodes(&inodes), &store).map_err(text)?;
                 Ok(Reply::Migrated { bytes: migrated.bytes, more: migrated.more })
             }
+            Request::Attach { target, spec } => self.attachments.attach(&target, spec).map(|()| Reply::Done),
+            Request::Detach { target } => self.attachments.detach(&target).map(|()| Reply::Done),
+            Request::Suspend { lazy } => {
+                let how = if lazy { Unmount::Lazy } else { Unmount::WhenIdle };
+                self.attachments.suspend(how).map(|()| Reply::Done)
+            }
+            Request::Resume => {
+                self.attachments.resume();
+                Ok(Reply::Done)
+            }
             Request::Remount { options } => self.remount(&options),
             Request::Unmount => {
-                self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| error.to_string())
+                self.attachments.suspend(Unmount::WhenIdle)?;
+                self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| {
+                    self.attachments.resume();
+                    error.to_string()
+                })
             }
         }
     }

@@ -16,6 +16,7 @@ use super::handler::DaemonHandler;
 use super::launch::Ready;
 use super::{logger, panics};
 use crate::adapter::Coherence;
+use crate::attach::Attachments;
 use crate::control::Server;
 use crate::mount::{self, MountError, MountOptions, MountSpec, Mounted, Unmount};
 
@@ -111,7 +112,8 @@ fn run_on(
             return Err(failure);
         }
     };
-    let handler = DaemonHandler::new(volume.clone(), mounted.clone(), plan.config.clone());
+    let attachments = Arc::new(attach(plan, &volume, &mounted)?);
+    let handler = DaemonHandler::new(volume.clone(), mounted.clone(), attachments.clone(), plan.config.clone());
     // Without a socket the mount works, and can be unmounted; only nobody can ask how it is.
     let server = Server::start(&Layout::of(volume.path()).socket, Arc::new(handler))
         .inspect_err(|error| log::error!("the control socket cannot be made: {error}"));
@@ -131,7 +133,8 @@ fn run_on(
         throwaway: plan.config.drivers.are_throwaway(),
         notes,
     });
-    let ended = supervise(&happened, &mounted);
+    let ended = supervise(&happened, &mounted, &attachments);
+    take_away(&attachments);
     drop(server);
     signals.end();
     let closed = match ended {
@@ -200,8 +203,23 @@ fn serve(
     Ok((mounted, signals))
 }
 
+/// Attaches what was attached when the volume was last mounted.
+fn attach(plan: &Plan, volume: &Volume, mounted: &Mounted) -> Result<Attachments, Failure> {
+    let options = MountOptions::parse(&plan.config.options).map_err(MountError::from)?;
+    let attachments = Attachments::new(volume.path(), mounted.target(), &options);
+    attachments.restore();
+    Ok(attachments)
+}
+
+/// Takes attached buckets away, whoever uses them.
+fn take_away(attachments: &Attachments) {
+    if let Err(problem) = attachments.suspend(Unmount::Lazy) {
+        log::warn!("{problem}");
+    }
+}
+
 /// Waits until the mount is gone, and takes it away when told to.
-fn supervise(happened: &Receiver<Event>, mounted: &Mounted) -> Result<(), Failure> {
+fn supervise(happened: &Receiver<Event>, mounted: &Mounted, attachments: &Attachments) -> Result<(), Failure> {
     let mut deadline: Option<Instant> = None;
     loop {
         let event = match deadline {
@@ -220,6 +238,7 @@ fn supervise(happened: &Receiver<Event>, mounted: &Mounted) -> Result<(), Failur
             }
             Ok(Event::Terminate) if deadline.is_none() => {
                 log::info!("asked to end: unmounting {}", mounted.target().display());
+                take_away(attachments);
                 match mounted.unmount(Unmount::WhenIdle) {
                     Ok(()) => {}
                     Err(error) => {

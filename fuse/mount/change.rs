@@ -62,7 +62,7 @@ fn nexus_mount(target: &Path) -> Result<Entry, MountError> {
         Err(_) => through_parent(target).ok_or_else(|| MountError::NotMounted(target.to_owned()))?,
     };
     match mount_at(&resolved) {
-        Ok(Some(entry)) if entry.is_nexus() => Ok(entry),
+        Ok(Some(entry)) if entry.is_ours() => Ok(entry),
         _ => Err(MountError::NotMounted(target.to_owned())),
     }
 }

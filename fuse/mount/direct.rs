@@ -12,12 +12,12 @@ use super::error::MountError;
 use super::options::MountOptions;
 
 /// Mounts a new connection on `target`; answers its device.
-pub fn mount(source: &str, target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub fn mount(fs_type: &str, source: &str, target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let device = device::open()?;
     let refused = |error| MountError::Refused { target: target.to_owned(), error };
     let data = CString::new(data(device.as_raw_fd(), options)).map_err(|error| refused(error.into()))?;
     let flags = options.flags(MountFlags::empty());
-    rustix::mount::mount(source, target, super::FS_TYPE, flags, data.as_c_str())
+    rustix::mount::mount(source, target, fs_type, flags, data.as_c_str())
         .map_err(|errno| refused(io::Error::from(errno)))?;
     Ok(device)
 }

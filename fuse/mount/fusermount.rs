@@ -18,7 +18,7 @@ const PROGRAMS: [&str; 2] = ["fusermount3", "fusermount"];
 
 /// Mounts a new connection on `target`; answers its device, which fusermount3 sends over a
 /// socket. The socket goes in as its standard input, so no descriptor leaks into others.
-pub fn mount(source: &str, target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub fn mount(fs_type: &str, source: &str, target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     device::check()?;
     if options.lets_others_in(false) && !others_allowed(&fs::read_to_string("/etc/fuse.conf").unwrap_or_default()) {
         return Err(MountError::AllowOtherForbidden);
@@ -27,7 +27,7 @@ pub fn mount(source: &str, target: &Path, options: &MountOptions) -> Result<Owne
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
     let child = Command::new(program()?)
         .arg("-o")
-        .arg(words(source, options))
+        .arg(words(fs_type, source, options))
         .arg("--")
         .arg(target)
         .env("_FUSE_COMMFD", "0")
@@ -83,10 +83,10 @@ pub fn program() -> Result<PathBuf, MountError> {
 }
 
 /// Options for the program.
-fn words(source: &str, options: &MountOptions) -> String {
+fn words(fs_type: &str, source: &str, options: &MountOptions) -> String {
     let mut words = vec![
         format!("fsname={}", source.replace('\\', "\\\\").replace(',', "\\,")),
-        format!("subtype={}", super::SUBTYPE),
+        format!("subtype={}", fs_type.trim_start_matches("fuse.")),
         "default_permissions".to_owned(),
     ];
     words.extend(options.flag_words().into_iter().map(str::to_owned));
@@ -131,10 +131,10 @@ mod tests {
     fn words_escape_the_name() {
         let options = MountOptions::parse("ro,allow_other,max_read=8192").unwrap();
         assert_eq!(
-            words("a,b\\c", &options),
+            words("fuse.nexus", "a,b\\c", &options),
             "fsname=a\\,b\\\\c,subtype=nexus,default_permissions,ro,allow_other,max_read=8192"
         );
-        assert_eq!(words("v", &MountOptions::default()), "fsname=v,subtype=nexus,default_permissions");
+        assert_eq!(words("fuse.nexus", "v", &MountOptions::default()), "fsname=v,subtype=nexus,default_permissions");
     }
 
     #[test]

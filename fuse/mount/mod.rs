@@ -21,14 +21,14 @@ pub use change::{Unmount, remount, unmount};
 pub use error::MountError;
 pub use options::{MountOptions, OptionError};
 pub use point::{MountPoint, prepare};
-pub use serve::{MountSpec, Mounted, resolve_subdir, serve};
+pub use serve::{MountSpec, Mounted, resolve_subdir, serve, serve_attached};
 pub use table::Entry;
 
 /// File system type of every mount, as /proc/mounts shows it.
 pub const FS_TYPE: &str = "fuse.nexus";
 
-/// The part of [`FS_TYPE`] after "fuse.".
-const SUBTYPE: &str = "nexus";
+/// File system type of a bucket that is attached to a mount.
+pub const ATTACHED_TYPE: &str = "fuse.nexus-attached";
 
 /// Whether this process may mount and unmount by itself.
 fn is_root() -> bool {

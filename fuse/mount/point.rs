@@ -68,7 +68,7 @@ fn clear(target: &Path, entry: &Entry) -> Result<bool, MountError> {
     if !entry.fs_type.starts_with("fuse") {
         return Ok(false);
     }
-    match (pulse(target), entry.is_nexus()) {
+    match (pulse(target), entry.is_ours()) {
         (Pulse::Alive, true) => {
             Err(MountError::AlreadyMounted { volume: entry.source.clone(), target: target.to_owned() })
         }

@@ -6,13 +6,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use nexus_fuse_transport::{Session, SessionError, Transport};
+use nexus_fuse_transport::{Handler, Session, SessionError, Settings, Transport};
 use nexus_kernel::{NexusFs, NodeId};
 
 use super::change::{Unmount, unmount};
 use super::error::MountError;
 use super::options::MountOptions;
-use super::point::prepare;
+use super::point::{MountPoint, prepare};
 use super::table::mount_at;
 use super::{direct, fusermount, is_root};
 use crate::adapter::{Adapter, AdapterOptions, Coherence, Ownership, Served, View};
@@ -116,7 +116,7 @@ impl Mounted {
 
     /// Whether what stands at the mount point is this mount, and not a later one.
     fn is_here(&self) -> bool {
-        matches!(mount_at(&self.target), Ok(Some(entry)) if entry.device == self.device && entry.is_nexus())
+        matches!(mount_at(&self.target), Ok(Some(entry)) if entry.device == self.device && entry.is_ours())
     }
 }
 
@@ -132,29 +132,53 @@ impl Drop for Mounted {
 /// With a sole mount, its atime policy becomes the file system's.
 pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted, MountError> {
     let point = prepare(&spec.target, spec.options.nonempty)?;
-    let target = point.target;
     if spec.coherence == Coherence::Sole {
         fs.set_atime_policy(spec.options.atime_policy());
     }
     let view =
         View { root, owner: Ownership { uid: spec.options.uid, gid: spec.options.gid }, coherence: spec.coherence };
     let served = Served::new(adapter(&spec, fs, view));
-    let (device, undo): (_, fn(&Path)) = if is_root() {
-        (direct::mount(&spec.source, &target, &spec.options)?, |target| drop(direct::unmount(target, true)))
-    } else {
-        (fusermount::mount(&spec.source, &target, &spec.options)?, |target| drop(fusermount::unmount(target, true)))
-    };
-    let standing = mount_at(&target).ok().flatten().filter(super::table::Entry::is_nexus);
     let settings = served.settings();
-    let choice = spec.options.transport.unwrap_or_default();
-    let started = Session::start(device, Arc::new(served), &settings, choice, default_threads(), MOST_THREADS);
+    start(super::FS_TYPE, spec.source, &spec.options, (point, view), Arc::new(served), &settings)
+}
+
+/// Mounts an attached bucket, which `handler` answers for, on the empty directory `target`.
+pub fn serve_attached(
+    source: &str,
+    target: &Path,
+    options: &MountOptions,
+    handler: Arc<dyn Handler>,
+    settings: &Settings,
+) -> Result<Mounted, MountError> {
+    let point = prepare(target, false)?;
+    let view = View { root: NodeId::ROOT, owner: Ownership::default(), coherence: Coherence::Shared };
+    start(super::ATTACHED_TYPE, source.to_owned(), options, (point, view), handler, settings)
+}
+
+fn start(
+    fs_type: &str,
+    source: String,
+    options: &MountOptions,
+    (point, view): (MountPoint, View),
+    handler: Arc<dyn Handler>,
+    settings: &Settings,
+) -> Result<Mounted, MountError> {
+    let target = point.target;
+    let (device, undo): (_, fn(&Path)) = if is_root() {
+        (direct::mount(fs_type, &source, &target, options)?, |target| drop(direct::unmount(target, true)))
+    } else {
+        (fusermount::mount(fs_type, &source, &target, options)?, |target| drop(fusermount::unmount(target, true)))
+    };
+    let standing = mount_at(&target).ok().flatten().filter(super::table::Entry::is_ours);
+    let choice = options.transport.unwrap_or_default();
+    let started = Session::start(device, handler, settings, choice, default_threads(), MOST_THREADS);
     let session = started.map_err(|error| {
         undo(&target);
         MountError::Session { target: target.clone(), error: cause(error) }
     })?;
     // From here on the mount stands, and goes again if anything fails.
     let mounted = Mounted {
-        source: spec.source,
+        source,
         target,
         device: standing.map(|entry| entry.device).unwrap_or_default(),
         created: point.created,

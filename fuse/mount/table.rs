@@ -31,6 +31,11 @@ impl Entry {
         self.fs_type == super::FS_TYPE
     }
 
+    /// Whether this is a mount of ours, or a bucket that is attached to one.
+    pub fn is_ours(&self) -> bool {
+        self.is_nexus() || self.fs_type == super::ATTACHED_TYPE
+    }
+
     /// Whether it refuses changes.
     pub fn is_read_only(&self) -> bool {
         self.words().any(|word| word == "ro")

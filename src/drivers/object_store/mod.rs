@@ -9,6 +9,8 @@ mod memory_store;
 
 pub use cached::{CacheLimits, CachedStore};
 #[cfg(feature = "cloud")]
-pub use cloud::{Claimant, CloudOptions, CloudStore, ProbeStep, Provider, StoreUrl};
+pub use cloud::{
+    Bucket, Claimant, CloudOptions, CloudStore, ObjectInfo, PAGE_KEYS, Page, ProbeStep, Provider, StoreUrl,
+};
 pub use local_disk_store::LocalDiskStore;
 pub use memory_store::MemoryStore;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_kernel::error::{Error, Result};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::list::PaginatedListStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
 use super::failure::explain;
@@ -38,16 +39,36 @@ impl Default for CloudOptions {
     }
 }
 
-/// A client for the bucket. Nothing is asked of it yet.
-pub fn connect(url: &StoreUrl, options: &CloudOptions) -> Result<Arc<dyn ObjectStore>> {
-    // Fails where there is one already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+/// A client for a bucket, in its several roles.
+pub struct Parts {
+    /// Requests.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Listings by the page.
+    pub pages: Arc<dyn PaginatedListStore>,
+    /// The client of S3 itself, with the region that it signs for.
+    pub s3: Option<(AmazonS3, String)>,
+}
+
+/// How HTTP is spoken.
+pub fn client_options(options: &CloudOptions) -> ClientOptions {
     let plain = options.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let client = ClientOptions::new()
+    ClientOptions::new()
         .with_timeout(options.request_timeout)
         .with_connect_timeout(Duration::from_secs(5))
         .with_pool_idle_timeout(Duration::from_secs(60))
-        .with_allow_http(plain);
+        .with_allow_http(plain)
+}
+
+/// A client for the bucket. Nothing is asked of it yet.
+pub fn connect(url: &StoreUrl, options: &CloudOptions) -> Result<Arc<dyn ObjectStore>> {
+    connect_parts(url, options).map(|parts| parts.objects)
+}
+
+/// The same, with all that it can do.
+pub fn connect_parts(url: &StoreUrl, options: &CloudOptions) -> Result<Parts> {
+    // Fails where there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = client_options(options);
     let retry = RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(50),
@@ -57,7 +78,7 @@ pub fn connect(url: &StoreUrl, options: &CloudOptions) -> Result<Arc<dyn ObjectS
         max_retries: 10,
         retry_timeout: options.deadline,
     };
-    let store: Arc<dyn ObjectStore> = match url.provider {
+    match url.provider {
         Provider::S3 => {
             let mut builder = AmazonS3Builder::from_env().with_bucket_name(&url.bucket);
             if let Some(profile) = profile::aws()? {
@@ -75,24 +96,27 @@ pub fn connect(url: &StoreUrl, options: &CloudOptions) -> Result<Arc<dyn ObjectS
             if let Some(endpoint) = &options.endpoint {
                 builder = builder.with_endpoint(endpoint);
             }
-            Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?)
+            let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
+            let store = builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?;
+            Ok(Parts { objects: Arc::new(store.clone()), pages: Arc::new(store.clone()), s3: Some((store, region)) })
         }
         Provider::Gcs => {
             let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&url.bucket);
             if let Some(endpoint) = &options.endpoint {
                 builder = builder.with_base_url(endpoint);
             }
-            Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?)
+            let store = Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?);
+            Ok(Parts { objects: store.clone(), pages: store, s3: None })
         }
         Provider::Azure => {
             let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(&url.bucket);
             if let Some(endpoint) = &options.endpoint {
                 builder = builder.with_endpoint(endpoint.clone());
             }
-            Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?)
+            let store = Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?);
+            Ok(Parts { objects: store.clone(), pages: store, s3: None })
         }
-    };
-    Ok(store)
+    }
 }
 
 fn unusable(url: &StoreUrl) -> impl Fn(object_store::Error) -> Error {

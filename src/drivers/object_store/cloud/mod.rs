@@ -5,6 +5,7 @@
 //! <prefix>/blobs/<16 hex digits>  a blob, byte for byte
 //! ```
 
+mod bucket;
 mod connect;
 mod failure;
 mod fence;
@@ -26,6 +27,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use tokio::runtime::Runtime;
 
+pub use bucket::{Bucket, ObjectInfo, PAGE_KEYS, Page};
 pub use connect::CloudOptions;
 pub use fence::{Claimant, Fence};
 pub use probe::ProbeStep;
