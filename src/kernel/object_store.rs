@@ -38,6 +38,15 @@ pub struct BlobInfo {
     pub len: u64,
 }
 
+/// A line of a store's list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Which blob.
+    pub id: BlobId,
+    /// Its bytes; `None` where the list does not tell, as of what is stored compressed.
+    pub len: Option<u64>,
+}
+
 /// What a store was asked for, and how much went to and fro.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
@@ -81,7 +90,7 @@ pub trait ObjectStore: Send + Sync {
     /// Removes a blob.
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>>;
     /// At most `limit` blobs with ids above `after`, in order of id.
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>>;
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>>;
     /// Bytes of a range from where the blob itself is, past any copy that is kept nearby.
     fn get_original<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
         self.get(id, range)

@@ -21,7 +21,8 @@ impl Checker<'_> {
         }
         for (id, len) in store.list_files()? {
             if !self.blobs.contains_key(&id) {
-                self.note(format_args!("blob {:016x}, {len} bytes, belongs to no file and will be deleted", id.0));
+                let len = if len == u64::MAX { String::new() } else { format!(", {len} bytes,") };
+                self.note(format_args!("blob {:016x}{len} belongs to no file and will be deleted", id.0));
             }
         }
         Ok(())

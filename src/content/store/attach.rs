@@ -153,6 +153,7 @@ fn list_sealed(store: &dyn ObjectStore) -> Result<BTreeMap<BlobId, u64>> {
         let page = block_on(store.list(after, LIST_BLOBS))?;
         let Some(last) = page.last() else { return Ok(found) };
         after = last.id;
-        found.extend(page.iter().map(|info| (info.id, info.len)));
+        // What is there is there whole, also where the list does not tell how long it is.
+        found.extend(page.iter().map(|line| (line.id, line.len.unwrap_or(u64::MAX))));
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use nexus_kernel::disk::Disk;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
-use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, ObjectStore};
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore};
 use parking_lot::Mutex;
 
 /// Bytes that are taken from a source at a time.
@@ -145,7 +145,7 @@ impl LocalDiskStore {
         }
     }
 
-    fn list_now(&self, after: BlobId, limit: usize) -> Result<Vec<BlobInfo>> {
+    fn list_now(&self, after: BlobId, limit: usize) -> Result<Vec<Listed>> {
         let mut infos = Vec::new();
         for low_byte in 0..=u8::MAX {
             let names = match self.disk.list(&self.folder(low_byte)) {
@@ -155,7 +155,7 @@ impl LocalDiskStore {
             };
             for (name, len) in names {
                 if let Some(id) = parse(&name).filter(|id| *id > after && id.0 as u8 == low_byte) {
-                    infos.push(BlobInfo { id, len });
+                    infos.push(Listed { id, len: Some(len) });
                 }
             }
             // No more than asked for is held, plus one folder's.
@@ -184,7 +184,7 @@ impl ObjectStore for LocalDiskStore {
         Box::pin(ready(self.delete_now(id)))
     }
 
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         Box::pin(ready(self.list_now(after, limit)))
     }
 
@@ -265,7 +265,7 @@ mod tests {
             disk.create(&Path::new("/b").join(name)).unwrap();
         }
         let list = block_on(store.list(BlobId::NONE, 10)).unwrap();
-        assert_eq!(list, [BlobInfo { id: BlobId(0x1ab), len: 1 }]);
+        assert_eq!(list, [Listed { id: BlobId(0x1ab), len: Some(1) }]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::{Bound, Range};
 use bytes::{Bytes, BytesMut};
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
-use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, ObjectStore};
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore};
 use parking_lot::RwLock;
 
 /// Bytes that are taken from a source at a time.
@@ -78,10 +78,10 @@ impl ObjectStore for MemoryStore {
         Box::pin(ready(Ok(())))
     }
 
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         let blobs = self.blobs.read();
         let above = blobs.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
-        let infos = above.map(|(id, blob)| BlobInfo { id: *id, len: blob.len() as u64 }).collect();
+        let infos = above.map(|(id, blob)| Listed { id: *id, len: Some(blob.len() as u64) }).collect();
         Box::pin(ready(Ok(infos)))
     }
 }

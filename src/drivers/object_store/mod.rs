@@ -1,9 +1,11 @@
 //! Drivers of [`nexus_kernel::ObjectStore`]: a folder on a local disk, memory, a bucket in the
-//! cloud, and a cache on the local disk for one of those.
+//! cloud, compression and encryption before that, and a cache on the local disk.
 
 mod cached;
 #[cfg(feature = "cloud")]
 mod cloud;
+#[cfg(feature = "cloud")]
+mod coded;
 mod local_disk_store;
 mod memory_store;
 
@@ -12,5 +14,7 @@ pub use cached::{CacheLimits, CachedStore};
 pub use cloud::{
     Bucket, Claimant, CloudOptions, CloudStore, ObjectInfo, PAGE_KEYS, Page, ProbeStep, Provider, StoreUrl,
 };
+#[cfg(feature = "cloud")]
+pub use coded::{CodedStore, Compression, Key, KeyRing};
 pub use local_disk_store::LocalDiskStore;
 pub use memory_store::MemoryStore;

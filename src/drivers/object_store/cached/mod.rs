@@ -21,7 +21,7 @@ use bytes::Bytes;
 use nexus_kernel::block_on;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
-use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, ObjectStore, Traffic};
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore, Traffic};
 use parking_lot::{Condvar, Mutex};
 
 use frames::{FRAME, Frames};
@@ -367,10 +367,10 @@ impl ObjectStore for CachedStore {
         })
     }
 
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         Box::pin(async move {
             let page = self.0.store.list(after, limit).await?;
-            self.0.state.lock().lens.extend(page.iter().map(|info| (info.id, info.len)));
+            self.0.state.lock().lens.extend(page.iter().filter_map(|line| Some((line.id, line.len?))));
             Ok(page)
         })
     }

@@ -47,7 +47,7 @@ impl ObjectStore for Remote {
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
         self.answer(self.memory.delete(id))
     }
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         self.answer(self.memory.list(after, limit))
     }
 }

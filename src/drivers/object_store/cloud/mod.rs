@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
-use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, ObjectStore, Traffic};
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore, Traffic};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use tokio::runtime::Runtime;
@@ -226,7 +226,7 @@ impl Remote {
         }
     }
 
-    async fn list(&self, after: BlobId, limit: usize) -> Result<Vec<BlobInfo>> {
+    async fn list(&self, after: BlobId, limit: usize) -> Result<Vec<Listed>> {
         use futures_util::StreamExt;
         self.counters.lists.fetch_add(1, Ordering::Relaxed);
         let mut found = Vec::new();
@@ -239,7 +239,7 @@ impl Remote {
             // What else lies there is nobody's blob.
             let name = meta.location.filename().filter(|name| name.len() == 16);
             if let Some(id) = name.and_then(|name| u64::from_str_radix(name, 16).ok()) {
-                found.push(BlobInfo { id: BlobId(id), len: meta.size });
+                found.push(Listed { id: BlobId(id), len: Some(meta.size) });
             }
         }
         found.sort_unstable_by_key(|info| info.id);
@@ -273,7 +273,7 @@ impl ObjectStore for CloudStore {
         })
     }
 
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         let remote = self.remote.clone();
         self.spawn(async move { remote.list(after, limit).await })
     }
