@@ -161,7 +161,7 @@ fn local_files(store: &dyn ObjectStore, scratch: &Path) {
 
 fn lists(store: &dyn ObjectStore) {
     let ids =
-        [BlobId::new(0, 9), BlobId::new(1, 1), BlobId::new(1, 200), BlobId::new(1, 1 << 33), BlobId::new(0xff_ffff, 3)];
+        [BlobId::new(0, 9), BlobId::new(1, 1), BlobId::new(1, 200), BlobId::new(1, 1 << 31), BlobId::new(0xff_ffff, 3)];
     for (n, id) in ids.iter().enumerate().rev() {
         put(store, *id, vec![0; n]).unwrap();
     }
