@@ -117,7 +117,7 @@ impl Mount {
 
     /// Starts the daemon, without waiting for anything.
     pub fn launch(&mut self) -> Check {
-        ensure!(self.daemon.is_none(), "the daemon is running already");
+        ensure!(!self.is_running()?, "the daemon is running already");
         let words = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.binary);
         command.args(["mount", "-f", "--data"]).arg(&self.data).arg(&self.point);

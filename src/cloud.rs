@@ -10,12 +10,18 @@ use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptio
 use nexus_kernel::model::FsyncLevel;
 use nexus_kernel::{ObjectStore, StoreId};
 
+use crate::coding::{Coding, Compression};
 use crate::config::{CloudPlace, Config};
 use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Found, Layout, id_text, random_u64};
 
 /// Part of the disk that the cache leaves free, and most bytes of it.
 const KEEP_FREE: (u64, u64) = (20, 10 << 30);
+
+/// Whether the volume's first store was made without any coding; others say so themselves.
+fn config_is_plain(folder: &DataFolder, id: StoreId) -> bool {
+    id != StoreId(0) || folder.identity().cloud.as_ref().is_none_or(|place| place.coding.is_plain())
+}
 
 /// What a store is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,11 +42,50 @@ pub fn open(folder: &DataFolder, config: &Config, layout: &Layout, access: Acces
         return Err(Error::Damaged { path: folder.path().to_owned(), problem: "FORMAT names no store".to_owned() });
     };
     let place = CloudPlace {
+        coding: coding_now(place, config)?,
         url: place.url.clone(),
         endpoint: config.endpoint.clone().or_else(|| place.endpoint.clone()),
         region: config.region.clone().or_else(|| place.region.clone()),
     };
     open_place(folder, config, (StoreId(0), &place), layout, access)
+}
+
+/// How the volume's first store is coded, with what is given this time.
+fn coding_now(place: &CloudPlace, config: &Config) -> Result<Coding> {
+    let mut coding = place.coding.clone();
+    let refused = |place: &str, problem: &str| Error::Setting { place: place.to_owned(), problem: problem.to_owned() };
+    if coding.is_plain() && config.store_compression.is_some_and(|compression| compression != Compression::None) {
+        return Err(refused(
+            "store_compression",
+            "this volume's store was made without: add another with `nexus-fuse store add`, and migrate",
+        ));
+    }
+    match (&mut coding.key, &config.store_key) {
+        (Some(key), Some(source)) => key.source = source.clone(),
+        (None, Some(_)) => {
+            return Err(refused(
+                "store_key",
+                "this volume's store is not encrypted: add another with `nexus-fuse store add`, and migrate",
+            ));
+        }
+        (_, None) => {}
+    }
+    if !coding.is_plain() {
+        coding.compression = config.store_compression.unwrap_or(coding.compression);
+    }
+    Ok(coding)
+}
+
+/// Where a new volume's content goes, with the mark of its key.
+pub fn new_place(config: &Config) -> Result<Option<CloudPlace>> {
+    config.cloud.clone().map(marked).transpose()
+}
+
+/// A place with the mark of its key as it is now.
+pub(crate) fn marked(mut place: CloudPlace) -> Result<CloudPlace> {
+    let marked = place.coding.marked();
+    place.coding = marked.map_err(|problem| Error::Setting { place: format!("store {}", place.url), problem })?;
+    Ok(place)
 }
 
 /// Opens one of the stores of the volume in `folder`, as [`open`] does.
@@ -54,7 +99,15 @@ pub fn open_place(
     let identity = folder.identity();
     let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
     let mut store = CloudStore::open(&place.url, &options(place)).map_err(failed)?;
-    let Access::Change { new } = access else { return Ok(Arc::new(store)) };
+    let scratch = layout.cache_of(id);
+    let coded = |store: Arc<dyn ObjectStore>| {
+        if place.coding.is_plain() && config_is_plain(folder, id) {
+            return Ok(store);
+        }
+        let over = place.coding.over(store, &scratch);
+        over.map_err(|problem| Error::Setting { place: format!("store {}", place.url), problem })
+    };
+    let Access::Change { new } = access else { return coded(Arc::new(store)) };
     let random = || random_u64().map_err(|error| Error::io("read random numbers", error));
     let word = format!("{:016x}{:016x}", random()?, random()?);
     match store.claim(Claimant { volume: id_text(&identity.id), word, file: layout.claim_of(id) }) {
@@ -68,7 +121,8 @@ pub fn open_place(
     }
     let total = rustix::fs::statvfs(folder.path()).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
     let limits = CacheLimits { bytes: config.store_cache, keep_free: (total / KEEP_FREE.0).min(KEEP_FREE.1) };
-    Ok(Arc::new(CachedStore::open(Arc::new(store), &layout.cache_of(id), limits).map_err(failed)?))
+    let store = coded(Arc::new(store))?;
+    Ok(Arc::new(CachedStore::open(store, &layout.cache_of(id), limits).map_err(failed)?))
 }
 
 /// Before a new volume is made: refuses a store that does not answer, or that has one already.

@@ -10,6 +10,8 @@
 //! endpoint = "http://h:9000" # NEXUS_ENDPOINT      --endpoint       where that answers, if elsewhere
 //! region = "eu-west-1"       # NEXUS_REGION        --region
 //! store_cache = "10G"        # NEXUS_STORE_CACHE   --store-cache    how much of it is kept on this disk
+//! store_compression = "zstd" # NEXUS_STORE_COMPRESSION --store-compression   none, lz4, zstd, zstd:LEVEL
+//! store_key = "file:/k"       # NEXUS_STORE_KEY  --store-key      encrypts: file:/PATH, env:NAME, command:CMD
 //! store_fsync = "remote"    # NEXUS_STORE_FSYNC   --store-fsync    what fsync waits for: remote, local
 //! memory = "512M"            # NEXUS_MEMORY        --memory
 //! cache = "96M"              # NEXUS_CACHE         --cache
@@ -28,6 +30,7 @@ pub use nexus_drivers::object_store::StoreUrl;
 use nexus_kernel::model::FsyncLevel;
 use serde::{Deserialize, Deserializer};
 
+use crate::coding::{Coding, Compression, KeySource, KeyUse, parse_compression};
 use crate::error::{Error, Result};
 use crate::folder::Drivers;
 use crate::memory::{self, MemoryPlan};
@@ -66,6 +69,8 @@ pub enum ObjectStoreKind {
 /// Where in the cloud a volume's sealed content lies. Credentials are no part of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CloudPlace {
+    /// How content is coded there.
+    pub coding: Coding,
     /// Bucket and prefix.
     pub url: StoreUrl,
     /// Where the service answers, if not at its usual address.
@@ -95,6 +100,10 @@ pub struct Config {
     pub store_cache: u64,
     /// What fsync of content in the cloud waits for, where a directory's placement leaves that open.
     pub store_fsync: FsyncLevel,
+    /// How new content is compressed this time, in a store whose content is coded.
+    pub store_compression: Option<Compression>,
+    /// Where its keys are this time.
+    pub store_key: Option<KeySource>,
     /// Memory limit in bytes.
     pub memory: u64,
     /// How much of that is for caches; a share if left open.
@@ -133,6 +142,12 @@ pub struct Settings {
     /// See [`Config::store_fsync`].
     #[serde(default, deserialize_with = "fsync_level")]
     pub store_fsync: Option<FsyncLevel>,
+    /// See [`Config::store_compression`].
+    #[serde(default, deserialize_with = "compression")]
+    pub store_compression: Option<Compression>,
+    /// See [`Config::store_key`].
+    #[serde(default, deserialize_with = "parsed")]
+    pub store_key: Option<KeySource>,
     /// See [`Config::memory`].
     #[serde(default, deserialize_with = "byte_size")]
     pub memory: Option<ByteSize>,
@@ -231,6 +246,10 @@ impl Settings {
             endpoint: text("NEXUS_ENDPOINT")?,
             region: text("NEXUS_REGION")?,
             store_cache: parse_variable("NEXUS_STORE_CACHE", text("NEXUS_STORE_CACHE")?)?,
+            store_compression: text("NEXUS_STORE_COMPRESSION")?
+                .map(|name| parse_compression(&name).map_err(|problem| setting("NEXUS_STORE_COMPRESSION", problem)))
+                .transpose()?,
+            store_key: parse_variable("NEXUS_STORE_KEY", text("NEXUS_STORE_KEY")?)?,
             store_fsync: text("NEXUS_STORE_FSYNC")?
                 .map(|level| parse_fsync(&level).map_err(|problem| setting("NEXUS_STORE_FSYNC", problem)))
                 .transpose()?,
@@ -298,6 +317,8 @@ impl Settings {
             region: stronger.region.or(self.region),
             store_cache: stronger.store_cache.or(self.store_cache),
             store_fsync: stronger.store_fsync.or(self.store_fsync),
+            store_compression: stronger.store_compression.or(self.store_compression),
+            store_key: stronger.store_key.or(self.store_key),
             memory: stronger.memory.or(self.memory),
             cache: stronger.cache.or(self.cache),
             log: stronger.log.or(self.log),
@@ -357,7 +378,12 @@ impl Settings {
             return Err(setting("region", format!("{region:?} is no region: write it like eu-west-1")));
         }
         let (endpoint, region) = (self.endpoint, self.region);
-        let cloud = self.store.map(|url| CloudPlace { url, endpoint: endpoint.clone(), region: region.clone() });
+        let coding = Coding {
+            compression: self.store_compression.unwrap_or_default(),
+            key: self.store_key.clone().map(|source| KeyUse { source, mark: String::new() }),
+        };
+        let cloud =
+            self.store.map(|url| CloudPlace { coding, url, endpoint: endpoint.clone(), region: region.clone() });
         Ok(Config {
             data,
             drivers: Drivers { metastore, object_store },
@@ -366,6 +392,8 @@ impl Settings {
             region,
             store_cache: self.store_cache.map_or(DEFAULT_STORE_CACHE, |size| size.0),
             store_fsync: self.store_fsync.unwrap_or_default(),
+            store_compression: self.store_compression,
+            store_key: self.store_key,
             memory,
             cache,
             log: self.log.unwrap_or(log::LevelFilter::Info),
@@ -421,6 +449,11 @@ fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(
 fn level<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<log::LevelFilter>, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_level(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Compression>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_compression(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn fsync_level<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<FsyncLevel>, D::Error> {

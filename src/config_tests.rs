@@ -35,6 +35,8 @@ fn flags_beat_the_file_and_the_file_beats_the_environment() {
             endpoint: None,
             region: None,
             store_cache: DEFAULT_STORE_CACHE,
+            store_compression: None,
+            store_key: None,
             store_fsync: nexus_kernel::model::FsyncLevel::Store,
             memory: 1 << 30,
             cache: None,

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use nexus_kernel::StoreId;
 
+use crate::coding::{Coding, Compression, KeyUse, compression_name, parse_compression};
 use crate::config::{CloudPlace, MetastoreKind, ObjectStoreKind, check_endpoint};
 use crate::error::{Error, Result};
 
@@ -425,9 +426,16 @@ fn format_text(identity: &Identity) -> String {
         id_text(&identity.id),
         identity.writer
     );
-    if let Some(CloudPlace { url, endpoint, region }) = &identity.cloud {
+    if let Some(CloudPlace { coding, url, endpoint, region }) = &identity.cloud {
         text.push_str(&format!("store {url}\n"));
-        for (name, value) in [("endpoint", endpoint), ("region", region)] {
+        let compression = (coding.compression != Compression::None).then(|| compression_name(coding.compression));
+        let key = coding.key.as_ref().map(|key| format!("{} {}", key.mark, key.source));
+        for (name, value) in [
+            ("endpoint", endpoint.as_ref()),
+            ("region", region.as_ref()),
+            ("compression", compression.as_ref()),
+            ("key", key.as_ref()),
+        ] {
             if let Some(value) = value {
                 text.push_str(&format!("{name} {value}\n"));
             }
@@ -491,20 +499,34 @@ fn parse_format(path: &Path, text: &[u8]) -> Result<Identity> {
                 value
             };
             let (endpoint, region) = (optional("endpoint"), optional("region"));
+            let (compression, key) = (optional("compression"), optional("key"));
+            let given = [&endpoint, &region, &compression, &key];
+            let taken = given.into_iter().filter(|value| value.is_some()).count();
             if let Some(endpoint) = &endpoint {
                 check_endpoint(endpoint).map_err(|problem| damaged(&format!("names an endpoint: {problem}")))?;
             }
-            let taken = usize::from(endpoint.is_some()) + usize::from(region.is_some());
             for _ in 0..taken {
                 lines.next();
             }
-            Some(CloudPlace { url, endpoint, region })
+            let coding = parse_coding(compression.as_deref(), key.as_deref())
+                .map_err(|problem| damaged(&format!("names a coding: {problem}")))?;
+            Some(CloudPlace { coding, url, endpoint, region })
         }
     };
     if lines.next().is_some() || !text.ends_with('\n') {
         return Err(damaged("does not end where it should"));
     }
     Ok(Identity { id, writer, drivers, cloud })
+}
+
+/// How content is coded, from FORMAT's lines on it.
+fn parse_coding(compression: Option<&str>, key: Option<&str>) -> std::result::Result<Coding, String> {
+    let key = key.map(|text| {
+        let (mark, source) = text.split_once(' ').ok_or("a key has a mark and a source")?;
+        Ok::<_, String>(KeyUse { source: source.parse()?, mark: mark.to_owned() })
+    });
+    let compression = compression.map_or(Ok(Compression::None), parse_compression)?;
+    Ok(Coding { compression, key: key.transpose()? })
 }
 
 fn parse_id(text: &str) -> Option<[u8; 16]> {

@@ -103,7 +103,10 @@ fn opening_needs_a_volume() {
 
 #[test]
 fn a_volume_knows_where_in_the_cloud_its_content_is() {
+    let key = crate::coding::KeyUse { source: "command:pass show x".parse().unwrap(), mark: "00ff".to_owned() };
+    let coding = crate::coding::Coding { compression: crate::coding::Compression::Zstd(3), key: Some(key) };
     let place = |url: &str| CloudPlace {
+        coding: Default::default(),
         url: url.parse().unwrap(),
         endpoint: Some("http://127.0.0.1:9000".to_owned()),
         region: Some("eu-west-1".to_owned()),
@@ -112,6 +115,8 @@ fn a_volume_knows_where_in_the_cloud_its_content_is() {
     for place in [
         place("s3://b/p"),
         CloudPlace { endpoint: None, ..place("gs://b") },
+        CloudPlace { coding: coding.clone(), ..place("s3://b/coded") },
+        CloudPlace { endpoint: None, region: None, coding, ..place("s3://b/coded") },
         CloudPlace { region: None, ..place("az://b/x/y") },
     ] {
         let dir = tempfile::tempdir().unwrap();

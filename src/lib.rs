@@ -4,6 +4,7 @@
 pub mod boot;
 pub mod check;
 pub mod cloud;
+pub mod coding;
 pub mod config;
 pub mod error;
 pub mod folder;

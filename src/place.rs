@@ -52,7 +52,7 @@ impl Volume {
     pub fn add_store(&self, name: &str, place: CloudPlace, fsync: FsyncLevel) -> Result<()> {
         let refused = |problem| Error::Setting { place: format!("store {name}"), problem };
         let mut stores = self.stores.lock();
-        let store = stores.propose(name, place, fsync).map_err(refused)?;
+        let store = stores.propose(name, cloud::marked(place)?, fsync).map_err(refused)?;
         match cloud::owner(self.path(), &store.place)? {
             Some(owner) if owner != id_text(&self.identity().id) => {
                 let problem =

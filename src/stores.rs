@@ -8,6 +8,9 @@
 //! url = "s3://bucket/prefix"
 //! endpoint = "http://h:9000"   # if not at the usual address
 //! region = "eu-west-1"
+//! compression = "zstd:3"       # if content is compressed there
+//! key = "file:/path"           # if it is encrypted: where the key is, and its mark
+//! mark = "0123456789abcdef"
 //! fsync = "local"              # if fsync does not wait for the store
 //! ```
 
@@ -20,6 +23,7 @@ use nexus_kernel::StoreId;
 use nexus_kernel::model::FsyncLevel;
 use serde::{Deserialize, Serialize};
 
+use crate::coding::{Coding, Compression, KeyUse, compression_name, parse_compression};
 use crate::config::{CloudPlace, check_endpoint};
 use crate::error::{Error, Result};
 
@@ -74,6 +78,12 @@ struct WrittenStore {
     endpoint: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     region: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compression: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fsync: Option<String>,
 }
@@ -178,12 +188,16 @@ impl StoreList {
 
 impl WrittenStore {
     fn of(store: &NamedStore) -> WrittenStore {
+        let coding = &store.place.coding;
         WrittenStore {
             id: store.id.0,
             name: store.name.clone(),
             url: store.place.url.to_string(),
             endpoint: store.place.endpoint.clone(),
             region: store.place.region.clone(),
+            compression: (coding.compression != Compression::None).then(|| compression_name(coding.compression)),
+            key: coding.key.as_ref().map(|key| key.source.to_string()),
+            mark: coding.key.as_ref().map(|key| key.mark.clone()),
             fsync: (store.fsync != FsyncLevel::Store).then(|| fsync_name(store.fsync).to_owned()),
         }
     }
@@ -196,7 +210,12 @@ impl WrittenStore {
         if let Some(endpoint) = &self.endpoint {
             check_endpoint(endpoint)?;
         }
-        let place = CloudPlace { url: self.url.parse()?, endpoint: self.endpoint, region: self.region };
+        let key = self
+            .key
+            .map(|source| Ok::<_, String>(KeyUse { source: source.parse()?, mark: self.mark.unwrap_or_default() }));
+        let compression = self.compression.as_deref().map_or(Ok(Compression::None), parse_compression)?;
+        let coding = Coding { compression, key: key.transpose()? };
+        let place = CloudPlace { coding, url: self.url.parse()?, endpoint: self.endpoint, region: self.region };
         let fsync = self.fsync.as_deref().map_or(Ok(FsyncLevel::Store), parse_fsync)?;
         Ok(NamedStore { id: StoreId(self.id), name: self.name, place, fsync })
     }
@@ -238,7 +257,8 @@ mod tests {
     use super::*;
 
     fn place(url: &str) -> CloudPlace {
-        CloudPlace { url: url.parse().unwrap(), endpoint: Some("http://h:9000".to_owned()), region: None }
+        let coding = Coding { compression: Compression::Lz4, key: None };
+        CloudPlace { coding, url: url.parse().unwrap(), endpoint: Some("http://h:9000".to_owned()), region: None }
     }
 
     #[test]

@@ -105,7 +105,12 @@ impl Attachments {
         if !target.is_dir() {
             return Err(format!("{} is no directory: make it (mkdir), then attach", target.display()));
         }
-        let place = CloudPlace { url: spec.url.parse()?, endpoint: spec.endpoint.clone(), region: spec.region.clone() };
+        let place = CloudPlace {
+            coding: Default::default(),
+            url: spec.url.parse()?,
+            endpoint: spec.endpoint.clone(),
+            region: spec.region.clone(),
+        };
         let bucket = nexus::cloud::bucket(&place, look).map_err(|error| error.to_string())?;
         let folder = self.data.join("staged");
         fs::create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use nexus::Settings;
+use nexus::coding::{Compression, KeySource, parse_compression};
 use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, StoreUrl, parse_level};
 use nexus::stores::parse_fsync;
 use nexus_kernel::model::FsyncLevel;
@@ -106,7 +107,7 @@ data folder. SIGTERM and SIGINT unmount and close the volume; SIGHUP reopens the
 Settings come, in rising order, from NEXUS_* variables, the configuration file
 (/etc/nexus/config.toml for root, else ~/.config/nexus/config.toml) and flags:
   data, metastore, object_store, store, endpoint, region, store_cache, store_fsync,
-  memory, cache, log, options
+  store_compression, store_key, memory, cache, log, options
 Credentials of a store are taken from where the cloud's own tools take them: AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY or ~/.aws/credentials, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_*.
 
@@ -285,6 +286,12 @@ pub struct VolumeArgs {
     /// How much of the store's content is kept on this disk [default: 10G]
     #[arg(long, value_name = "SIZE")]
     pub store_cache: Option<ByteSize>,
+    /// Compress content on its way to the store: none, lz4, zstd or zstd:LEVEL (1 to 19)
+    #[arg(long, value_name = "HOW", value_parser = parse_compression)]
+    pub store_compression: Option<Compression>,
+    /// Encrypt it with the key from file:/PATH, env:NAME or command:COMMAND; see docs/encryption.md
+    #[arg(long, value_name = "SOURCE")]
+    pub store_key: Option<KeySource>,
     /// What fsync of content in the store waits for: remote (until it is there), local (until it
     /// is durable on this disk) [default: remote]
     #[arg(long, value_name = "LEVEL", value_parser = parse_fsync)]
@@ -397,6 +404,12 @@ pub struct StoreAddArgs {
     /// (until it is durable on this disk)
     #[arg(long, value_name = "LEVEL", default_value = "remote", value_parser = parse_fsync)]
     pub fsync: FsyncLevel,
+    /// Compress content on its way there: lz4, zstd or zstd:LEVEL (1 to 19)
+    #[arg(long, value_name = "HOW", value_parser = parse_compression)]
+    pub compression: Option<Compression>,
+    /// Encrypt it with the key from file:/PATH, env:NAME or command:COMMAND (of the daemon)
+    #[arg(long, value_name = "SOURCE")]
+    pub key: Option<KeySource>,
     /// A mount point, a data folder or a volume's name [default: the default volume]
     #[arg(long, value_name = "VOLUME")]
     pub mount: Option<PathBuf>,
@@ -505,6 +518,8 @@ impl VolumeArgs {
             region: self.region.clone(),
             store_cache: self.store_cache,
             store_fsync: self.store_fsync,
+            store_compression: self.store_compression,
+            store_key: self.store_key.clone(),
             memory: self.memory,
             cache: self.cache,
             log: self.log,

@@ -6,19 +6,25 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nexus::cloud::{ProbeStep, probe};
+use nexus::coding::{Coding, compression_name};
 use nexus::config::{ByteSize, CloudPlace};
 use nexus::stores::{DEFAULT_STORE, fsync_name};
 
 use super::args::{StoreAddArgs, StoreRmArgs, StoreTestArgs};
 use super::find;
-use crate::control::{ControlError, Reply, Request, StoreStatus};
+use crate::control::{ControlError, Reply, Request, StorePlace, StoreStatus};
 
 /// Taking a store away first frees what is dead there.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Tries a bucket, prints what came of it, and answers the exit status: 0 if all of it works.
 pub fn test(args: &StoreTestArgs) -> Result<ExitCode, String> {
-    let place = CloudPlace { url: args.url.clone(), endpoint: args.endpoint.clone(), region: args.region.clone() };
+    let place = CloudPlace {
+        coding: Coding::default(),
+        url: args.url.clone(),
+        endpoint: args.endpoint.clone(),
+        region: args.region.clone(),
+    };
     let steps = probe(&place).map_err(|error| error.to_string())?;
     print!("{}", describe(&steps));
     if steps.iter().all(|step| step.outcome.is_ok()) {
@@ -33,9 +39,13 @@ pub fn add(args: &StoreAddArgs) -> Result<String, String> {
     let volume = find::by_name(args.mount.as_deref(), None)?;
     let request = Request::StoreAdd {
         name: args.name.clone(),
-        url: args.place.url.to_string(),
-        endpoint: args.place.endpoint.clone(),
-        region: args.place.region.clone(),
+        place: StorePlace {
+            url: args.place.url.to_string(),
+            endpoint: args.place.endpoint.clone(),
+            region: args.place.region.clone(),
+            compression: args.compression.map(compression_name),
+            key: args.key.as_ref().map(ToString::to_string),
+        },
         fsync: fsync_name(args.fsync).to_owned(),
     };
     ask(&volume, &request)?;

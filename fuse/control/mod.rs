@@ -8,7 +8,7 @@ mod socket;
 
 pub use client::{Client, ControlError};
 pub use protocol::{
-    AttachmentStatus, ContentStatus, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus, VERSION,
-    ZoneStatus,
+    AttachmentStatus, ContentStatus, Health, MountStatus, Reply, Request, SpaceStatus, Status, StorePlace, StoreStatus,
+    VERSION, ZoneStatus,
 };
 pub use server::{Handler, Server};

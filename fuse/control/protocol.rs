@@ -54,14 +54,8 @@ pub enum Request {
     StoreAdd {
         /// What it is to be called.
         name: String,
-        /// Where it is.
-        url: String,
-        /// Where its service answers, if not at its usual address.
-        #[serde(default)]
-        endpoint: Option<String>,
-        /// Its region.
-        #[serde(default)]
-        region: Option<String>,
+        /// Where it is, and how content is stored there.
+        place: StorePlace,
         /// What fsync waits for: store, local or remote.
         fsync: String,
     },
@@ -120,6 +114,26 @@ pub enum Request {
     Resume,
     /// Unmount, and end once the volume is closed.
     Unmount,
+}
+
+/// Where a store is, and how content is stored there. Keys are named, never sent.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorePlace {
+    /// Bucket and prefix.
+    pub url: String,
+    /// Where its service answers, if not at its usual address.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Its region.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// How content is compressed.
+    #[serde(default)]
+    pub compression: Option<String>,
+    /// Where the key is that encrypts it.
+    #[serde(default)]
+    pub key: Option<String>,
 }
 
 /// What the daemon answers.

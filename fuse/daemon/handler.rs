@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use nexus::coding::{Coding, KeyUse, parse_compression};
 use nexus::config::CloudPlace;
 use nexus::folder::id_text;
 use nexus::place::Garbage;
@@ -13,8 +14,8 @@ use nexus_kernel::{BlobId, NodeId};
 
 use crate::attach::Attachments;
 use crate::control::{
-    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreStatus,
-    ZoneStatus,
+    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StorePlace,
+    StoreStatus, ZoneStatus,
 };
 use crate::mount::{MountOptions, Mounted, Unmount};
 
@@ -115,14 +116,11 @@ impl DaemonHandler {
         status.collect()
     }
 
-    fn add_store(
-        &self,
-        name: &str,
-        place: (&str, Option<String>, Option<String>),
-        fsync: &str,
-    ) -> Result<Reply, String> {
-        let (url, endpoint, region) = place;
-        let place = CloudPlace { url: url.parse()?, endpoint, region };
+    fn add_store(&self, name: &str, place: StorePlace, fsync: &str) -> Result<Reply, String> {
+        let key = place.key.map(|source| Ok::<_, String>(KeyUse { source: source.parse()?, mark: String::new() }));
+        let compression = place.compression.as_deref().map_or(Ok(Default::default()), parse_compression)?;
+        let coding = Coding { compression, key: key.transpose()? };
+        let place = CloudPlace { coding, url: place.url.parse()?, endpoint: place.endpoint, region: place.region };
         self.volume.add_store(name, place, parse_fsync(fsync)?).map(|()| Reply::Done).map_err(|e| e.to_string())
     }
 
@@ -175,9 +173,7 @@ impl Handler for DaemonHandler {
                 let report = self.volume.check(deep).map_err(text)?;
                 Ok(Reply::Findings { findings: report.findings, checked: report.checked })
             }
-            Request::StoreAdd { name, url, endpoint, region, fsync } => {
-                self.add_store(&name, (&url, endpoint, region), &fsync)
-            }
+            Request::StoreAdd { name, place, fsync } => self.add_store(&name, place, &fsync),
             Request::StoreRemove { name } => self.volume.remove_store(&name).map(|()| Reply::Done).map_err(text),
             Request::Place { inodes, store, fsync } => self.place(&inodes, store.as_deref(), fsync.as_deref()),
             Request::Placement { inode } => {

@@ -107,6 +107,12 @@ fn command(plan: &Plan) -> Command {
     }
     command.arg("--store-cache").arg(config.store_cache.to_string());
     command.arg("--store-fsync").arg(nexus::stores::fsync_name(config.store_fsync));
+    if let Some(compression) = config.store_compression {
+        command.arg("--store-compression").arg(nexus::coding::compression_name(compression));
+    }
+    if let Some(key) = &config.store_key {
+        command.arg("--store-key").arg(key.to_string());
+    }
     command.arg("--memory").arg(config.memory.to_string());
     if let Some(cache) = config.cache {
         command.arg("--cache").arg(cache.to_string());

@@ -157,9 +157,10 @@ fn run_on(
 /// Locks the data folder. A daemon whose mount is gone is about to let go of it: waits for that.
 fn open_folder(config: &Config) -> Result<DataFolder, Failure> {
     nexus::cloud::check_new(config)?;
+    let cloud = nexus::cloud::new_place(config)?;
     let deadline = Instant::now() + CLOSING_PATIENCE;
     loop {
-        match DataFolder::open_or_make_with(&config.data, config.drivers, config.cloud.clone()) {
+        match DataFolder::open_or_make_with(&config.data, config.drivers, cloud.clone()) {
             Err(nexus::Error::InUse { mounts, .. }) if is_closing(&mounts) && Instant::now() < deadline => {
                 std::thread::sleep(CLOSING_PAUSE);
             }

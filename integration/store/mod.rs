@@ -1,6 +1,7 @@
 //! Volumes whose content is in a real S3 server over HTTP: what a user does with one, what it
 //! costs in requests, and what happens while the server is away, silent, or wrong.
 
+mod coded;
 pub mod server;
 mod several;
 
@@ -31,6 +32,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// The cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = several::cases();
+    cases.extend(coded::cases());
     cases.extend([
         Case::new("a volume comes back from its bucket", comes_back),
         Case::new("small files share requests", requests),

@@ -1,0 +1,214 @@
+//! How content is stored in a bucket beside its place: compressed, and encrypted with a key
+//! that comes from a file, the environment or a command, and is never written down here.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use nexus_drivers::object_store::{CodedStore, KeyRing};
+use nexus_kernel::ObjectStore;
+
+pub use nexus_drivers::object_store::Compression;
+
+/// Longest keys that are read.
+const MOST_KEY_BYTES: usize = 64 << 10;
+/// Level of zstd if nobody says.
+const ZSTD_LEVEL: u8 = 3;
+
+/// How content is coded on its way to a store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Coding {
+    /// How new content is compressed.
+    pub compression: Compression,
+    /// What it is encrypted with, if it is.
+    pub key: Option<KeyUse>,
+}
+
+/// Where a store's keys come from, and what tells them from others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyUse {
+    /// Where from.
+    pub source: KeySource,
+    /// The mark of the key that hides names, in hex; empty until the store is first used.
+    pub mark: String,
+}
+
+/// Where keys come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeySource {
+    /// A file.
+    File(PathBuf),
+    /// An environment variable of the daemon.
+    Environment(String),
+    /// What a command prints, run by `sh -c`.
+    Command(String),
+}
+
+impl FromStr for KeySource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<KeySource, String> {
+        let bad = || format!("{text:?} is no source of keys: use file:/PATH, env:NAME or command:COMMAND");
+        if text.contains(['\n', '\r']) {
+            return Err(bad());
+        }
+        match text.split_once(':') {
+            Some(("file", path)) if path.starts_with('/') => Ok(KeySource::File(path.into())),
+            Some(("file", path)) if !path.is_empty() => {
+                std::path::absolute(path).map(KeySource::File).map_err(|error| format!("cannot reach {path}: {error}"))
+            }
+            Some(("env", name)) if !name.is_empty() && !name.contains('=') => {
+                Ok(KeySource::Environment(name.to_owned()))
+            }
+            Some(("command", command)) if !command.is_empty() => Ok(KeySource::Command(command.to_owned())),
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeySource::File(path) => write!(f, "file:{}", path.display()),
+            KeySource::Environment(name) => write!(f, "env:{name}"),
+            KeySource::Command(command) => write!(f, "command:{command}"),
+        }
+    }
+}
+
+impl KeySource {
+    /// Reads the keys.
+    pub fn load(&self) -> Result<KeyRing, String> {
+        let text = match self {
+            KeySource::File(path) => std::fs::read(path).map_err(|error| error.to_string()),
+            KeySource::Environment(name) => std::env::var_os(name)
+                .map(|value| value.into_encoded_bytes())
+                .ok_or_else(|| "it is not set for the daemon".to_owned()),
+            KeySource::Command(command) => run(command),
+        };
+        let text = text.map_err(|problem| format!("the key from {self} can't be read: {problem}"))?;
+        let text = String::from_utf8(text).ok().filter(|text| text.len() <= MOST_KEY_BYTES);
+        let text = text.ok_or_else(|| format!("the key from {self} is not text"))?;
+        KeyRing::parse(&text).map_err(|problem| format!("the key from {self}: {problem}"))
+    }
+}
+
+fn run(command: &str) -> Result<Vec<u8>, String> {
+    let output = Command::new("sh").arg("-c").arg(command).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(output.stdout) } else { Err(format!("it ended with {}", output.status)) }
+}
+
+impl Coding {
+    /// Whether content is stored as it is.
+    pub fn is_plain(&self) -> bool {
+        *self == Coding::default()
+    }
+
+    /// These with the mark of the keys as they are now, for a store that is used for the first time.
+    pub fn marked(mut self) -> Result<Coding, String> {
+        if let Some(key) = &mut self.key {
+            key.mark = mark(&key.source.load()?);
+        }
+        Ok(self)
+    }
+
+    /// `store`, which is not a plain one, with this coding before it. `scratch` is a folder for content on its way.
+    pub fn over(&self, store: Arc<dyn ObjectStore>, scratch: &Path) -> Result<Arc<dyn ObjectStore>, String> {
+        let keys = match &self.key {
+            None => None,
+            Some(key) => {
+                let ring = key.source.load()?;
+                if mark(&ring) != key.mark {
+                    return Err(format!(
+                        "the last key from {} is not the one that this store was first used with (mark {})",
+                        key.source, key.mark
+                    ));
+                }
+                Some(ring)
+            }
+        };
+        let coded = CodedStore::new(store, self.compression, keys, scratch).map_err(|error| error.to_string())?;
+        Ok(Arc::new(coded))
+    }
+}
+
+fn mark(ring: &KeyRing) -> String {
+    ring.names_id().unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A compression by its name: none, lz4, zstd, zstd:LEVEL.
+pub fn parse_compression(text: &str) -> Result<Compression, String> {
+    let bad = || format!("{text:?} is no compression: use none, lz4, zstd or zstd:LEVEL, with a level of 1 to 19");
+    match text.split_once(':').unwrap_or((text, "")) {
+        ("none", "") => Ok(Compression::None),
+        ("lz4", "") => Ok(Compression::Lz4),
+        ("zstd", "") => Ok(Compression::Zstd(ZSTD_LEVEL)),
+        ("zstd", level) => {
+            let level = level.parse().ok().filter(|level| (1..=19).contains(level));
+            level.map(Compression::Zstd).ok_or_else(bad)
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// As [`parse_compression`] takes it.
+pub fn compression_name(compression: Compression) -> String {
+    match compression {
+        Compression::None => "none".to_owned(),
+        Compression::Lz4 => "lz4".to_owned(),
+        Compression::Zstd(level) => format!("zstd:{level}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_others_are_refused() {
+        for text in ["none", "lz4", "zstd:1", "zstd:19"] {
+            assert_eq!(compression_name(parse_compression(text).unwrap()), text);
+        }
+        for text in ["", "zip", "lz4:1", "zstd:0", "zstd:20", "zstd:x"] {
+            assert!(parse_compression(text).is_err(), "{text}");
+        }
+        for text in ["file:/a b", "env:NAME", "command:pass show nexus"] {
+            assert_eq!(text.parse::<KeySource>().unwrap().to_string(), text);
+        }
+        for text in ["", "file:", "env:", "env:a=b", "command:", "key:abc", "file:/a\nb"] {
+            assert!(text.parse::<KeySource>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_come_from_all_sources_and_wrong_ones_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let line = format!("k:{}", "0f".repeat(32));
+        std::fs::write(&path, &line).unwrap();
+        let from_file = KeySource::File(path.clone());
+        let from_command = KeySource::Command(format!("cat '{}'", path.display()));
+        let of = |source: &KeySource| mark(&source.load().unwrap());
+        assert_eq!(of(&from_file), of(&from_command));
+        assert_eq!(of(&from_file).len(), 16);
+        for (source, says) in [
+            (KeySource::File("/nowhere/key".into()), "can't be read"),
+            (KeySource::Environment("NEXUS_NO_SUCH_KEY".to_owned()), "not set"),
+            (KeySource::Command("exit 3".to_owned()), "exit status: 3"),
+            (KeySource::Command("echo x".to_owned()), "64 hex digits"),
+        ] {
+            let problem = source.load().unwrap_err();
+            assert!(problem.contains(says), "{problem}");
+        }
+        let store: Arc<dyn ObjectStore> = Arc::new(nexus_drivers::object_store::MemoryStore::new());
+        let key = KeyUse { source: from_file, mark: String::new() };
+        let coding = Coding { compression: Compression::Lz4, key: Some(key) }.marked().unwrap();
+        assert!(coding.over(store.clone(), folder.path()).is_ok());
+        std::fs::write(&path, format!("k:{}", "1f".repeat(32))).unwrap();
+        let problem = coding.over(store, folder.path()).err().unwrap();
+        assert!(problem.contains("is not the one"), "{problem}");
+    }
+}
