@@ -56,10 +56,11 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Removes all below a prefix, behind its back.
+    /// Removes an object, or all below a prefix, behind its back.
     pub fn remove(&self, prefix: &str) -> Result<(), Failure> {
         let path = self.folder.join(BUCKET).join(prefix);
-        match fs::remove_dir_all(&path) {
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Failure::new(format!("removing {}: {error}", path.display())))
             }
