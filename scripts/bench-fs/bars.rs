@@ -71,6 +71,10 @@ pub const BARS: &[Bar] = &[
     row("random write 4 KiB+fsync", &[Local(1.0 / 0.6)]),
     row("SQLite WAL, one insert each", &[Local(1.2)]),
     row("SQLite rollback, one insert each", &[Local(1.2)]),
+    row("S3 sequential write", &[Local(1.0 / 0.9)]),
+    row("S3 sequential read cold", &[Local(1.0 / 0.9)]),
+    row("S3 random read 4 KiB cold", &[Local(1.3)]),
+    row("S3 untar, against a volume on this disk", &[Local(1.3)]),
     row("metadata beside a writer, p99.99", &[Millis(50.0)]),
 ];
 

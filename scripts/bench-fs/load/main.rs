@@ -1,5 +1,6 @@
 //! `bench-load`: runs the benchmark and prints its table (`run`), and is its own worker (`work`).
 
+mod cloud;
 mod crew;
 mod interrupt;
 mod lineup;
@@ -19,6 +20,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 use nexus_bench::{Context, Failure, MOST_MEMORY_MIB, Report, Role};
 
+use crate::cloud::{Amounts, Store};
 use crate::interrupt::Interrupt;
 use crate::programs::Materials;
 use crate::ring::{Switch, Wanted};
@@ -66,9 +68,16 @@ struct Run {
     /// Seconds of each run of the group latency [default: 60, or 3 with --quick].
     #[arg(long)]
     latency_s: Option<u64>,
-    /// Runs of each workload; the table gives medians.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    /// Measure a volume whose content is in such a store instead, against a plain client of the
+    /// same server; --only and --groups do not count then.
+    #[arg(long, value_enum)]
+    store: Option<Store>,
+    /// MiB of the large file with --store [default: 512, or 64 with --quick].
+    #[arg(long)]
+    large_mib: Option<u64>,
+    /// Runs of each workload; the table gives medians [default: 5, or 3 with --store].
+    #[arg(long)]
+    runs: Option<usize>,
     /// One run of small sizes, to see that everything works. Its numbers mean nothing.
     #[arg(long)]
     quick: bool,
@@ -123,8 +132,12 @@ impl Run {
         let load = machine::load_average();
         let mut sizes = if self.quick { Sizes::QUICK } else { Sizes::FULL };
         sizes.latency_s = self.latency_s.unwrap_or(sizes.latency_s);
-        let runs = if self.quick { 1 } else { self.runs.max(1) };
+        let usual = if self.store.is_some() { 3 } else { 5 };
+        let runs = if self.quick { 1 } else { self.runs.unwrap_or(usual).max(1) };
         eprintln!("working in {}, seed {}", folder.path().display(), self.seed);
+        if self.store.is_some() {
+            return self.run_on_store(folder.path(), runs, load, &interrupt);
+        }
 
         let materials = Materials::make(folder.path(), sizes, self.seed, &interrupt)?;
         let bench = Bench { sizes, materials, interrupt: interrupt.clone(), seed: self.seed };
@@ -160,6 +173,28 @@ impl Run {
         }
         let facts = self.facts(&report, &subjects, folder.path(), runs, load, failed);
         self.publish(&report, &facts)
+    }
+
+    fn run_on_store(
+        &self,
+        folder: &Path,
+        runs: usize,
+        load: Option<f64>,
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
+        if self.peers {
+            return Err(Failure::new("--peers can't be measured with --store yet: leave one of them out"));
+        }
+        let program = self.nexus_program()?;
+        let usual = if self.quick { 64 } else { 512 };
+        let large_bytes = self.large_mib.unwrap_or(usual).max(1) << 20;
+        let (tree_files, bill_files) = if self.quick { (500, 500) } else { (5000, 10_000) };
+        let amounts = Amounts { large_bytes, tree_files, bill_files };
+        let (arguments, seed) = (self.nexus_arg.as_slice(), self.seed);
+        let outcome = cloud::Bench { program: &program, folder, arguments, interrupt, amounts, seed }.run(runs)?;
+        let mut facts = self.facts(&outcome.report, &[], folder, runs, load, Vec::new());
+        facts.extend(outcome.facts);
+        self.publish(&outcome.report, &facts)
     }
 
     fn facts(
