@@ -64,6 +64,12 @@ impl Mount {
         self
     }
 
+    /// Takes a variable out again.
+    pub fn without_variable(mut self, name: &str) -> Mount {
+        self.environment.retain(|(other, _)| other != name);
+        self
+    }
+
     /// Has requests carried by `transport`, if one is named; [`Mount::start`] sees to it that they are.
     pub fn over(mut self, transport: Option<Transport>) -> Mount {
         self.transport = transport;

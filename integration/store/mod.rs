@@ -2,6 +2,7 @@
 //! costs in requests, and what happens while the server is away, silent, or wrong.
 
 mod coded;
+mod failpoints;
 pub mod server;
 mod several;
 
@@ -33,6 +34,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 pub fn cases() -> Vec<Case> {
     let mut cases = several::cases();
     cases.extend(coded::cases());
+    cases.extend(failpoints::cases());
     cases.extend([
         Case::new("a volume comes back from its bucket", comes_back),
         Case::new("small files share requests", requests),

@@ -12,6 +12,7 @@ pub mod content;
 pub mod direct_zone;
 pub mod disk;
 pub mod error;
+pub mod failpoint;
 #[cfg(test)]
 mod fixtures;
 pub mod fs;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nexus_kernel::command::Relocation;
 use nexus_kernel::content::{ContentStore, Staged};
+use nexus_kernel::failpoint::reach;
 use nexus_kernel::model::{BlobState, Piece};
 use nexus_kernel::{BlobId, Command, Error, Result, StoreId, Zone};
 
@@ -161,7 +162,9 @@ impl Reclaimer {
             return Ok(());
         }
         let moves = std::mem::take(&mut batch.moves);
+        reach("relocate.copied");
         let outcome = zone.propose(&Command::Relocate { from, store: batch.target, moves })?;
+        reach("relocate.told");
         progress.moved_bytes += outcome.count;
         Ok(())
     }

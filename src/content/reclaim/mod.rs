@@ -21,6 +21,7 @@ mod thread;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use nexus_kernel::failpoint::reach;
 use nexus_kernel::model::{Blob, BlobState};
 use nexus_kernel::{BlobId, Clock, Command, Error, Result, Zone};
 use parking_lot::Mutex;
@@ -228,6 +229,7 @@ impl Reclaimer {
             for (zone, blob) in records {
                 if blob.state == BlobState::Open {
                     zone.propose(&Command::SealBlob { blob: id, len: len.max(blob.len) })?;
+                    reach("seal.told");
                 }
             }
         }
@@ -275,7 +277,10 @@ impl Reclaimer {
                     continue;
                 }
                 match zone.propose(&Command::DropBlob { blob: id }) {
-                    Ok(_) => dropped.insert(id),
+                    Ok(_) => {
+                        reach("drop.told");
+                        dropped.insert(id)
+                    }
                     Err(Error::Conflict | Error::NotFound) => continue,
                     Err(error) => return Err(error),
                 };

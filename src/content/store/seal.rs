@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nexus_kernel::disk::DiskFile;
+use nexus_kernel::failpoint::reach;
 use nexus_kernel::object_store::BlobSource;
 use nexus_kernel::{BlobId, Error, ObjectStore, Result};
 
@@ -119,6 +120,7 @@ impl SegmentStore {
         }
         segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
         self.write_sums(&FrameSums::of_file(blob, &*file, len)?)?;
+        reach("seal.summed");
         let mut source = SegmentSource { path: segment.path().to_owned(), file: Arc::clone(&file), len, at: 0 };
         match block_on(store.objects.put(blob, &mut source)) {
             Ok(()) => {}
@@ -126,7 +128,9 @@ impl SegmentStore {
             Err(Error::Exists) if self.sealed_len(blob)? == len => {}
             Err(error) => return Err(error),
         }
+        reach("seal.stored");
         self.leave_segment(&*store.objects, &segment, file)?;
+        reach("seal.moved");
         Ok(len)
     }
 
@@ -161,12 +165,14 @@ impl SegmentStore {
         self.files.remove(blob);
         self.segments.write().remove(&blob);
         self.remove_file(&self.layout.segment(blob))?;
+        reach("delete.began");
         match self.mounts.of(blob) {
             Ok(store) => block_on(store.objects.delete(blob))?,
             // It was taken away, which only happens once nothing is in it.
             Err(Error::NoStore) => {}
             Err(error) => return Err(error),
         }
+        reach("delete.stored");
         self.remove_file(&self.layout.sum(blob))?;
         self.files.remove(blob);
         self.condemned.lock().remove(&blob);

@@ -306,6 +306,7 @@ impl Shared {
                 }
                 _ => {}
             }
+            nexus_kernel::failpoint::reach("cache.evicted");
             self.fetched.notify_all();
         }
     }
