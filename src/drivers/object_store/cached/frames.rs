@@ -1,16 +1,14 @@
-//! Which frames of a blob are in its cache file, and what to fetch ahead of a reader. Decides
-//! only; files and requests are elsewhere.
+//! Which frames of a blob are in its cache file, and which are on their way. Decides only; files
+//! and requests are elsewhere.
 
 use std::ops::Range;
 
+use super::readers::Readers;
+
 /// Bytes of a frame: what is fetched at the least, and what checksums are kept of.
 pub const FRAME: u64 = 64 << 10;
-/// Frames of one request that fetches ahead.
-pub const PIECE: u64 = 32;
-/// Frames ahead of a reader when it is first found to be sequential, and at the most.
-const AHEAD: Range<u64> = 4..128;
-/// How far from each other, in frames, reads may be that still follow each other.
-const NEAR: u64 = 32;
+/// Frames that are there between two gaps from which on the gaps are fetched by a request each.
+const APART: u64 = 4;
 
 /// The frames of one blob.
 #[derive(Debug)]
@@ -20,11 +18,7 @@ pub struct Frames {
     present: u64,
     /// Being fetched by somebody.
     loading: Vec<Range<u64>>,
-    /// The frame that a sequential reader would ask for next.
-    next: u64,
-    window: u64,
-    /// End of what was fetched ahead.
-    ahead: u64,
+    readers: Readers,
 }
 
 impl Frames {
@@ -32,7 +26,7 @@ impl Frames {
     pub fn none(len: u64) -> Frames {
         let total = len.div_ceil(FRAME);
         let words = total.div_ceil(64) as usize;
-        Frames { bits: vec![0; words], total, present: 0, loading: Vec::new(), next: u64::MAX, window: 0, ahead: 0 }
+        Frames { bits: vec![0; words], total, present: 0, loading: Vec::new(), readers: Readers::none(total) }
     }
 
     /// The frames that hold a range of bytes.
@@ -69,14 +63,25 @@ impl Frames {
         changed
     }
 
-    /// The shortest range that holds all that is missing of `frames`; empty if nothing is.
-    pub fn missing(&self, frames: Range<u64>) -> Range<u64> {
-        let first = frames.clone().find(|frame| !self.has(*frame));
-        let last = frames.clone().rev().find(|frame| !self.has(*frame));
-        match (first, last) {
-            (Some(first), Some(last)) => first..last + 1,
-            _ => frames.end..frames.end,
+    /// Whether all of `frames` are there.
+    pub fn has_all(&self, frames: Range<u64>) -> bool {
+        frames.into_iter().all(|frame| self.has(frame))
+    }
+
+    /// What to fetch so that all of `frames` are there or on their way. A few that are there
+    /// already are fetched again rather than by another request.
+    pub fn gaps(&self, frames: Range<u64>) -> Vec<Range<u64>> {
+        let mut gaps: Vec<Range<u64>> = Vec::new();
+        for frame in frames {
+            if self.has(frame) || self.is_loading(&(frame..frame + 1)) {
+                continue;
+            }
+            match gaps.last_mut() {
+                Some(gap) if frame - gap.end < APART && !self.is_loading(&(gap.end..frame)) => gap.end = frame + 1,
+                _ => gaps.push(frame..frame + 1),
+            }
         }
+        gaps
     }
 
     /// Whether somebody fetches any of `frames`.
@@ -102,37 +107,27 @@ impl Frames {
     }
 
     /// Notes that a reader asks for `frames`; answers what to fetch ahead, a request each, which
-    /// is noted as being fetched. The window doubles while reads follow each other.
+    /// is noted as being fetched.
     pub fn read(&mut self, frames: &Range<u64>) -> Vec<Range<u64>> {
-        if frames.end == self.next {
-            // The same frame again, for the next few bytes of it.
-            return Vec::new();
-        }
-        // The kernel's own reading ahead comes in several requests, in no sure order.
-        if self.next != u64::MAX && frames.start <= self.next + NEAR && frames.end + NEAR >= self.next {
-            self.window = (self.window * 2).clamp(AHEAD.start, AHEAD.end);
-            self.next = self.next.max(frames.end);
-        } else {
-            (self.window, self.ahead) = (0, frames.end);
-            self.next = frames.end;
-        }
-        let (start, end) = (self.ahead.max(frames.end), (self.next + self.window).min(self.total));
-        // Not a little at a time: when half of the window is used up.
-        if start >= end || end - start < self.window / 2 && end < self.total {
-            return Vec::new();
-        }
-        self.ahead = end;
         let mut requests = Vec::new();
-        let mut at = start;
-        while at < end {
-            let piece = self.missing(at..(at + PIECE).min(end));
-            if !piece.is_empty() && !self.is_loading(&piece) {
-                self.begin(piece.clone());
-                requests.push(piece);
+        for range in self.readers.read(frames) {
+            for gap in self.gaps(range) {
+                self.begin(gap.clone());
+                requests.push(gap);
             }
-            at += PIECE;
         }
         requests
+    }
+
+    /// Notes that a request to fetch ahead is not made after all.
+    pub fn refuse(&mut self, request: &Range<u64>) {
+        self.end(request);
+        self.readers.refused(request);
+    }
+
+    /// Who reads this blob.
+    pub fn readers(&mut self) -> &mut Readers {
+        &mut self.readers
     }
 }
 
@@ -143,12 +138,22 @@ mod tests {
     #[test]
     fn frames_come_and_go() {
         let mut frames = Frames::none(10 * FRAME + 1);
-        assert_eq!(frames.missing(0..11), 0..11);
+        assert_eq!(frames.gaps(0..11), [0..11]);
         assert_eq!(frames.set(2..5, true), 3);
         assert_eq!(frames.set(4..100, true), 6);
-        assert_eq!((frames.present(), frames.missing(0..11), frames.missing(3..9).is_empty()), (9, 0..2, true));
+        assert_eq!((frames.present(), frames.gaps(0..11), frames.has_all(3..9)), (9, vec![0..2], true));
         assert_eq!(frames.set(3..4, false), 1);
-        assert_eq!(frames.missing(1..9), 1..4);
+        assert_eq!(frames.gaps(1..9), [1..4]);
+    }
+
+    #[test]
+    fn what_is_there_or_on_its_way_is_not_fetched_with_its_neighbours() {
+        let mut frames = Frames::none(20 * FRAME);
+        frames.set(2..6, true);
+        frames.set(8..11, true);
+        assert_eq!(frames.gaps(0..20), [0..2, 6..20]);
+        frames.begin(12..13);
+        assert_eq!(frames.gaps(0..20), [0..2, 6..12, 13..20]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! who then calls [`ObjectStore::distrust`]. A blob that goes up leaves its local file here.
 
 mod frames;
+mod readers;
 mod scan;
 
 use std::collections::hash_map::Entry;
@@ -26,10 +27,16 @@ use parking_lot::{Condvar, Mutex};
 
 use frames::{FRAME, Frames};
 
-/// Threads that fetch ahead, one request each; with [`frames::PIECE`] they bound its memory.
-const FETCHERS: usize = 4;
+/// Threads that fetch ahead, one request each.
+const FETCHERS: usize = 8;
 /// Requests that wait for one of them; what is beyond is fetched when it is read.
-const MOST_QUEUED: usize = 64;
+const MOST_QUEUED: usize = 128;
+/// Bytes of the requests that fetch ahead, waiting and under way: the most memory they take.
+const AHEAD_BYTES: u64 = 32 << 20;
+/// Readers remembered that came to the end of a blob.
+const MOST_FINISHED: usize = 8;
+/// How much larger the number of a blob is, at the most, in which a file goes on.
+const NEXT_BLOBS: u64 = 16;
 
 /// How much of the disk a cache may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +72,10 @@ struct State {
     bytes: u64,
     clock: u64,
     queue: VecDeque<(BlobId, Range<u64>)>,
+    /// Bytes reserved for requests that fetch ahead, of [`AHEAD_BYTES`].
+    ahead_bytes: u64,
+    /// Readers that came to the end of a blob, with their window.
+    finished: VecDeque<(BlobId, u64)>,
     stopping: bool,
 }
 
@@ -85,6 +96,48 @@ impl State {
         let at = self.queue.iter().position(brings)?;
         self.queue.remove(at).map(|(_, piece)| piece)
     }
+
+    /// Reserves memory for a request that fetches ahead, and queues it; `false` if it must not be.
+    fn enqueue(&mut self, id: BlobId, piece: &Range<u64>) -> bool {
+        let bytes = piece_bytes(piece);
+        let fits = self.queue.len() < MOST_QUEUED && self.ahead_bytes + bytes <= AHEAD_BYTES;
+        if fits {
+            self.ahead_bytes += bytes;
+            self.queue.push_back((id, piece.clone()));
+        }
+        fits
+    }
+
+    /// Gives back what [`State::enqueue`] has reserved.
+    fn release(&mut self, piece: &Range<u64>) {
+        self.ahead_bytes = self.ahead_bytes.saturating_sub(piece_bytes(piece));
+    }
+
+    /// Notes a read; answers what to fetch ahead. Who came to the end of a blob and begins one
+    /// that was made soon after it is known there.
+    fn read(&mut self, id: BlobId, wanted: &Range<u64>) -> Vec<Range<u64>> {
+        let Some(cached) = self.blobs.get_mut(&id) else { return Vec::new() };
+        let readers = cached.frames.readers();
+        if wanted.start == 0 && readers.is_new() {
+            let goes_on = |(of, _): &(BlobId, u64)| of.0 < id.0 && id.0 - of.0 <= NEXT_BLOBS;
+            let before = self.finished.iter().position(goes_on).and_then(|at| self.finished.remove(at));
+            if let Some((_, window)) = before {
+                readers.go_on(window);
+            }
+        }
+        let ahead = cached.frames.read(wanted);
+        if let Some(window) = cached.frames.readers().take_finished() {
+            if self.finished.len() >= MOST_FINISHED {
+                self.finished.pop_front();
+            }
+            self.finished.push_back((id, window));
+        }
+        ahead
+    }
+}
+
+fn piece_bytes(piece: &Range<u64>) -> u64 {
+    (piece.end - piece.start) * FRAME
 }
 
 impl CachedStore {
@@ -166,24 +219,26 @@ impl Shared {
                     // Nobody is at it yet, and they may all be busy for long.
                     Some(piece) => {
                         drop(state);
-                        self.fetch(id, &piece, len, &file)?;
+                        self.fetch_piece(id, &piece, len, &file)?;
                         state = self.state.lock();
                     }
                     None => self.fetched.wait(&mut state),
                 }
                 continue;
             }
-            let missing = cached.frames.missing(wanted.clone());
+            let mut gaps = cached.frames.gaps(wanted.clone());
             let file = Arc::clone(&cached.file);
-            if !missing.is_empty() {
-                cached.frames.begin(missing.clone());
+            for gap in &gaps {
+                cached.frames.begin(gap.clone());
             }
+            let missing = if gaps.is_empty() { None } else { Some(gaps.remove(0)) };
+            self.queue(&mut state, id, gaps);
             if !std::mem::replace(&mut asked, true) {
-                let ahead = cached.frames.read(&wanted);
+                let ahead = state.read(id, &wanted);
                 self.queue(&mut state, id, ahead);
             }
             drop(state);
-            if missing.is_empty() {
+            let Some(missing) = missing else {
                 let mut buf = vec![0; (range.end - range.start) as usize];
                 return match file.read_exact_at(&mut buf, range.start) {
                     Ok(()) => Ok(buf.into()),
@@ -193,7 +248,7 @@ impl Shared {
                         block_on(self.store.get(id, range))
                     }
                 };
-            }
+            };
             let got = self.fetch(id, &missing, len, &file)?;
             let start = missing.start * FRAME;
             if start <= range.start && range.end <= start + got.len() as u64 {
@@ -201,7 +256,7 @@ impl Shared {
             }
             state = self.state.lock();
             // The disk may not have taken it, so don't count on the file.
-            if state.blobs.get(&id).is_none_or(|cached| !cached.frames.missing(missing).is_empty()) {
+            if state.blobs.get(&id).is_none_or(|cached| !cached.frames.has_all(missing)) {
                 drop(state);
                 return block_on(self.store.get(id, range));
             }
@@ -249,13 +304,19 @@ impl Shared {
         got
     }
 
+    /// Fetches a request that was queued.
+    fn fetch_piece(&self, id: BlobId, piece: &Range<u64>, len: u64, file: &File) -> Result<()> {
+        let got = self.fetch(id, piece, len, file).map(drop);
+        self.state.lock().release(piece);
+        got
+    }
+
     fn queue(&self, state: &mut State, id: BlobId, pieces: Vec<Range<u64>>) {
         for piece in pieces {
-            if state.queue.len() < MOST_QUEUED {
-                state.queue.push_back((id, piece));
+            if state.enqueue(id, &piece) {
                 self.wanted.notify_one();
             } else if let Some(cached) = state.blobs.get_mut(&id) {
-                cached.frames.end(&piece);
+                cached.frames.refuse(&piece);
             }
         }
     }
@@ -268,10 +329,13 @@ impl Shared {
                 return;
             }
             let Some((id, piece)) = state.queue.pop_front() else { continue };
-            let Some(cached) = state.blobs.get(&id) else { continue };
+            let Some(cached) = state.blobs.get(&id) else {
+                state.release(&piece);
+                continue;
+            };
             let (len, file) = (cached.len, Arc::clone(&cached.file));
             drop(state);
-            if let Err(error) = self.fetch(id, &piece, len, &file) {
+            if let Err(error) = self.fetch_piece(id, &piece, len, &file) {
                 // Who reads it will be told.
                 log::debug!("blob {:016x} could not be fetched ahead: {error}", id.0);
             }
@@ -393,5 +457,7 @@ impl ObjectStore for CachedStore {
     }
 }
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod tests;

@@ -162,7 +162,7 @@ fn reading_in_order_takes_few_requests_and_many_readers_share_them() {
             });
         }
     });
-    let pieces = total / FRAME / frames::PIECE;
+    let pieces = total / FRAME / readers::PIECE;
     let gets = remote.gets.load(Ordering::SeqCst);
     // Four readers at slightly different places look less sequential than one.
     assert!(gets <= 16 * pieces, "{gets} requests");
