@@ -36,7 +36,7 @@ impl Bench {
         let proxy = Proxy::start(server.endpoint().trim_start_matches("http://").parse()?)?;
         let mount = lab.mount_on(&scratch.path().join("data"), &scratch)?;
         let (url, endpoint) = (server.url(PREFIX), proxy.endpoint());
-        let flags = ["--store", &url, "--endpoint", &endpoint, "--store-cache", LARGE_CACHE];
+        let flags = ["--store", &url, "--endpoint", &endpoint, "--store-cache", LARGE_CACHE, "--store-fsync", "local"];
         let mut mount = server.credentials(mount.with_arguments(&flags));
         mount.start()?;
         Ok(Bench { mount, proxy, server, scratch })

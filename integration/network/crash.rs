@@ -79,9 +79,13 @@ pub fn killed_during_gc(lab: &Lab) -> Check {
         bench.mount.start()?;
     }
     bench.proxy.set(Weather::Fair);
-    bench.mount.program().arg("gc").arg(bench.mount.point()).ok()?;
+    let gc = |bench: &Bench| {
+        let done = bench.mount.program().arg("gc").arg(bench.mount.point()).ok();
+        done.map(drop).during(format!("gc at the end; the daemon said {}", bench.mount.last_words()))
+    };
+    gc(&bench)?;
     bench.flush()?;
-    bench.mount.program().arg("gc").arg(bench.mount.point()).ok()?;
+    gc(&bench)?;
     bench.stop_and_forget()?;
     bench.mount.start()?;
     for (name, bytes) in &kept {

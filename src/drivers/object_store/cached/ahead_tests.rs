@@ -40,7 +40,7 @@ impl ObjectStore for Counting {
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
         self.memory.delete(id)
     }
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<BlobInfo>>> {
+    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         self.memory.list(after, limit)
     }
 }
