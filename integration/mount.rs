@@ -1,6 +1,7 @@
 //! One daemon under test: started in front, watched, killed by its pid, never left behind.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -99,6 +100,12 @@ impl Mount {
         wait_until("the mount answers", PATIENCE, || {
             ensure!(self.is_running()?, "the daemon ended: {}", self.last_words());
             Ok(is_mount_point(&point)? && fs::metadata(&point).is_ok())
+        })?;
+        // It comes right after the mount; a dead daemon's refuses.
+        let socket = self.data.join("control.sock");
+        wait_until("the daemon can be asked", PATIENCE, || {
+            ensure!(self.is_running()?, "the daemon ended: {}", self.last_words());
+            Ok(UnixStream::connect(&socket).is_ok())
         })?;
         match self.transport {
             Some(transport) => self.check_transport(transport),
