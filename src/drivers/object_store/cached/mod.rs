@@ -291,7 +291,9 @@ impl Shared {
         };
         let mut state = self.state.lock();
         let mut added = 0;
-        if let Some(cached) = state.blobs.get_mut(&id) {
+        // Thrown out meanwhile, and maybe fetched anew since: that is another file.
+        let is_same = |cached: &&mut Cached| std::ptr::eq(Arc::as_ptr(&cached.file), file);
+        if let Some(cached) = state.blobs.get_mut(&id).filter(is_same) {
             cached.frames.end(frames);
             if kept {
                 added = cached.frames.set(frames.clone(), true);

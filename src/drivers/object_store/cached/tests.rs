@@ -197,3 +197,19 @@ fn a_reader_does_not_wait_for_what_nobody_has_begun_to_fetch() {
     }
     remote.ahead_is_stuck.store(false, Ordering::SeqCst);
 }
+
+#[test]
+fn a_fetch_that_ends_after_its_blob_was_thrown_out_counts_for_nothing() {
+    let remote = Arc::new(Remote::default());
+    let dir = tempfile::tempdir().unwrap();
+    let cache = CachedStore::open(remote.clone(), dir.path(), PLENTY).unwrap();
+    let (id, content) = (BlobId::new(1, 1), bytes(10 * FRAME, 3));
+    block_on(remote.put(id, &mut Memory::new(content.clone()))).unwrap();
+    block_on(cache.get(id, 0..10)).unwrap();
+    let old = Arc::clone(&cache.0.state.lock().blobs[&id].file);
+    cache.0.forget(id);
+    block_on(cache.get(id, 0..10)).unwrap();
+    cache.0.fetch(id, &(7..8), 10 * FRAME, &old).unwrap();
+    let read = block_on(cache.get(id, 7 * FRAME..8 * FRAME)).unwrap();
+    assert!(read == content[7 * FRAME as usize..8 * FRAME as usize]);
+}
