@@ -10,6 +10,8 @@ use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, StoreUrl, parse_le
 use nexus::stores::parse_fsync;
 use nexus_kernel::model::FsyncLevel;
 
+use super::cache;
+
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]
 #[command(
@@ -70,6 +72,15 @@ pub enum Command {
     /// Move what files have elsewhere to a store
     #[command(after_help = MIGRATE_HELP)]
     Migrate(MigrateArgs),
+    /// Fetch content of files that is in a bucket, so that it is read from this disk
+    #[command(after_help = cache::WARMUP_HELP)]
+    Warmup(cache::PathsArgs),
+    /// Throw out what is kept on this disk of files whose content is in a bucket
+    #[command(after_help = cache::EVICT_HELP)]
+    Evict(cache::PathsArgs),
+    /// Tell how much of files is kept on this disk
+    #[command(after_help = cache::DU_HELP)]
+    Du(cache::DuArgs),
     /// Show the objects of an existing bucket as files, at a directory of a mounted volume
     #[command(after_help = ATTACH_HELP)]
     Attach(AttachArgs),

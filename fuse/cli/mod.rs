@@ -3,6 +3,7 @@
 
 mod args;
 mod attach;
+mod cache;
 mod find;
 mod flush;
 mod fsck;
@@ -70,6 +71,9 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Flush(args) => exit(flush::run(args.target.as_deref()).map(|text| print(&text)), 1),
         Command::Store { command } => exit(run_store(command), 1),
         Command::Place(args) => exit(place::place(args).map(|text| print(&text)), 1),
+        Command::Warmup(args) => exit(cache::warmup(args).map(|text| print(&text)), 1),
+        Command::Evict(args) => exit(cache::evict(args).map(|text| print(&text)), 1),
+        Command::Du(args) => exit(cache::du(args).map(|text| print(&text)), 1),
         Command::Migrate(args) => exit(place::migrate(args).map(|text| print(&text)), 1),
         Command::Attach(args) => exit(attach::attach(args).map(|text| print(&text)), 1),
         Command::Detach(args) => exit(attach::detach(&args.target).map(|text| print(&text)), 1),

@@ -76,17 +76,19 @@ pub fn migrate(args: &MigrateArgs) -> Result<String, String> {
 
 /// What a batch of inodes are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
+    /// Directories.
     Directories,
+    /// Regular files.
     Files,
 }
 
 /// Takes a batch of inode numbers.
-type Visit<'a> = dyn FnMut(&[u64], Kind) -> Result<(), String> + 'a;
+pub(super) type Visit<'a> = dyn FnMut(&[u64], Kind) -> Result<(), String> + 'a;
 
 /// Visits `path` and all below it on the same mount, directories before what is in them, in
 /// batches.
-fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), String> {
+pub(super) fn walk(path: &Path, visit: &mut Visit<'_>) -> Result<(), String> {
     let top = path.symlink_metadata().map_err(|error| failed(path, &error))?;
     if !top.is_dir() {
         return visit(&[top.ino()], Kind::Files);
@@ -129,14 +131,14 @@ fn is_on(path: &Path, device: u64) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.dev() == device)
 }
 
-fn ask(volume: &find::Volume, request: &Request) -> Result<Reply, String> {
+pub(super) fn ask(volume: &find::Volume, request: &Request) -> Result<Reply, String> {
     volume.ask(request, PATIENCE).map_err(|error| match error {
         ControlError::NobodyThere(_) => format!("the daemon of {} does not answer", volume.name()),
         error => error.to_string(),
     })
 }
 
-fn unexpected(reply: &Reply) -> String {
+pub(super) fn unexpected(reply: &Reply) -> String {
     format!("the daemon answered something else: {reply:?}")
 }
 
@@ -145,14 +147,14 @@ fn failed(path: &Path, error: &std::io::Error) -> String {
 }
 
 /// Tells on a terminal how far it is.
-fn progress(text: &str) {
+pub(super) fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
         eprint!("\r{text}   ");
         let _ = std::io::stderr().flush();
     }
 }
 
-fn end_progress(shown: bool) {
+pub(super) fn end_progress(shown: bool) {
     if shown && std::io::stderr().is_terminal() {
         eprintln!();
     }

@@ -88,6 +88,28 @@ pub enum Request {
         /// The store.
         store: String,
     },
+    /// Tell where the bytes of files are.
+    Residency {
+        /// Their inode numbers.
+        inodes: Vec<u64>,
+    },
+    /// Fetch a part of what of files is not on this disk; to be asked again, with where the
+    /// last answer stopped, until there is no more.
+    Warm {
+        /// The files' inode numbers.
+        inodes: Vec<u64>,
+        /// Which of them to go on with.
+        #[serde(default)]
+        file: usize,
+        /// Where in it.
+        #[serde(default)]
+        offset: u64,
+    },
+    /// Throw out what is kept on this disk of files' content that is elsewhere.
+    Evict {
+        /// The files' inode numbers.
+        inodes: Vec<u64>,
+    },
     /// Take these mount options from now on, comma-separated.
     Remount {
         /// As after `-o remount,`.
@@ -200,6 +222,29 @@ pub enum Reply {
         bytes: u64,
         /// Whether there are more.
         more: bool,
+    },
+    /// Answer to [`Request::Residency`].
+    Residency {
+        /// Bytes in all, without holes.
+        bytes: u64,
+        /// Bytes on this disk that are in their store, too.
+        cached: u64,
+        /// Bytes that are nowhere but on this disk, though their store is elsewhere.
+        only_here: u64,
+        /// Most bytes that are kept here; nothing if no store is elsewhere.
+        limit: Option<u64>,
+    },
+    /// Answer to [`Request::Warm`].
+    Warmed {
+        /// Bytes that are here now, of those looked at.
+        bytes: u64,
+        /// Which file to go on with, and where in it; nothing if that was all.
+        next: Option<(usize, u64)>,
+    },
+    /// Answer to [`Request::Evict`].
+    Evicted {
+        /// Bytes that are not here any more.
+        bytes: u64,
     },
     /// Answer to [`Request::Check`]: a line for each finding.
     Findings {

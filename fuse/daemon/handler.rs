@@ -7,6 +7,7 @@ use nexus::coding::{Coding, KeyUse, parse_compression};
 use nexus::config::CloudPlace;
 use nexus::folder::id_text;
 use nexus::place::Garbage;
+use nexus::residency::{Cursor, Residency};
 use nexus::stores::{DEFAULT_STORE, parse_fsync};
 use nexus::{Config, Volume};
 use nexus_kernel::object_store::Traffic;
@@ -179,6 +180,20 @@ impl Handler for DaemonHandler {
             Request::Placement { inode } => {
                 let (store, fsync) = self.volume.placement(self.mounted.node(inode)).map_err(text)?;
                 Ok(Reply::Placement { store, fsync: fsync.to_owned() })
+            }
+            Request::Residency { inodes } => {
+                let Residency { bytes, cached, only_here } =
+                    self.volume.residency(&self.nodes(&inodes)).map_err(text)?;
+                Ok(Reply::Residency { bytes, cached, only_here, limit: self.volume.cache_limit() })
+            }
+            Request::Warm { inodes, file, offset } => {
+                let from = Cursor { file, offset };
+                let (bytes, next) = self.volume.warm(&self.nodes(&inodes), from).map_err(text)?;
+                Ok(Reply::Warmed { bytes, next: next.map(|cursor| (cursor.file, cursor.offset)) })
+            }
+            Request::Evict { inodes } => {
+                let bytes = self.volume.evict(&self.nodes(&inodes)).map_err(text)?;
+                Ok(Reply::Evicted { bytes })
             }
             Request::Migrate { inodes, store } => {
                 let migrated = self.volume.migrate(&self.nodes(&inodes), &store).map_err(text)?;

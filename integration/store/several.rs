@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("stores come and go while the volume is mounted", come_and_go),
         Case::new("fsync waits for the store where it should", fsync),
         Case::new("the daemon is killed while content moves", killed),
+        Case::new("content is fetched and thrown out on request", resident),
         Case::new("a scrub reads past the cache, and gc tells what it would free", looked_after),
     ]
 }
@@ -94,6 +95,16 @@ impl Near {
         match said.trim().parse() {
             Ok(bytes) => Ok(bytes),
             Err(_) => fail!("nexus.pending of {name} is {said:?}"),
+        }
+    }
+
+    /// Requests to the store, from `status`.
+    fn requests(&self, lab: &Lab, name: &str) -> Check<u64> {
+        let said = Tool::new(&lab.binary).args(["status", "--json"]).arg(self.mount.point()).ok()?;
+        let found = said.split_once(&format!("\"{name}\": ")).and_then(|(_, rest)| rest.split([',', '\n']).next());
+        match found.and_then(|number| number.trim().parse().ok()) {
+            Some(number) => Ok(number),
+            None => fail!("status does not tell {name}: {said}"),
         }
     }
 
@@ -313,5 +324,54 @@ fn looked_after(lab: &Lab) -> Check {
     ensure!(said.contains("dead blobs") && said.contains("unknown files"), "{said:?}");
     ensure!(near.stored()? == stored, "a dry run changed the bucket");
     near.expect("dir/kept", &content)?;
+    near.finish()
+}
+
+fn resident(lab: &Lab) -> Check {
+    let mut near = Near::new(lab)?;
+    fs::create_dir(near.path("dir"))?;
+    near.place(lab, "dir", "far")?;
+    let small: Vec<Vec<u8>> = (0..50).map(|i| near.file(&format!("dir/{i}"), 5_000 + i)).collect::<Check<_>>()?;
+    let large = near.file("dir/large", 40 << 20)?;
+    let run = |command: &[&str]| Tool::new(&lab.binary).args(command).arg(near.path("dir")).ok();
+    // Most of it is not in its store yet, and that stays.
+    let said = run(&["evict"])?;
+    ensure!(said.contains("MiB that are only here stay"), "{said:?}");
+    near.expect("dir/large", &large)?;
+    near.flush(lab)?;
+    near.remount_empty()?;
+    let run = |command: &[&str]| Tool::new(&lab.binary).args(command).arg(near.path("dir")).ok();
+    let here = || -> Check<Vec<String>> {
+        let said = run(&["du", "--cached"])?;
+        let line = said.lines().nth(1).unwrap_or_default();
+        Ok(line.split_whitespace().map(str::to_owned).collect())
+    };
+    let gets = || near.requests(lab, "gets");
+    let all = here()?;
+    ensure!(all.starts_with(&["40.2", "MiB", "0", "B", "0", "B"].map(str::to_owned)), "{all:?}");
+    run(&["warmup"])?;
+    let all = here()?;
+    ensure!(all.starts_with(&["40.2", "MiB", "40.2", "MiB", "0", "B"].map(str::to_owned)), "{all:?}");
+    let before = gets()?;
+    for (i, content) in small.iter().enumerate() {
+        near.expect(&format!("dir/{i}"), content)?;
+    }
+    near.expect("dir/large", &large)?;
+    ensure!(gets()? == before, "{} requests for what is on this disk", gets()? - before);
+    run(&["warmup"])?;
+    ensure!(gets()? == before, "it was fetched twice");
+    let said = run(&["evict"])?;
+    ensure!(said.contains("MiB thrown out"), "{said:?}");
+    let all = here()?;
+    ensure!(all.starts_with(&["40.2", "MiB", "0", "B", "0", "B"].map(str::to_owned)), "{all:?}");
+    drop_caches()?;
+    near.expect("dir/large", &large)?;
+    ensure!(gets()? > before, "it came from nowhere");
+    // More than the cache holds is refused.
+    near.mount.stop()?;
+    near.mount = near.mount.with_arguments(&["--store-cache", "10M"]);
+    near.mount.start()?;
+    let refused = Tool::new(&lab.binary).arg("warmup").arg(near.path("dir")).run()?;
+    ensure!(refused.code != 0 && refused.err.contains("--store-cache"), "{:?}", refused.err);
     near.finish()
 }

@@ -20,4 +20,4 @@ mod volume_tests;
 pub use check::{CheckSummary, Finding, Severity, check};
 pub use config::{ContentConfig, ReclaimConfig};
 pub use reclaim::{Garbage, Migrated, Progress, ReclaimHandle, Reclaimer, Scrubbed};
-pub use store::{SegmentStore, StoreShape};
+pub use store::{Cursor, Residency, SegmentStore, StoreShape};

@@ -95,6 +95,20 @@ pub trait ObjectStore: Send + Sync {
     fn get_original<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
         self.get(id, range)
     }
+    /// Bytes of a range that are kept nearby.
+    fn cached(&self, id: BlobId, range: Range<u64>) -> u64 {
+        let _ = (id, range);
+        0
+    }
+    /// Throws out what is kept nearby of a blob; answers its bytes.
+    fn evict(&self, id: BlobId) -> u64 {
+        let _ = id;
+        0
+    }
+    /// Most bytes that are kept nearby, if any are.
+    fn cache_limit(&self) -> Option<u64> {
+        None
+    }
     /// What was read in this range can't be right: if it came from a copy that is kept nearby,
     /// the copy is not used again.
     fn distrust(&self, id: BlobId, range: Range<u64>) {

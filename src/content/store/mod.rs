@@ -10,6 +10,7 @@ mod lanes;
 mod layout;
 mod mounts;
 mod patches;
+mod residency;
 mod runs;
 mod seal;
 mod sealed;
@@ -50,6 +51,7 @@ use sync::{GroupSync, Poison};
 use unsynced::Unsynced;
 
 pub use mounts::StoreShape;
+pub use residency::{Cursor, Residency};
 pub(crate) use seal::Where;
 #[cfg(test)]
 pub(crate) use sums::FrameSums;
@@ -165,6 +167,11 @@ impl SegmentStore {
     /// What a store was asked for; nothing for one that is not there or costs none.
     pub fn traffic(&self, id: StoreId) -> Option<Traffic> {
         self.mounts.get(id).ok()?.objects.traffic()
+    }
+
+    /// Most bytes of its content that a store keeps on this disk.
+    pub fn cache_limit(&self, id: StoreId) -> Option<u64> {
+        self.mounts.get(id).ok()?.objects.cache_limit()
     }
 
     /// Most bytes that a write keeps in one piece.

@@ -39,6 +39,12 @@ impl Frames {
         self.present
     }
 
+    /// Bytes of a range that are there.
+    pub fn present_in(&self, range: &Range<u64>) -> u64 {
+        let there = Frames::of_bytes(range).filter(|frame| self.has(*frame));
+        there.map(|frame| ((frame + 1) * FRAME).min(range.end).saturating_sub((frame * FRAME).max(range.start))).sum()
+    }
+
     /// Whether a frame is there.
     pub fn has(&self, frame: u64) -> bool {
         self.bits.get((frame / 64) as usize).is_some_and(|word| word >> (frame % 64) & 1 == 1)

@@ -442,6 +442,28 @@ impl ObjectStore for CachedStore {
         })
     }
 
+    fn cached(&self, id: BlobId, range: Range<u64>) -> u64 {
+        self.0.state.lock().blobs.get(&id).map_or(0, |cached| cached.frames.present_in(&range))
+    }
+
+    fn evict(&self, id: BlobId) -> u64 {
+        let mut state = self.0.state.lock();
+        match state.blobs.get(&id) {
+            // Somebody fetches it right now, so it is wanted.
+            Some(cached) if cached.frames.is_busy() => 0,
+            Some(cached) => {
+                let bytes = cached.frames.present_in(&(0..cached.len));
+                self.0.remove(&mut state, id);
+                bytes
+            }
+            None => 0,
+        }
+    }
+
+    fn cache_limit(&self) -> Option<u64> {
+        Some(self.0.limits.bytes)
+    }
+
     fn distrust(&self, id: BlobId, range: Range<u64>) {
         let mut state = self.0.state.lock();
         let frames = Frames::of_bytes(&range);
