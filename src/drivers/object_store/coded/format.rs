@@ -103,6 +103,11 @@ impl Footer {
         out
     }
 
+    /// Bytes of table and footer.
+    pub fn tail_len(&self) -> u64 {
+        4 * u64::from(self.frames) + FOOTER as u64
+    }
+
     /// Table and footer, as they are stored.
     pub fn encode(&self, table: &[u32], id: BlobId, cipher: Option<&Cipher>) -> Option<Vec<u8>> {
         let mut out: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();

@@ -28,8 +28,10 @@ pub use keys::{Key, KeyRing};
 /// Bytes that are read of an object's end before it is known how long its table is: enough
 /// for a blob of 64 MiB.
 const TAIL: u64 = 4 * 1024 + FOOTER as u64;
-/// Objects whose tables are remembered; of a blob of 64 MiB it takes 12 KiB.
+/// Objects whose tables are remembered, at the most; of a blob of 64 MiB it takes 12 KiB.
 const MOST_TABLES: usize = 256;
+/// Frames in all of these tables: 12 bytes each, so 3 MiB. A larger table is remembered alone.
+const MOST_FRAMES: usize = 1 << 18;
 /// Blobs that are listed below at a time.
 const LIST_BLOBS: usize = 1024;
 
@@ -43,8 +45,8 @@ pub struct CodedStore {
     scratch: PathBuf,
     random: SystemRandom,
     tables: Mutex<Tables>,
-    /// All blobs, in order, as the last listing from the start found them: their names below
-    /// have another order.
+    /// All blobs, in order, while somebody pages through them: their names below have another
+    /// order. Eight bytes a blob, which go once the end is told.
     listing: Mutex<Arc<Vec<BlobId>>>,
     next_scratch: AtomicU64,
 }
@@ -53,6 +55,35 @@ pub struct CodedStore {
 struct Tables {
     known: HashMap<BlobId, (u64, Arc<Object>)>,
     clock: u64,
+    /// Frames of all of them.
+    frames: usize,
+}
+
+impl Tables {
+    fn get(&mut self, id: BlobId) -> Option<Arc<Object>> {
+        self.clock += 1;
+        let (used, object) = self.known.get_mut(&id)?;
+        *used = self.clock;
+        Some(object.clone())
+    }
+
+    fn insert(&mut self, id: BlobId, object: Arc<Object>) {
+        self.remove(id);
+        self.clock += 1;
+        self.frames += object.table.len();
+        self.known.insert(id, (self.clock, object));
+        while self.known.len() > MOST_TABLES || (self.frames > MOST_FRAMES && self.known.len() > 1) {
+            let oldest = self.known.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { break };
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, id: BlobId) {
+        if let Some((_, object)) = self.known.remove(&id) {
+            self.frames -= object.table.len();
+        }
+    }
 }
 
 /// What is known of an object.
@@ -73,6 +104,11 @@ impl Object {
             at
         }));
         Object { footer, table, starts, cipher }
+    }
+
+    /// Bytes of the whole object.
+    fn stored(&self) -> u64 {
+        self.starts.last().copied().unwrap_or_default() + self.footer.tail_len()
     }
 }
 
@@ -124,34 +160,14 @@ impl CodedStore {
         key.cipher(&footer.salt, id).map(Some).ok_or_else(unable)
     }
 
-    fn remember(&self, id: BlobId, object: Arc<Object>) {
-        let mut tables = self.tables.lock();
-        tables.clock += 1;
-        let now = tables.clock;
-        tables.known.insert(id, (now, object));
-        if tables.known.len() > MOST_TABLES
-            && let Some(oldest) = tables.known.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)
-        {
-            tables.known.remove(&oldest);
-        }
-    }
-
-    async fn object(&self, id: BlobId) -> Result<Arc<Object>> {
-        {
-            let mut tables = self.tables.lock();
-            tables.clock += 1;
-            let now = tables.clock;
-            if let Some((used, object)) = tables.known.get_mut(&id) {
-                *used = now;
-                return Ok(object.clone());
-            }
-        }
+    /// Reads an object's end.
+    async fn look(&self, id: BlobId) -> Result<Arc<Object>> {
         let inner = self.inner_id(id);
         let stored = self.inner.head(inner).await?.len;
         let mut tail = self.inner.get(inner, stored.saturating_sub(TAIL)..stored).await?;
         let footer = tail.last_chunk::<FOOTER>().ok_or_else(|| damaged(id, "it is cut short"))?;
         let footer = Footer::parse(footer).map_err(|why| damaged(id, why))?;
-        let wanted = 4 * u64::from(footer.frames) + FOOTER as u64;
+        let wanted = footer.tail_len();
         if wanted > stored {
             return Err(damaged(id, "it is cut short"));
         }
@@ -163,15 +179,28 @@ impl CodedStore {
         let cipher = self.cipher(&footer, id)?;
         let table = footer.open_table(tail, id, cipher.as_ref()).map_err(|why| damaged(id, why))?;
         let object = Arc::new(Object::new(footer, table, cipher));
-        if object.starts.last().is_none_or(|end| end + wanted != stored) {
+        if object.stored() != stored {
             return Err(damaged(id, "its length is not what its end says"));
         }
-        self.remember(id, object.clone());
+        self.tables.lock().insert(id, object.clone());
         Ok(object)
     }
 
     async fn read(&self, id: BlobId, range: Range<u64>) -> Result<Bytes> {
-        let object = self.object(id).await?;
+        let known = self.tables.lock().get(id);
+        if let Some(object) = known {
+            match self.read_by(&object, id, &range).await {
+                // The object may be another than the one remembered: an upload that was given up
+                // can arrive after the one that followed it.
+                Err(Error::Corrupt(_)) => self.tables.lock().remove(id),
+                other => return other,
+            }
+        }
+        let object = self.look(id).await?;
+        self.read_by(&object, id, &range).await
+    }
+
+    async fn read_by(&self, object: &Object, id: BlobId, range: &Range<u64>) -> Result<Bytes> {
         if range.start > range.end || range.end > object.footer.len {
             return Err(Error::Invalid);
         }
@@ -181,7 +210,11 @@ impl CodedStore {
         let (first, end) = (range.start / FRAME, range.end.div_ceil(FRAME));
         let start_of = |frame: u64| object.starts.get(frame as usize).copied().ok_or(Error::Invalid);
         let (from, to) = (start_of(first)?, start_of(end)?);
-        let stored = self.inner.get(self.inner_id(id), from..to).await?;
+        let stored = match self.inner.get(self.inner_id(id), from..to).await {
+            // The object ends before, though its table says that it does not.
+            Err(Error::Invalid) => return Err(damaged(id, "it is cut short")),
+            other => other?,
+        };
         let mut out = Vec::with_capacity(((end - first) * FRAME) as usize);
         for n in first..end {
             let place = (start_of(n)? - from) as usize..(start_of(n + 1)? - from) as usize;
@@ -311,7 +344,7 @@ impl ObjectStore for CodedStore {
         Box::pin(async move {
             let (mut coded, object) = self.encode(id, source)?;
             self.inner.put(self.inner_id(id), &mut coded).await?;
-            self.remember(id, Arc::new(object));
+            self.tables.lock().insert(id, Arc::new(object));
             Ok(())
         })
     }
@@ -321,22 +354,29 @@ impl ObjectStore for CodedStore {
     }
 
     fn get_original<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        // Who goes through a whole blob begins here, and has its table read and checked once more.
+        if range.start == 0 {
+            self.tables.lock().remove(id);
+        }
         Box::pin(self.read(id, range))
     }
 
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
         Box::pin(async move {
-            // Asked each time, for it must be there now.
-            self.inner.head(self.inner_id(id)).await?;
-            let len = self.object(id).await?.footer.len;
-            Ok(BlobInfo { id, len })
+            let known = self.tables.lock().get(id);
+            let object = match known {
+                // Asked each time, for it must be there now.
+                Some(object) if self.inner.head(self.inner_id(id)).await?.len == object.stored() => object,
+                _ => self.look(id).await?,
+            };
+            Ok(BlobInfo { id, len: object.footer.len })
         })
     }
 
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.inner.delete(self.inner_id(id)).await?;
-            self.tables.lock().known.remove(&id);
+            self.tables.lock().remove(id);
             Ok(())
         })
     }
@@ -348,13 +388,18 @@ impl ObjectStore for CodedStore {
                 all = Arc::new(self.list_all().await?);
                 *self.listing.lock() = all.clone();
             }
-            let above = all.iter().skip_while(|id| **id <= after).take(limit);
-            Ok(above.map(|id| Listed { id: *id, len: None }).collect())
+            let above = all.partition_point(|id| *id <= after);
+            let page: Vec<Listed> =
+                all.iter().skip(above).take(limit).map(|id| Listed { id: *id, len: None }).collect();
+            if page.is_empty() {
+                *self.listing.lock() = Arc::default();
+            }
+            Ok(page)
         })
     }
 
     fn distrust(&self, id: BlobId, range: Range<u64>) {
-        self.tables.lock().known.remove(&id);
+        self.tables.lock().remove(id);
         self.inner.distrust(self.inner_id(id), range);
     }
 
@@ -367,5 +412,7 @@ impl ObjectStore for CodedStore {
     }
 }
 
+#[cfg(test)]
+mod later_tests;
 #[cfg(test)]
 mod tests;

@@ -6,40 +6,40 @@ use nexus_kernel::conformance::object_store::{LocalFile, Memory, run};
 use super::*;
 use crate::object_store::MemoryStore;
 
-fn ring(names: &[u8]) -> KeyRing {
+pub(super) fn ring(names: &[u8]) -> KeyRing {
     let lines: String = names.iter().map(|byte| format!("k{byte}:{}\n", format!("{byte:02x}").repeat(32))).collect();
     KeyRing::parse(&lines).unwrap()
 }
 
-struct Rig {
+pub(super) struct Rig {
     inner: Arc<MemoryStore>,
     folder: tempfile::TempDir,
 }
 
 impl Rig {
-    fn new() -> Rig {
+    pub(super) fn new() -> Rig {
         Rig { inner: Arc::new(MemoryStore::new()), folder: tempfile::tempdir().unwrap() }
     }
 
-    fn open(&self, compression: Compression, keys: Option<KeyRing>) -> CodedStore {
+    pub(super) fn open(&self, compression: Compression, keys: Option<KeyRing>) -> CodedStore {
         CodedStore::new(self.inner.clone(), compression, keys, self.folder.path()).unwrap()
     }
 
     /// The one object below.
-    fn object(&self) -> (BlobId, Vec<u8>) {
+    pub(super) fn object(&self) -> (BlobId, Vec<u8>) {
         let listed = block_on(self.inner.list(BlobId::NONE, 10)).unwrap();
         assert_eq!(listed.len(), 1);
         let id = listed[0].id;
         (id, block_on(self.inner.get(id, 0..listed[0].len.unwrap())).unwrap().to_vec())
     }
 
-    fn replace(&self, id: BlobId, bytes: Vec<u8>) {
+    pub(super) fn replace(&self, id: BlobId, bytes: Vec<u8>) {
         block_on(self.inner.delete(id)).unwrap();
         block_on(self.inner.put(id, &mut Memory::new(bytes))).unwrap();
     }
 }
 
-fn codings() -> Vec<(Compression, Option<KeyRing>)> {
+pub(super) fn codings() -> Vec<(Compression, Option<KeyRing>)> {
     let mut all = Vec::new();
     for compression in [Compression::None, Compression::Lz4, Compression::Zstd(3)] {
         all.push((compression, None));
@@ -49,7 +49,7 @@ fn codings() -> Vec<(Compression, Option<KeyRing>)> {
 }
 
 /// Bytes some of which compress well.
-fn content(len: usize, seed: u64) -> Vec<u8> {
+pub(super) fn content(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     (0..len)
         .map(|i| {
