@@ -144,6 +144,9 @@ impl Volume {
         let plan = MemoryPlan::divide(config.memory, config.cache);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new());
+        if drivers.object_store != ObjectStoreKind::Cloud {
+            crate::cloud::check_local(config)?;
+        }
         let blobs: Arc<dyn ObjectStore> = match drivers.object_store {
             ObjectStoreKind::Local => {
                 Arc::new(LocalDiskStore::open(disk.clone(), &layout.blobs).map_err(failed("open the object store"))?)

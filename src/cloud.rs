@@ -76,6 +76,18 @@ fn coding_now(place: &CloudPlace, config: &Config) -> Result<Coding> {
     Ok(coding)
 }
 
+/// Refuses a key for a volume whose content stays on this disk, where nothing is encrypted.
+pub fn check_local(config: &Config) -> Result<()> {
+    let Some(source) = &config.store_key else { return Ok(()) };
+    Err(Error::Setting {
+        place: "store_key".to_owned(),
+        problem: format!(
+            "this volume's content stays on this disk, where {source} would encrypt nothing: give --store with it, or \
+             leave it out"
+        ),
+    })
+}
+
 /// Where a new volume's content goes, with the mark of its key.
 pub fn new_place(config: &Config) -> Result<Option<CloudPlace>> {
     config.cloud.clone().map(marked).transpose()
@@ -98,14 +110,16 @@ pub fn open_place(
 ) -> Result<Arc<dyn ObjectStore>> {
     let identity = folder.identity();
     let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
+    let refused = |problem| Error::Setting { place: format!("store {}", place.url), problem };
+    // Before the claim below, which takes the store away from another copy of the data folder.
+    let keys = place.coding.keys().map_err(refused)?;
     let mut store = CloudStore::open(&place.url, &options(place)).map_err(failed)?;
     let scratch = layout.cache_of(id);
     let coded = |store: Arc<dyn ObjectStore>| {
         if place.coding.is_plain() && config_is_plain(folder, id) {
             return Ok(store);
         }
-        let over = place.coding.over(store, &scratch);
-        over.map_err(|problem| Error::Setting { place: format!("store {}", place.url), problem })
+        place.coding.over(store, keys, &scratch).map_err(refused)
     };
     let Access::Change { new } = access else { return coded(Arc::new(store)) };
     let random = || random_u64().map_err(|error| Error::io("read random numbers", error));
@@ -115,7 +129,7 @@ pub fn open_place(
             log::warn!("{why}; going on with what is here, the rest will be there once it answers");
         }
         Err(nexus_kernel::Error::Corrupt(problem)) => {
-            return Err(Error::Setting { place: format!("store {}", place.url), problem });
+            return Err(refused(problem));
         }
         other => other.map_err(failed)?,
     }
@@ -127,10 +141,10 @@ pub fn open_place(
 
 /// Before a new volume is made: refuses a store that does not answer, or that has one already.
 pub fn check_new(config: &Config) -> Result<()> {
-    let Some(place) = &config.cloud else { return Ok(()) };
     if DataFolder::inspect(&config.data)? != Found::Nothing {
         return Ok(());
     }
+    let Some(place) = &config.cloud else { return check_local(config) };
     match owner(&config.data, place)? {
         None => Ok(()),
         Some(volume) => Err(Error::Setting {

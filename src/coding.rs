@@ -115,21 +115,27 @@ impl Coding {
         Ok(self)
     }
 
-    /// `store`, which is not a plain one, with this coding before it. `scratch` is a folder for content on its way.
-    pub fn over(&self, store: Arc<dyn ObjectStore>, scratch: &Path) -> Result<Arc<dyn ObjectStore>, String> {
-        let keys = match &self.key {
-            None => None,
-            Some(key) => {
-                let ring = key.source.load()?;
-                if mark(&ring) != key.mark {
-                    return Err(format!(
-                        "the last key from {} is not the one that this store was first used with (mark {})",
-                        key.source, key.mark
-                    ));
-                }
-                Some(ring)
-            }
-        };
+    /// The keys, if they are those that the store was first used with.
+    pub fn keys(&self) -> Result<Option<KeyRing>, String> {
+        let Some(key) = &self.key else { return Ok(None) };
+        let ring = key.source.load()?;
+        if mark(&ring) != key.mark {
+            return Err(format!(
+                "the last key from {} is not the one that this store was first used with (mark {})",
+                key.source, key.mark
+            ));
+        }
+        Ok(Some(ring))
+    }
+
+    /// `store`, which is not a plain one, with this coding and its `keys` before it. `scratch` is a
+    /// folder for content on its way.
+    pub fn over(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        keys: Option<KeyRing>,
+        scratch: &Path,
+    ) -> Result<Arc<dyn ObjectStore>, String> {
         let coded = CodedStore::new(store, self.compression, keys, scratch).map_err(|error| error.to_string())?;
         Ok(Arc::new(coded))
     }
@@ -206,9 +212,9 @@ mod tests {
         let store: Arc<dyn ObjectStore> = Arc::new(nexus_drivers::object_store::MemoryStore::new());
         let key = KeyUse { source: from_file, mark: String::new() };
         let coding = Coding { compression: Compression::Lz4, key: Some(key) }.marked().unwrap();
-        assert!(coding.over(store.clone(), folder.path()).is_ok());
+        assert!(coding.over(store, coding.keys().unwrap(), folder.path()).is_ok());
         std::fs::write(&path, format!("k:{}", "1f".repeat(32))).unwrap();
-        let problem = coding.over(store, folder.path()).err().unwrap();
+        let problem = coding.keys().err().unwrap();
         assert!(problem.contains("is not the one"), "{problem}");
     }
 }

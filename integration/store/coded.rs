@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Far, drop_caches};
 use crate::failure::{Check, During, ensure, fail};
 use crate::lab::Lab;
+use crate::mount::Mount;
 use crate::random::Random;
 use crate::report::Case;
 use crate::scratch::Scratch;
@@ -16,6 +17,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("content is compressed and encrypted, and its key is needed", coded),
         Case::new("keys are rotated", rotated),
+        Case::new("a key that would encrypt nothing is refused", useless),
     ]
 }
 
@@ -74,7 +76,9 @@ fn coded(lab: &Lab) -> Check {
     let scrubbed = Tool::new(&lab.binary).arg("scrub").arg(far.mount.point()).run()?;
     ensure!(scrubbed.code == 0, "{:?} {:?}", scrubbed.out, scrubbed.err);
     far.mount.stop()?;
-    // With another key, or none, it is not mounted, and nothing is changed.
+    // With another key, or none, it is not mounted, and nothing is changed: not whose the bucket is either.
+    let whose = far.server.claim("volume");
+    let before = fs::read(&whose).during("reading whose the bucket is")?;
     for (change, says) in [(Some(0x11), "is not the one that this store was first used with"), (None, "can't be read")]
     {
         match change {
@@ -85,6 +89,7 @@ fn coded(lab: &Lab) -> Check {
             Ok(()) => fail!("it was mounted without its key"),
             Err(stop) => ensure!(stop.reason().contains(says), "{stop:?}"),
         }
+        ensure!(fs::read(&whose)? == before, "who was refused for the key took the bucket over");
     }
     write_key(&key, &[("first", 0x5a)])?;
     far.mount.start()?;
@@ -123,4 +128,28 @@ fn rotated(lab: &Lab) -> Check {
         .ok()?;
     far.mount.start()?;
     far.finish()
+}
+
+fn useless(lab: &Lab) -> Check {
+    let scratch = Scratch::new(&lab.scratch, "useless")?;
+    let key = scratch.path().join("key");
+    write_key(&key, &[("first", 1)])?;
+    let (data, point) = (scratch.path().join("data"), scratch.path().join("point"));
+    fs::create_dir(&point)?;
+    let mount = || Mount::new(&lab.binary, &data, &point, &scratch.path().join("log"));
+    let source = format!("file:{}", key.display());
+    let refused = || match mount().with_arguments(&["--store-key", &source]).start() {
+        Ok(()) => fail!("a volume on this disk was mounted with a key"),
+        Err(stop) => {
+            ensure!(stop.reason().contains("stays on this disk"), "{stop:?}");
+            Ok(())
+        }
+    };
+    refused()?;
+    ensure!(!data.join("FORMAT").exists(), "a volume was made");
+    let mut plain = mount();
+    plain.start()?;
+    plain.stop()?;
+    refused()?;
+    plain.fsck()
 }

@@ -105,6 +105,11 @@ impl Server {
         Ok(found)
     }
 
+    /// The file of the object that tells whose `prefix` is.
+    pub fn claim(&self, prefix: &str) -> PathBuf {
+        self.folder.join(BUCKET).join(prefix).join("NEXUS")
+    }
+
     /// Where the server keeps everything.
     pub fn folder(&self) -> &Path {
         &self.folder
