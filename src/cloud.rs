@@ -10,13 +10,29 @@ use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptio
 use nexus_kernel::model::FsyncLevel;
 use nexus_kernel::{ObjectStore, StoreId};
 
-use crate::coding::{Coding, Compression};
+use crate::coding::{Coding, Compression, KeySource};
 use crate::config::{CloudPlace, Config};
 use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Found, Layout, id_text, random_u64};
 
 /// Part of the disk that the cache leaves free, and most bytes of it.
 const KEEP_FREE: (u64, u64) = (20, 10 << 30);
+
+/// Refuses to run a command that somebody else's data folder names.
+fn check_command(folder: &DataFolder, config: &Config, id: StoreId, place: &CloudPlace) -> Result<()> {
+    let is_given = id == StoreId(0) && config.store_key.is_some();
+    let runs = place.coding.key.as_ref().is_some_and(|key| matches!(key.source, KeySource::Command(_)));
+    let owner = rustix::fs::stat(folder.path()).map(|stat| stat.st_uid);
+    if is_given || !runs || owner == Ok(rustix::process::geteuid().as_raw()) {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        place: format!("store {}", place.url),
+        problem: "the data folder belongs to another user and has a command run for the key: see that it may run, \
+                  then give it with --store-key"
+            .to_owned(),
+    })
+}
 
 /// Whether the volume's first store was made without any coding; others say so themselves.
 fn config_is_plain(folder: &DataFolder, id: StoreId) -> bool {
@@ -111,6 +127,7 @@ pub fn open_place(
     let identity = folder.identity();
     let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
     let refused = |problem| Error::Setting { place: format!("store {}", place.url), problem };
+    check_command(folder, config, id, place)?;
     // Before the claim below, which takes the store away from another copy of the data folder.
     let keys = place.coding.keys().map_err(refused)?;
     let mut store = CloudStore::open(&place.url, &options(place)).map_err(failed)?;

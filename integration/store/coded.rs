@@ -126,6 +126,14 @@ fn rotated(lab: &Lab) -> Check {
         .env("AWS_SECRET_ACCESS_KEY", "nexus-test")
         .env("AWS_REGION", "us-east-1")
         .ok()?;
+    // Nobody's command runs but one's own.
+    let data = far.mount.data().to_owned();
+    let check = || Tool::new(&lab.binary).args(["fsck"]).arg(&data).run();
+    std::os::unix::fs::chown(&data, Some(12_345), None).during("giving the data folder away")?;
+    let refused = check();
+    std::os::unix::fs::chown(&data, Some(0), None).during("taking the data folder back")?;
+    let refused = refused?;
+    ensure!(refused.code != 0 && refused.err.contains("belongs to another user"), "{:?}", refused.err);
     far.mount.start()?;
     far.finish()
 }
