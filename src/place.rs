@@ -15,7 +15,7 @@ use crate::cloud::{self, Access};
 use crate::config::CloudPlace;
 use crate::error::{Error, Result};
 use crate::folder::{Layout, id_text};
-use crate::stores::{NamedStore, fsync_name};
+use crate::stores::{NamedStore, StoreList, fsync_name};
 
 /// Bytes that one step of a migration moves at the most.
 const MIGRATE_BYTES: u64 = 32 << 20;
@@ -91,9 +91,24 @@ impl Volume {
                 "{placed} files and directories are placed there: place them elsewhere with `nexus-fuse place` first"
             )));
         }
+        // Once more, now that nothing can begin to go there.
+        let taken = self.content.unmount_store(id);
+        let uses = self.uses_of(id);
+        if !matches!(uses, Ok((0, 0)))
+            && let Some((objects, shape)) = taken
+        {
+            let again = self.content.mount_store(id, objects, shape);
+            again.map_err(|error| self.failed("mount a store of", error))?;
+            uses?;
+            return Err(refused("something was written there just now: try again".to_owned()));
+        }
         stores.remove(id)?;
-        self.content.unmount_store(id);
         let layout = Layout::of(self.path());
+        if let Err(error) = std::fs::remove_file(layout.claim_of(id))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("what store {name} was told can't be removed: {error}");
+        }
         if let Err(error) = std::fs::remove_dir_all(layout.cache_of(id))
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -134,7 +149,9 @@ impl Volume {
     /// Has new content of these files, or of what is made in these directories, go to a store,
     /// and fsync wait for `fsync`; `None` leaves either as it is. Answers how many changed.
     pub fn place(&self, nodes: &[NodeId], store: Option<&str>, fsync: Option<FsyncLevel>) -> Result<u64> {
-        let store = store.map(|name| self.store_id(name)).transpose()?;
+        // Held, so that no store is taken away meanwhile.
+        let stores = self.stores.lock();
+        let store = store.map(|name| self.store_id(&stores, name)).transpose()?;
         let mut changed = 0;
         for node in nodes {
             let one = || -> nexus_kernel::Result<bool> {
@@ -163,12 +180,15 @@ impl Volume {
     /// Moves a part of what these files have elsewhere to a store; to be called again with the
     /// same files while there is more.
     pub fn migrate(&self, nodes: &[NodeId], store: &str) -> Result<Migrated> {
-        let target = self.store_id(store)?;
+        let target = self.store_id(&self.stores.lock(), store)?;
         let config = ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, ..cloud::reclaim_config() };
         let collector = self.collector(config);
         // What waits to be sent takes space of this disk.
         while self.content.unsealed_bytes_of(target) > WAITING_BYTES {
-            collector.seal_once().map_err(|error| self.failed("migrate content of", error))?;
+            let sent = collector.seal_once().map_err(|error| self.failed("migrate content of", error))?;
+            if sent.sealed == 0 {
+                break;
+            }
         }
         let zone: std::sync::Arc<dyn Zone> = self.root.clone();
         let inos: Vec<Ino> = nodes.iter().map(|node| node.ino()).collect();
@@ -186,8 +206,7 @@ impl Volume {
         collector.scrub(after, SCRUB_BYTES).map_err(|error| self.failed("scrub", error))
     }
 
-    fn store_id(&self, name: &str) -> Result<StoreId> {
-        let stores = self.stores.lock();
+    fn store_id(&self, stores: &StoreList, name: &str) -> Result<StoreId> {
         stores.id(name).ok_or_else(|| {
             let known = stores.stores().iter().map(|store| format!(", {}", store.name)).collect::<String>();
             let problem = format!("there is no such store; there are: {}{known}", crate::stores::DEFAULT_STORE);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use nexus_kernel::content::WriteHint;
-use nexus_kernel::{Ino, Result};
+use nexus_kernel::{Error, Ino, Result};
 
 use super::runs::Runs;
 use super::segment::{Reserved, Segment};
@@ -52,6 +52,7 @@ pub struct Lanes {
     streams: Vec<Stream>,
     runs: Runs,
     writes: u64,
+    shut: bool,
 }
 
 struct Stream {
@@ -67,7 +68,7 @@ struct Stream {
 impl Lanes {
     /// No lanes yet.
     pub fn new(sizes: LaneSizes) -> Lanes {
-        Lanes { sizes, shared: None, copies: None, streams: Vec::new(), runs: Runs::default(), writes: 0 }
+        Lanes { sizes, shared: None, copies: None, streams: Vec::new(), runs: Runs::default(), writes: 0, shut: false }
     }
 
     /// Sizes in use.
@@ -90,6 +91,9 @@ impl Lanes {
 
     /// Reserves room for a write of `len` bytes.
     pub fn reserve(&mut self, writer: Writer, len: u64, now_ms: u64, make: &mut MakeSegment<'_>) -> Result<Reserved> {
+        if self.shut {
+            return Err(Error::NoStore);
+        }
         self.writes += 1;
         let hint = match writer {
             Writer::Collector => {
@@ -169,6 +173,12 @@ impl Lanes {
         self.streams.get_mut(index)
     }
 
+    /// Closes all segments, and takes no more writes.
+    pub fn shut(&mut self) {
+        self.shut = true;
+        self.close_segments(|_| true);
+    }
+
     /// The file has no writer any more; its lane goes on with the next one.
     pub fn closed(&mut self, ino: Ino) {
         self.runs.forget(ino);
@@ -240,6 +250,6 @@ fn append(
     let fresh = slot.insert(make(limit.max(len))?);
     match fresh.append(len, align, step, now_ms)? {
         Some(reserved) => Ok(reserved),
-        None => Err(nexus_kernel::Error::Io("an empty segment takes no bytes".into())),
+        None => Err(Error::Io("an empty segment takes no bytes".into())),
     }
 }

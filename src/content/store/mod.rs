@@ -159,9 +159,10 @@ impl SegmentStore {
         self.mounts.add(MountedStore::new(id, objects, shape, lane_sizes(&self.config, &shape, total)))
     }
 
-    /// Takes a store away in which no content is, nor on its way to it.
-    pub fn unmount_store(&self, id: StoreId) {
-        self.mounts.remove(id);
+    /// Takes a store away, in which no content should be. Answers it, to be mounted again if
+    /// some is on its way there after all: from now on none begins.
+    pub fn unmount_store(&self, id: StoreId) -> Option<(Arc<dyn ObjectStore>, StoreShape)> {
+        self.mounts.remove(id).map(|store| (Arc::clone(&store.objects), store.shape))
     }
 
     /// What a store was asked for; nothing for one that is not there or costs none.
@@ -357,7 +358,7 @@ fn lane_sizes(config: &ContentConfig, shape: &StoreShape, total: u64) -> LaneSiz
 
 impl ContentSync for SegmentStore {
     fn sync(&self) -> Result<()> {
-        self.group.run(|| self.sync_all())
+        self.group.run([], |_| self.sync_all())
     }
 
     fn verify(&self, piece: &Piece) -> Result<bool> {

@@ -37,22 +37,13 @@ pub struct MountedStore {
     /// Which segments writes for it go to.
     pub lanes: Mutex<Lanes>,
     /// Uploads that somebody waits for, a round at a time.
-    pub uploads: GroupSync,
-    /// What the next round is to bring up.
-    pub wanted: Mutex<Vec<BlobId>>,
+    pub uploads: GroupSync<BlobId>,
 }
 
 impl MountedStore {
     /// A store with empty lanes.
     pub fn new(id: StoreId, objects: Arc<dyn ObjectStore>, shape: StoreShape, sizes: LaneSizes) -> MountedStore {
-        MountedStore {
-            id,
-            objects,
-            shape,
-            lanes: Mutex::new(Lanes::new(sizes)),
-            uploads: GroupSync::default(),
-            wanted: Mutex::default(),
-        }
+        MountedStore { id, objects, shape, lanes: Mutex::new(Lanes::new(sizes)), uploads: GroupSync::default() }
     }
 
     /// Whether its blobs are on this machine, as files.
@@ -86,9 +77,12 @@ impl Mounts {
         Ok(())
     }
 
-    /// Takes one away.
+    /// Takes one away. Writes that have found it already are refused too; what they began is
+    /// closed.
     pub fn remove(&self, id: StoreId) -> Option<Arc<MountedStore>> {
-        self.0.write().remove(&id)
+        let store = self.0.write().remove(&id)?;
+        store.lanes.lock().shut();
+        Some(store)
     }
 
     /// One by its number.

@@ -3,28 +3,37 @@
 use nexus_kernel::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 
-/// Lets concurrent callers share rounds: a caller is served by any round that started after
-/// it called.
-#[derive(Default)]
-pub struct GroupSync {
-    rounds: Mutex<Rounds>,
+/// Lets concurrent callers share rounds: a caller is served by the next round that starts, with
+/// all that callers brought until then.
+pub struct GroupSync<T = ()> {
+    rounds: Mutex<Rounds<T>>,
     ended: Condvar,
 }
 
-#[derive(Default)]
-struct Rounds {
+struct Rounds<T> {
     started: u64,
     ended: u64,
     running: bool,
-    result: Option<Error>,
+    /// What the next round is for.
+    brought: Vec<T>,
     /// The newest round that failed, and with what.
-    last_failure: Option<(u64, Error)>,
+    failure: Option<(u64, Error)>,
 }
 
-impl GroupSync {
-    /// Returns once a round of `work` that started after this call has ended, with its result.
-    pub fn run(&self, work: impl Fn() -> Result<()>) -> Result<()> {
+impl<T> Default for GroupSync<T> {
+    fn default() -> GroupSync<T> {
+        let rounds = Rounds { started: 0, ended: 0, running: false, brought: Vec::new(), failure: None };
+        GroupSync { rounds: Mutex::new(rounds), ended: Condvar::new() }
+    }
+}
+
+impl<T> GroupSync<T> {
+    /// Returns once the round of `work` that took `items` has ended, with its result or a later
+    /// round's failure.
+    pub fn run(&self, items: impl IntoIterator<Item = T>, work: impl Fn(Vec<T>) -> Result<()>) -> Result<()> {
         let mut rounds = self.rounds.lock();
+        // Brought and numbered in one go, so that no other round can take them.
+        rounds.brought.extend(items);
         let needed = rounds.started + 1;
         while rounds.ended < needed {
             if rounds.running {
@@ -33,32 +42,18 @@ impl GroupSync {
             }
             rounds.running = true;
             rounds.started += 1;
-            let round = rounds.started;
+            let (round, brought) = (rounds.started, std::mem::take(&mut rounds.brought));
             drop(rounds);
-            let result = work();
+            let result = work(brought);
             rounds = self.rounds.lock();
             rounds.running = false;
             rounds.ended = round;
-            rounds.result = result.err();
-            if let Some(error) = rounds.result.clone() {
-                rounds.last_failure = Some((round, error));
+            if let Err(error) = result {
+                rounds.failure = Some((round, error));
             }
             self.ended.notify_all();
         }
-        // A later round may have ended by now; a failure is never followed by a success.
-        match &rounds.result {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
-        }
-    }
-
-    /// As [`GroupSync::run`], where a failed round says nothing of the next one: a caller gets
-    /// the failure of any round that ended since it may have been served.
-    pub fn run_each(&self, work: impl Fn() -> Result<()>) -> Result<()> {
-        let needed = self.rounds.lock().started + 1;
-        // What `run` answers is of the newest round.
-        let _ = self.run(work);
-        match &self.rounds.lock().last_failure {
+        match &rounds.failure {
             Some((round, error)) if *round >= needed => Err(error.clone()),
             _ => Ok(()),
         }
@@ -96,7 +91,7 @@ mod tests {
 
     #[test]
     fn callers_during_a_round_share_the_next_one() {
-        let group = Arc::new(GroupSync::default());
+        let group = Arc::new(GroupSync::<()>::default());
         let rounds = Arc::new(AtomicU64::new(0));
         let (entered, was_entered) = mpsc::channel();
         let (go, may_go) = mpsc::channel::<()>();
@@ -105,7 +100,7 @@ mod tests {
             let (group, rounds) = (Arc::clone(&group), Arc::clone(&rounds));
             let (entered, may_go) = (entered.clone(), Arc::clone(&may_go));
             std::thread::spawn(move || {
-                group.run(|| {
+                group.run([], |_| {
                     rounds.fetch_add(1, Ordering::SeqCst);
                     if first {
                         entered.send(()).unwrap();
@@ -131,11 +126,45 @@ mod tests {
 
     #[test]
     fn a_failure_reaches_every_waiter() {
-        let group = GroupSync::default();
+        let group = GroupSync::<()>::default();
         let poison = Poison::default();
-        let fail = || Err(poison.set(Error::Io("gone".into())));
-        assert_eq!(group.run(fail), Err(Error::Io("gone".into())));
+        let fail = |_| Err(poison.set(Error::Io("gone".into())));
+        assert_eq!(group.run([], fail), Err(Error::Io("gone".into())));
         assert!(matches!(poison.check(), Err(Error::Unavailable(_))));
-        assert!(matches!(group.run(|| poison.check()), Err(Error::Unavailable(_))));
+        assert!(matches!(group.run([], |_| poison.check()), Err(Error::Unavailable(_))));
+    }
+
+    #[test]
+    fn a_round_takes_what_was_brought_before_it_began_and_its_failure_reaches_who_brought_it() {
+        let group = Arc::new(GroupSync::<u32>::default());
+        let (entered, was_entered) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let may_go = Arc::new(Mutex::new(may_go));
+        let call = |item: u32| {
+            let (group, entered, may_go) = (Arc::clone(&group), entered.clone(), Arc::clone(&may_go));
+            std::thread::spawn(move || {
+                group.run([item], |items| {
+                    entered.send(items.clone()).unwrap();
+                    may_go.lock().recv().unwrap();
+                    if items.contains(&1) { Err(Error::Io("one".into())) } else { Ok(()) }
+                })
+            })
+        };
+        let first = call(1);
+        assert_eq!(was_entered.recv().unwrap(), [1]);
+        // Brought while the first round runs, which is not theirs.
+        let others = [call(2), call(3)];
+        while group.rounds.lock().brought.len() < 2 {
+            std::thread::yield_now();
+        }
+        go.send(()).unwrap();
+        assert_eq!(first.join().unwrap(), Err(Error::Io("one".into())));
+        let mut second = was_entered.recv().unwrap();
+        second.sort_unstable();
+        assert_eq!(second, [2, 3]);
+        go.send(()).unwrap();
+        for other in others {
+            assert_eq!(other.join().unwrap(), Ok(()));
+        }
     }
 }

@@ -17,14 +17,12 @@ impl SegmentStore {
         }
         for (id, blobs) in by_store {
             let store = self.mounts.get(id)?;
-            store.wanted.lock().extend(blobs);
-            store.uploads.run_each(|| self.upload_round(&store))?;
+            store.uploads.run(blobs, |wanted| self.upload_round(&store, wanted))?;
         }
         Ok(())
     }
 
-    fn upload_round(&self, store: &MountedStore) -> Result<()> {
-        let mut wanted = std::mem::take(&mut *store.wanted.lock());
+    fn upload_round(&self, store: &MountedStore, mut wanted: Vec<BlobId>) -> Result<()> {
         wanted.sort_unstable();
         wanted.dedup();
         let sent = wanted.iter().try_for_each(|blob| self.upload_one(store, *blob));
