@@ -187,13 +187,16 @@ impl Bucket {
         }
         let inner = self.inner.clone();
         self.run(async move {
-            if let Err(error) = sent {
-                if let Err(left) = upload.abort().await {
-                    log::warn!("{}: parts of an upload stay behind: {left}", inner.name);
-                }
-                return Err(error);
+            let done = match sent {
+                Ok(()) => upload.complete().await.map(|put| put.e_tag).map_err(|error| inner.failed(&error)),
+                Err(error) => Err(error),
+            };
+            if done.is_err()
+                && let Err(left) = upload.abort().await
+            {
+                log::warn!("{}: parts of an upload stay behind: {left}", inner.name);
             }
-            upload.complete().await.map(|put| put.e_tag).map_err(|error| inner.failed(&error))
+            done
         })
     }
 
