@@ -199,8 +199,8 @@ Examples:
   nexus-fuse place /mnt/nexus default
   nexus-fuse store rm archive --mount /mnt/nexus
 
-Refused while content of any file is there, or files and directories are placed there. Nothing of
-the bucket is deleted but what was dead anyway.";
+Refused while content of any file is there, or files and directories are placed there. What is left
+in the bucket is the object NEXUS, which keeps the prefix for this volume until it is deleted.";
 
 const PLACE_HELP: &str = "\
 Examples:

@@ -56,11 +56,8 @@ fn one_step(lab: &Lab, step: &str, times: u64) -> Check {
     doomed = doomed.with_variable("NEXUS_FAILPOINT", &format!("{step}:{times}"));
     doomed.start()?;
     // What the daemon answers once it is dead is nothing to go by.
-    for i in 0..FILES {
-        if fs::write(doomed.point().join(i.to_string()), content(lab.seed, i)).is_err() {
-            break;
-        }
-    }
+    let written = |i: &u64| fs::write(doomed.point().join(i.to_string()), content(lab.seed, *i)).is_ok();
+    let kept: Vec<u64> = (0..FILES).filter(written).filter(|i| !GONE.contains(i)).collect();
     let command = |name: &str| Tool::new(&lab.binary).arg(name).arg(doomed.point()).run().map(drop);
     for round in 0..6 {
         command("flush")?;
@@ -81,11 +78,13 @@ fn one_step(lab: &Lab, step: &str, times: u64) -> Check {
     mount.start()?;
     let check = |mount: &Mount| -> Check {
         for i in 0..FILES {
-            let path = mount.point().join(i.to_string());
-            match fs::read(&path) {
-                // A file that was being written when the daemon died may have any part of its bytes.
+            match fs::read(mount.point().join(i.to_string())) {
+                Ok(bytes) if kept.contains(&i) => {
+                    ensure!(bytes == content(lab.seed, i), "file {i} is not what was written");
+                }
+                // One that was being written when the daemon died may have any part of its bytes.
                 Ok(bytes) => ensure!(content(lab.seed, i).starts_with(&bytes), "file {i} is not what was written"),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !kept.contains(&i) => {}
                 Err(error) => fail!("file {i}: {error}"),
             }
         }

