@@ -5,6 +5,7 @@
 mod digest;
 mod local;
 mod log;
+pub mod raft;
 #[cfg(test)]
 mod testing;
 
