@@ -6,6 +6,7 @@ mod digest;
 mod local;
 mod log;
 pub mod raft;
+mod replica;
 #[cfg(test)]
 mod testing;
 

@@ -11,10 +11,9 @@ use nexus_kernel::model::{self, keys};
 use nexus_kernel::zone::APPLIED_KEY;
 use nexus_kernel::{Error, Lsn, MetaRead, Result, Table};
 
-use super::base::Base;
 use super::config::Access;
 use super::inner::{Inner, Writing};
-use super::memtable::MemTable;
+use crate::replica::{Base, MemTable};
 
 impl Inner {
     /// Brings everything so far into the metastore, durably, and gives log space back.
@@ -38,7 +37,7 @@ impl Inner {
     fn freeze(&self) -> Result<Option<Lsn>> {
         let writer = self.writer.lock();
         writer.check()?;
-        let mut view = self.view.write();
+        let mut view = self.state.view.write();
         if view.active.is_empty() {
             return Ok(Some(self.log.last()));
         }
@@ -48,7 +47,7 @@ impl Inner {
     }
 
     fn drain_frozen(&self) -> Result<()> {
-        let Some(frozen) = self.view.read_recursive().frozen.clone() else { return Ok(()) };
+        let Some(frozen) = self.state.view.read_recursive().frozen.clone() else { return Ok(()) };
         let drained = self.drain_into_metastore(&frozen);
         let no_space = matches!(drained, Err(Error::NoSpace | Error::QuotaExceeded));
         if let Err(error) = &drained {
@@ -73,9 +72,9 @@ impl Inner {
         batch.writes.reserve_exact(frozen.len() + 1);
         batch.writes.extend(frozen.iter().map(|(table, key, change)| (table, Key::from_slice(key), change.clone())));
         self.commit(batch, last)?;
-        let base = Base::newest(self.metastore.clone())?;
+        let base = Base::newest(self.state.metastore.clone())?;
         let usage = base.usage()?;
-        let old = self.view.write().rebase(base, usage);
+        let old = self.state.view.write().rebase(base, usage);
         drop(old);
         Ok(())
     }
@@ -100,7 +99,7 @@ impl Inner {
     /// Commits a batch that brings the metastore's state up to `last`.
     fn commit(&self, mut batch: WriteBatch, last: Lsn) -> Result<()> {
         batch.writes.push((Table::Sys, keys::sys(APPLIED_KEY), Some(model::encode(&last)?)));
-        self.metastore.commit(&batch, Durability::Durable)?;
+        self.state.metastore.commit(&batch, Durability::Durable)?;
         self.checkpoint.store(last.0, Ordering::Release);
         Ok(())
     }

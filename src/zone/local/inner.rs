@@ -4,29 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nexus_kernel::machine::{self, Applied};
-use nexus_kernel::model::{self, Dentry, Inode, InodeFlags, ZoneInfo, keys, name_hash};
-use nexus_kernel::{
-    Clock, Command, Error, Ino, Lsn, MetaRead, Metastore, Name, Outcome, Result, Table, Timestamp, ZoneIndex,
-};
-use parking_lot::{Mutex, RwLock};
+use nexus_kernel::{Clock, Command, Error, Lsn, Outcome, Result, Timestamp, ZoneIndex};
+use parking_lot::Mutex;
 
-use super::caches::Caches;
 use super::config::{Access, Background, ZoneConfig};
 use super::pressure::Pressure;
 use super::threads::Wake;
-use super::view::{Reader, View};
 use crate::log::{Claim, NodeLog};
+use crate::replica::{Reader, State};
 
 /// A local zone without its threads.
 pub struct Inner {
     pub zone: ZoneIndex,
     pub log: Arc<NodeLog>,
-    pub metastore: Arc<dyn Metastore>,
+    pub state: State,
     pub config: ZoneConfig,
-    pub info: ZoneInfo,
     pub clock: Arc<dyn Clock>,
-    pub caches: Caches,
-    pub view: RwLock<View>,
     /// Held while a command is applied: one at a time.
     pub writer: Mutex<Writing>,
     /// Held while the metastore is written.
@@ -73,8 +66,8 @@ impl Inner {
         let mut writer = self.writer.lock();
         writer.check()?;
         let applied = {
-            let view = self.view.read_recursive();
-            machine::apply(&Reader { view: &view, caches: &self.caches }, command)?
+            let view = self.state.view.read_recursive();
+            machine::apply(&Reader { view: &view, caches: &self.state.caches }, command)?
         };
         if applied.writes.is_empty() {
             // Nothing to be remembered.
@@ -86,8 +79,8 @@ impl Inner {
         let outcome = applied.outcome.clone();
         self.note_inos(&applied);
         let (taken, active) = {
-            let mut view = self.view.write();
-            let taken = view.apply(applied, lsn, &self.caches);
+            let mut view = self.state.view.write();
+            let taken = view.apply(applied, lsn, &self.state.caches);
             (taken, view.active.bytes())
         };
         if let Err(error) = taken {
@@ -122,72 +115,6 @@ impl Inner {
                 let _ = self.checkpoint();
             }
         }
-    }
-
-    /// Runs `read` on the newest state, which stays the same meanwhile.
-    pub fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
-        // Recursive, because `read` may ask for an inode beside.
-        let view = self.view.read_recursive();
-        read(&Reader { view: &view, caches: &self.caches })
-    }
-
-    pub fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
-        if let Some(inode) = self.caches.inode(ino) {
-            return Ok(Some(inode));
-        }
-        self.caches.inode_or(ino, || match self.fetch(Table::Inode, &keys::ino(ino))? {
-            Some(bytes) => model::decode("inode", &bytes).map(Some),
-            None => Ok(None),
-        })
-    }
-
-    pub fn lookup(&self, parent: Ino, name: Name<'_>) -> Result<Option<(u64, Dentry)>> {
-        let Some(inode) = self.inode(parent)? else { return Ok(None) };
-        if inode.flags.has(InodeFlags::COLLIDED) {
-            let mut found = None;
-            self.read(&mut |state| {
-                found = machine::find_dentry(state, self.info.hash_seed, parent, name.as_bytes())?;
-                Ok(())
-            })?;
-            return Ok(found);
-        }
-        let position = name_hash(self.info.hash_seed, name.as_bytes());
-        let Some(bytes) = self.dentry(parent, position)? else { return Ok(None) };
-        let dentry = Dentry::decode(&bytes)?;
-        Ok((dentry.name == name.as_bytes()).then_some((position, dentry)))
-    }
-
-    fn dentry(&self, parent: Ino, position: u64) -> Result<Option<bytes::Bytes>> {
-        let place = (parent.0, position);
-        if let Some(cached) = self.caches.dentry(place) {
-            return Ok(cached);
-        }
-        let key = keys::dentry(parent, position);
-        {
-            let view = self.view.read_recursive();
-            if let Some(change) = view.pending(Table::Dentry, &key) {
-                return Ok(change.clone());
-            }
-            if view.is_unborn(Table::Dentry, &key) {
-                return Ok(None);
-            }
-        }
-        self.caches.dentry_or(place, || self.fetch(Table::Dentry, &key))
-    }
-
-    /// The newest value of a key. No lock is held while the metastore is read.
-    fn fetch(&self, table: Table, key: &[u8]) -> Result<Option<bytes::Bytes>> {
-        let base = {
-            let view = self.view.read_recursive();
-            if let Some(change) = view.pending(table, key) {
-                return Ok(change.clone());
-            }
-            if view.is_unborn(table, key) {
-                return Ok(None);
-            }
-            view.base().clone()
-        };
-        base.get(table, key)
     }
 
     /// Makes this zone's commands so far durable, with their content.

@@ -4,18 +4,14 @@
 //! Locks, in the order in which they are taken: `drain`, `writer`, `view`. Caches have their
 //! own, and are taken last.
 
-mod base;
-mod caches;
 mod checkpoint;
 mod config;
 mod inner;
-mod memtable;
 mod open;
 mod pressure;
 #[cfg(test)]
 mod tests;
 mod threads;
-mod view;
 mod zone;
 
 pub use config::{Access, Background, NewZone, ZoneConfig, ZoneParts};

@@ -10,16 +10,14 @@ use nexus_kernel::zone::APPLIED_KEY;
 use nexus_kernel::{Command, Error, Lsn, MetaRead, Result, Table, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
-use super::base::Base;
-use super::caches::Caches;
 use super::checkpoint::read_applied;
 use super::config::{Access, Background, NewZone, ZoneConfig, ZoneParts};
 use super::inner::{Inner, Writing};
 use super::pressure::Pressure;
 use super::threads::{Threads, Wake};
-use super::view::{Reader, View};
 use super::zone::LocalZone;
 use crate::log::Claim;
+use crate::replica::{Base, Caches, Reader, State, View};
 
 impl LocalZone {
     /// Makes a zone in an empty metastore; [`Error::Exists`] if there is one already. It is
@@ -82,12 +80,9 @@ impl LocalZone {
         let inner = Arc::new(Inner {
             zone,
             log,
-            metastore,
-            info,
             clock,
-            caches,
             next_ino: AtomicU64::new(view.usage().next_ino.0),
-            view: RwLock::new(view),
+            state: State { info, metastore, caches, view: RwLock::new(view) },
             writer: Mutex::new(Writing::Open),
             drain: Mutex::new(()),
             pressure,

@@ -24,7 +24,7 @@ impl LocalZone {
     /// [`crate::digest`] of the zone's state.
     pub fn digest(&self) -> Result<u128> {
         let mut digest = 0;
-        self.inner.read(&mut |state| {
+        self.inner.state.read(&mut |state| {
             digest = crate::digest(state)?;
             Ok(())
         })?;
@@ -38,15 +38,15 @@ impl Zone for LocalZone {
     }
 
     fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
-        self.inner.read(read)
+        self.inner.state.read(read)
     }
 
     fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
-        self.inner.inode(ino)
+        self.inner.state.inode(ino)
     }
 
     fn lookup(&self, parent: Ino, name: Name<'_>) -> Result<Option<(u64, Dentry)>> {
-        self.inner.lookup(parent, name)
+        self.inner.state.lookup(parent, name)
     }
 
     fn sync(&self) -> Result<()> {
@@ -71,17 +71,17 @@ impl Zone for LocalZone {
     }
 
     fn info(&self) -> ZoneInfo {
-        self.inner.info
+        self.inner.state.info
     }
 
     fn usage(&self) -> Result<Usage> {
-        Ok(self.inner.view.read_recursive().usage())
+        Ok(self.inner.state.view.read_recursive().usage())
     }
 
     fn stats(&self) -> Result<ZoneStats> {
         let inner = &self.inner;
         let pending_bytes = {
-            let view = inner.view.read_recursive();
+            let view = inner.state.view.read_recursive();
             view.active.bytes() + view.frozen.as_ref().map_or(0, |frozen| frozen.bytes())
         };
         let log = inner.log.stats();
@@ -92,7 +92,7 @@ impl Zone for LocalZone {
             checkpoint: Lsn(inner.checkpoint.load(Ordering::Acquire)).min(last),
             pending_bytes,
             log_bytes: log.bytes,
-            metastore_bytes: inner.metastore.stats()?.stored_bytes,
+            metastore_bytes: inner.state.metastore.stats()?.stored_bytes,
         })
     }
 }
