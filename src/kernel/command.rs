@@ -14,7 +14,7 @@ use crate::model::{Inode, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
 /// version that has it, so that older builds read on as long as they can.
-pub const COMMAND_VERSION: u8 = 2;
+pub const COMMAND_VERSION: u8 = 3;
 
 /// Bytes of a name or attribute.
 pub type SmallBytes = SmallVec<[u8; 32]>;
@@ -182,6 +182,20 @@ pub enum Command {
     /// Says where new content goes: of the file, or of what is made in the directory from now
     /// on. Since version 2.
     Place { ino: Ino, placement: Placement, now: Timestamp },
+    /// Sets inode numbers aside that only the proposer will give to files. The outcome's count
+    /// is the first. Since version 3, as all that follow.
+    ReserveInos { count: u64 },
+    /// Sets or removes a setting if it is `expect`; [`Error::Conflict`] if it is not.
+    CompareSys { key: String, expect: Option<Vec<u8>>, value: Option<Vec<u8>> },
+    /// Makes pairs of tables' numbers, keys and values a part of the state, in a zone that is
+    /// still being filled; [`Error::Invalid`] in any other.
+    Import { pairs: Vec<(u8, Vec<u8>, Vec<u8>)>, done: bool },
+    /// Puts a zone in place of an empty directory, or, with `replace`, of one with everything
+    /// in it, which waits out of sight to be removed. `target` is an encoded
+    /// [`crate::model::MountTarget`].
+    MountZone { parent: Ino, name: SmallBytes, replace: bool, target: Vec<u8>, now: Timestamp },
+    /// Takes a zone out of its place, which becomes an empty directory.
+    UnmountZone { parent: Ino, name: SmallBytes, now: Timestamp },
 }
 
 /// An inode that lost a name.
@@ -216,6 +230,11 @@ impl Command {
     fn version(&self) -> u8 {
         match self {
             Command::Place { .. } => 2,
+            Command::ReserveInos { .. }
+            | Command::CompareSys { .. }
+            | Command::Import { .. }
+            | Command::MountZone { .. }
+            | Command::UnmountZone { .. } => 3,
             _ => 1,
         }
     }
@@ -258,7 +277,12 @@ impl Command {
             | Command::Write { .. }
             | Command::Clone { .. }
             | Command::SetXattr { .. }
-            | Command::Place { .. } => false,
+            | Command::Place { .. }
+            | Command::ReserveInos { .. }
+            | Command::Import { .. }
+            | Command::MountZone { .. } => false,
+            Command::CompareSys { value, .. } => value.is_none(),
+            Command::UnmountZone { .. } => true,
         }
     }
 

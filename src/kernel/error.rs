@@ -27,6 +27,10 @@ pub enum Error {
     FileTooLarge,
     /// The inode has as many links as it can have.
     TooManyLinks,
+    /// A zone stands there.
+    Busy,
+    /// A zone stands there that this node takes no part in.
+    Remote,
     /// Source and target lie in different zones.
     CrossZone,
     /// The extended attribute is not there.
@@ -79,6 +83,7 @@ pub enum Errno {
     ENXIO = 6,
     EAGAIN = 11,
     EACCES = 13,
+    EBUSY = 16,
     EEXIST = 17,
     EXDEV = 18,
     ENODEV = 19,
@@ -94,6 +99,7 @@ pub enum Errno {
     ENOTEMPTY = 39,
     ELOOP = 40,
     ENODATA = 61,
+    EREMOTE = 66,
     EOPNOTSUPP = 95,
     ESTALE = 116,
     EDQUOT = 122,
@@ -113,6 +119,8 @@ impl Error {
             Error::NameTooLong | Error::TooLong => Errno::ENAMETOOLONG,
             Error::FileTooLarge => Errno::EFBIG,
             Error::TooManyLinks => Errno::EMLINK,
+            Error::Busy => Errno::EBUSY,
+            Error::Remote => Errno::EREMOTE,
             Error::CrossZone => Errno::EXDEV,
             Error::NoAttribute => Errno::ENODATA,
             Error::LinkLoop => Errno::ELOOP,
@@ -154,6 +162,8 @@ impl fmt::Display for Error {
             Error::TooLong => "the symlink target or attribute is too long",
             Error::FileTooLarge => "the file would grow beyond 2^63-1 bytes",
             Error::TooManyLinks => "too many links",
+            Error::Busy => "another zone is mounted there",
+            Error::Remote => "another zone is mounted there, which this node has not joined",
             Error::CrossZone => "source and target are in different zones",
             Error::NoAttribute => "no such attribute",
             Error::LinkLoop => "too many levels of symbolic links",

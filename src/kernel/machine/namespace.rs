@@ -255,7 +255,7 @@ impl Txn<'_> {
         let Entry { position, dentry } = self.entry(parent, &dir, Name::new(name)?)?.ok_or(Error::NotFound)?;
         match dentry.kind {
             FileKind::Directory => {}
-            FileKind::Mount => return Err(Error::NotSupported),
+            FileKind::Mount => return Err(Error::Busy),
             _ => return Err(Error::NotDirectory),
         }
         if self.inode(dentry.ino)?.size != 0 {
@@ -279,7 +279,7 @@ impl Txn<'_> {
         let source = self.entry(parent, &dir, name)?.ok_or(Error::NotFound)?;
         let target = self.entry(new_parent, &new_dir, new_name)?;
         if source.dentry.kind == FileKind::Mount || target.as_ref().is_some_and(|t| t.dentry.kind == FileKind::Mount) {
-            return Err(Error::CrossZone);
+            return Err(Error::Busy);
         }
         if source.dentry.kind == FileKind::Directory {
             self.check_not_below(source.dentry.ino, new_parent)?;

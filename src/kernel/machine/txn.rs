@@ -82,6 +82,13 @@ impl<'a> Txn<'a> {
                 self.create_unnamed(*parent, *ino, (*mode, *umask), (*uid, *gid), *now)
             }
             Command::Place { ino, placement, now } => self.place(*ino, *placement, *now),
+            Command::ReserveInos { count } => self.reserve_inos(*count),
+            Command::CompareSys { key, expect, value } => self.compare_sys(key, expect.as_deref(), value.as_deref()),
+            Command::Import { pairs, done } => self.import(pairs, *done),
+            Command::MountZone { parent, name, replace, target, now } => {
+                self.mount_zone((*parent, name), *replace, target, *now)
+            }
+            Command::UnmountZone { parent, name, now } => self.unmount_zone((*parent, name), *now),
         }
     }
 

@@ -7,6 +7,7 @@ mod dentry;
 mod extent;
 mod inode;
 pub mod keys;
+mod mount;
 mod placement;
 mod usage;
 
@@ -16,5 +17,6 @@ pub use codec::{decode, encode};
 pub use dentry::{Dentry, SLOT_BITS, name_hash};
 pub use extent::{Extent, Piece};
 pub use inode::{FileKind, Inode, InodeFlags, MAX_FILE_BYTES, MAX_LINKS, mode};
+pub use mount::MountTarget;
 pub use placement::{FsyncLevel, Placement};
 pub use usage::{Usage, ZoneInfo};

@@ -17,7 +17,7 @@ pub struct Usage {
 }
 
 /// Value at `sys/zone`: what never changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ZoneInfo {
     /// Random identity.
     pub id: [u8; 16],

@@ -8,7 +8,7 @@ use nexus_kernel::metastore::{Durability, WriteBatch};
 use nexus_kernel::model::{self, keys};
 use nexus_kernel::zone::APPLIED_KEY;
 use nexus_kernel::{Command, Error, Lsn, MetaRead, Result, Table, Timestamp};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::checkpoint::read_applied;
 use super::config::{Access, Background, NewZone, ZoneConfig, ZoneParts};
@@ -74,7 +74,9 @@ impl LocalZone {
             last = lsn;
             view.apply(changes, lsn, &caches)
         })?;
-        let info = view.info().ok_or(Error::NotFound)?;
+        if view.info().is_none() {
+            return Err(Error::NotFound);
+        }
         let pressure = Pressure::default();
         pressure.appended(view.active.bytes(), 0);
         let inner = Arc::new(Inner {
@@ -82,7 +84,7 @@ impl LocalZone {
             log,
             clock,
             next_ino: AtomicU64::new(view.usage().next_ino.0),
-            state: State { info, metastore, caches, view: RwLock::new(view) },
+            state: State::new(metastore, caches, view),
             writer: Mutex::new(Writing::Open),
             drain: Mutex::new(()),
             pressure,

@@ -71,7 +71,7 @@ impl Zone for LocalZone {
     }
 
     fn info(&self) -> ZoneInfo {
-        self.inner.state.info
+        self.inner.state.info()
     }
 
     fn usage(&self) -> Result<Usage> {

@@ -1,6 +1,24 @@
 //! Replicated zones: what a group of members agrees on, and in which order. Nothing outside
 //! the folder `engine` names the consensus library.
 
+mod consensus;
+mod engine;
 mod entry;
+mod messages;
+mod pending;
+mod proposal;
+mod proposer;
+mod replica;
+mod snapshot;
+mod zone;
 
+pub use consensus::{Consensus, GroupStatus, Role};
+pub use engine::{Group, GroupConfig};
 pub use entry::{Entry, Member, MemberId, Membership, Payload, Position, Vote};
+pub use messages::{Append, AppendReply, Link, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
+pub use replica::{Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
+pub use snapshot::{Incoming, Outgoing};
+pub use zone::{RaftParts, RaftZone, RaftZoneConfig};
+
+#[cfg(test)]
+mod tests;

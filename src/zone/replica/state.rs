@@ -1,6 +1,6 @@
 //! [`State`]: the newest state, and how it is read.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use nexus_kernel::machine;
@@ -8,13 +8,14 @@ use nexus_kernel::model::{self, Dentry, Inode, InodeFlags, ZoneInfo, keys, name_
 use nexus_kernel::{Ino, MetaRead, Metastore, Name, Result, Table};
 use parking_lot::RwLock;
 
+use super::base::Base;
 use super::caches::Caches;
 use super::view::{Reader, View};
 
 /// A zone's state on this node. Its caches are taken last of all locks.
 pub struct State {
-    /// What never changes.
-    pub info: ZoneInfo,
+    /// What never changes; there once the zone is formatted.
+    pub info: OnceLock<ZoneInfo>,
     /// Where it is checkpointed.
     pub metastore: Arc<dyn Metastore>,
     /// What was read last.
@@ -24,6 +25,23 @@ pub struct State {
 }
 
 impl State {
+    /// The state in a metastore, with nothing on top.
+    pub fn over(metastore: Arc<dyn Metastore>, cache_bytes: u64) -> Result<State> {
+        let view = View::new(Base::newest(metastore.clone())?)?;
+        Ok(State::new(metastore, Caches::new(cache_bytes), view))
+    }
+
+    /// The state that `view` is.
+    pub fn new(metastore: Arc<dyn Metastore>, caches: Caches, view: View) -> State {
+        let info = view.info().map_or_else(OnceLock::new, OnceLock::from);
+        State { info, metastore, caches, view: RwLock::new(view) }
+    }
+
+    /// What never changes; all zeros before the zone is formatted.
+    pub fn info(&self) -> ZoneInfo {
+        self.info.get().copied().unwrap_or_default()
+    }
+
     /// Runs `read` on the newest state, which stays the same meanwhile.
     pub fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
         // Recursive, because `read` may ask for an inode beside.
@@ -48,12 +66,12 @@ impl State {
         if inode.flags.has(InodeFlags::COLLIDED) {
             let mut found = None;
             self.read(&mut |state| {
-                found = machine::find_dentry(state, self.info.hash_seed, parent, name.as_bytes())?;
+                found = machine::find_dentry(state, self.info().hash_seed, parent, name.as_bytes())?;
                 Ok(())
             })?;
             return Ok(found);
         }
-        let position = name_hash(self.info.hash_seed, name.as_bytes());
+        let position = name_hash(self.info().hash_seed, name.as_bytes());
         let Some(bytes) = self.dentry(parent, position)? else { return Ok(None) };
         let dentry = Dentry::decode(&bytes)?;
         Ok((dentry.name == name.as_bytes()).then_some((position, dentry)))

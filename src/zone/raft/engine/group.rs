@@ -1,0 +1,299 @@
+//! [`Group`]: a zone's group in the library.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use nexus_kernel::{Error, Metastore, Result};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::{self, AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
+use openraft::storage::RaftLogStorage;
+use openraft::{
+    ChangeMembers, Config, Instant, Raft, ReadPolicy, ServerState, Snapshot, SnapshotPolicy, StepDownPolicy,
+};
+
+use super::machine::{Machine, SnapshotBody, snapshot_meta};
+use super::network::Network;
+use super::types::{Proposals, TypeConfig, log_id, membership, position, raft_entry, raft_vote, vote};
+use crate::raft::consensus::{Consensus, GroupStatus, Role};
+use crate::raft::entry::{Entry, Member, MemberId, Vote};
+use crate::raft::messages::{Append, AppendReply, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
+use crate::raft::replica::{Mark, Replica};
+
+/// Times and sizes of a group.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// How often the leader tells that it is there.
+    pub heartbeat: Duration,
+    /// How long a member waits for that before it stands itself: between once and twice this.
+    pub election: Duration,
+    /// Entries since the last snapshot that bring on the next.
+    pub snapshot_entries: u64,
+    /// Entries that a member keeps behind its snapshot, for members that are a little late.
+    pub keep_entries: u64,
+    /// Most entries in one message.
+    pub message_entries: u64,
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        GroupConfig {
+            heartbeat: Duration::from_millis(250),
+            election: Duration::from_millis(800),
+            snapshot_entries: 20_000,
+            keep_entries: 10_000,
+            message_entries: 256,
+        }
+    }
+}
+
+type Inner = Raft<TypeConfig, Machine>;
+
+/// A group.
+pub struct Group {
+    raft: Inner,
+    me: MemberId,
+}
+
+impl Group {
+    /// Goes on with the group whose log and state these are. To be called within a runtime.
+    pub async fn start<L: RaftLogStorage<TypeConfig>>(
+        replica: Arc<Replica>,
+        log: L,
+        links: Arc<dyn Links>,
+        config: &GroupConfig,
+    ) -> Result<Group> {
+        let me = replica.me();
+        let millis = |time: Duration| time.as_millis() as u64;
+        let config = Config {
+            cluster_name: "zone".into(),
+            heartbeat_interval: millis(config.heartbeat),
+            election_timeout_min: millis(config.election),
+            election_timeout_max: 2 * millis(config.election),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
+            max_in_snapshot_log_to_keep: config.keep_entries,
+            max_payload_entries: config.message_entries,
+            replication_lag_threshold: config.keep_entries.max(1),
+            install_snapshot_timeout: 10 * 60 * 1000,
+            purge_batch_size: 256,
+            enable_pre_vote: Some(true),
+            removed_leader_step_down: StepDownPolicy::After(millis(config.heartbeat)),
+            ..Config::default()
+        };
+        let config = config.validate().map_err(|error| Error::Io(format!("settings of a zone's group: {error}")))?;
+        let network = Network { links, me };
+        let raft = Raft::new(me.0, Arc::new(config), network, log, Machine(replica))
+            .await
+            .map_err(|error| Error::Unavailable(format!("the zone's group can't be started: {error}")))?;
+        Ok(Group { raft, me })
+    }
+}
+
+fn stopped(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(format!("the zone's group takes no part here any more: {error}"))
+}
+
+fn changed(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+            Error::Unavailable("this member of the zone does not lead it (any more); ask the leader".into())
+        }
+        RaftError::APIError(error) => Error::Unavailable(format!("the zone's members can't be changed now: {error}")),
+        RaftError::Fatal(error) => stopped(error),
+    }
+}
+
+fn our_vote_reply(reply: &raft::VoteResponse<TypeConfig>, asked: Vote) -> VoteReply {
+    let granted = reply.vote_granted;
+    let _ = asked;
+    VoteReply { vote: vote(&reply.vote), granted, last: reply.last_log_id.as_ref().map(position) }
+}
+
+fn their_append(append: Append) -> Result<AppendEntriesRequest<TypeConfig>> {
+    let entries = append.entries.iter().map(|bytes| raft_entry(Entry::decode(bytes)?));
+    Ok(AppendEntriesRequest {
+        vote: raft_vote(append.vote),
+        prev_log_id: append.previous.map(log_id),
+        entries: entries.collect::<Result<_>>()?,
+        leader_commit: append.committed.map(log_id),
+    })
+}
+
+impl Consensus for Group {
+    fn found(&self, member: Member) -> BoxFuture<'static, Result<()>> {
+        let (raft, me) = (self.raft.clone(), self.me);
+        async move {
+            let members = std::collections::BTreeMap::from([(me.0, member)]);
+            raft.initialize(members)
+                .await
+                .map_err(|error| Error::Unavailable(format!("the zone can't be founded: {error}")))
+        }
+        .boxed()
+    }
+
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>> {
+        let raft = self.raft.clone();
+        async move {
+            match raft.client_write(Proposals(batch)).await {
+                Ok(_) => Ok(()),
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                    Err(Refusal::NotLeader(to.leader_id.map(MemberId)))
+                }
+                Err(error) => Err(Refusal::Unclear(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+
+    fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>> {
+        let raft = self.raft.clone();
+        async move {
+            match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+                Ok((read, _)) => Ok(read.log_id().index + 1),
+                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                    Err(Refusal::NotLeader(to.leader_id.map(MemberId)))
+                }
+                Err(error) => Err(Refusal::Unclear(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+
+    fn status(&self) -> GroupStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let role = match (&metrics.running_state, metrics.state) {
+            (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+            (_, ServerState::Leader) => Role::Leader,
+            (_, ServerState::Follower) => Role::Follower,
+            (_, ServerState::Candidate) => Role::Candidate,
+            (_, ServerState::Learner) => Role::Learner,
+        };
+        let matched = metrics.replication.iter().flatten();
+        let silent = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
+        GroupStatus {
+            role,
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(MemberId),
+            last: metrics.last_log_index,
+            committed: metrics.local_committed.as_ref().map(position),
+            applied: metrics.last_applied.as_ref().map(position),
+            purged: metrics.purged.as_ref().map(position),
+            membership: membership(metrics.membership_config.membership()),
+            matched: matched.map(|(id, at)| (MemberId(*id), at.as_ref().map(position))).collect(),
+            quorum_silent: silent.filter(|_| role == Role::Leader),
+        }
+    }
+
+    fn other_leader(&self, than: Option<MemberId>, at_most: Duration) -> BoxFuture<'static, Option<MemberId>> {
+        let mut metrics = self.raft.server_metrics();
+        async move {
+            let changed = async {
+                loop {
+                    let leader = metrics.borrow_and_update().current_leader.map(MemberId);
+                    if leader.is_some() && leader != than {
+                        return leader;
+                    }
+                    if metrics.changed().await.is_err() {
+                        return None;
+                    }
+                }
+            };
+            tokio::time::timeout(at_most, changed).await.ok().flatten()
+        }
+        .boxed()
+    }
+
+    fn add(&self, id: MemberId, member: Member) -> BoxFuture<'static, Result<()>> {
+        let raft = self.raft.clone();
+        async move {
+            raft.add_learner(id.0, member, true).await.map_err(changed)?;
+            raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id.0])), true).await.map_err(changed)?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn remove(&self, id: MemberId) -> BoxFuture<'static, Result<()>> {
+        let raft = self.raft.clone();
+        async move {
+            let voters: BTreeSet<u64> = raft.voter_ids().collect();
+            if voters.contains(&id.0) {
+                let gone = ChangeMembers::RemoveVoters(BTreeSet::from([id.0]));
+                raft.change_membership(gone, false).await.map_err(changed)?;
+            } else {
+                let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id.0]));
+                raft.change_membership(gone, false).await.map_err(changed)?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn transfer(&self, to: MemberId) -> BoxFuture<'static, Result<()>> {
+        let raft = self.raft.clone();
+        async move { raft.trigger().transfer_leader(to.0).await.map_err(stopped) }.boxed()
+    }
+
+    fn on_vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteReply>> {
+        let raft = self.raft.clone();
+        async move {
+            let mut theirs = raft::VoteRequest::new(raft_vote(request.vote), request.last.map(log_id));
+            theirs.leadership_transfer = request.transfer;
+            let reply = if request.pre { raft.pre_vote(theirs).await } else { raft.vote(theirs).await };
+            reply.map(|reply| our_vote_reply(&reply, request.vote)).map_err(stopped)
+        }
+        .boxed()
+    }
+
+    fn on_transfer_leader(&self, request: TransferLeader) -> BoxFuture<'static, Result<bool>> {
+        let raft = self.raft.clone();
+        async move {
+            let theirs = TransferLeaderRequest::new(raft_vote(request.from), request.to.0, request.last.map(log_id));
+            raft.handle_transfer_leader(theirs).await.map(|done| done.is_ok()).map_err(stopped)
+        }
+        .boxed()
+    }
+
+    fn on_replicate(&self, appends: BoxStream<'static, Append>) -> BoxStream<'static, Result<AppendReply>> {
+        // What can't be read ends the stream, and with it the connection.
+        let appends = appends.map(their_append).scan((), |(), one| {
+            futures_util::future::ready(one.inspect_err(|error| log::warn!("entries were refused: {error}")).ok())
+        });
+        let replies = self.raft.stream_append(appends);
+        let replies = replies.map(|reply| match reply {
+            Ok(Ok(at)) => Ok(AppendReply::Matched(at.as_ref().map(position))),
+            Ok(Err(StreamAppendError::Conflict(at))) => Ok(AppendReply::Conflict(position(&at))),
+            Ok(Err(StreamAppendError::HigherVote(higher))) => Ok(AppendReply::HigherVote(vote(&higher))),
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        replies.boxed()
+    }
+
+    fn on_snapshot(&self, sender: Vote, mark: Mark, staged: Arc<dyn Metastore>) -> BoxFuture<'static, Result<Vote>> {
+        let raft = self.raft.clone();
+        async move {
+            let meta = snapshot_meta(&mark).map_err(|error: io::Error| Error::Corrupt(error.to_string()))?;
+            let snapshot = Snapshot { meta, snapshot: SnapshotBody::In(staged) };
+            let reply = raft.install_full_snapshot(raft_vote(sender), snapshot).await.map_err(stopped)?;
+            Ok(vote(&reply.vote))
+        }
+        .boxed()
+    }
+
+    fn shut_down(&self) -> BoxFuture<'static, ()> {
+        let raft = self.raft.clone();
+        async move {
+            if raft.shutdown().await.is_err() {
+                log::error!("a zone's group has panicked");
+            }
+        }
+        .boxed()
+    }
+}

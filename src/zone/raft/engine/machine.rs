@@ -1,0 +1,95 @@
+//! A [`Replica`] as the library's state machine.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use nexus_kernel::Metastore;
+use nexus_kernel::metastore::MetaSnapshot;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
+
+use super::types::{RaftLogId, StoredMembershipOf, TypeConfig, entry, io_error, log_id, position, stored_membership};
+use crate::raft::replica::{Mark, Replica};
+
+/// A zone's state on its way.
+pub enum SnapshotBody {
+    /// From here.
+    Out(Mark, Arc<dyn MetaSnapshot>),
+    /// To here, all of it there.
+    In(Arc<dyn Metastore>),
+}
+
+/// The state machine.
+#[derive(Clone)]
+pub struct Machine(pub Arc<Replica>);
+
+impl Machine {
+    fn snapshot(&self, newest: bool) -> Result<SnapshotOf<TypeConfig, SnapshotBody>, io::Error> {
+        let taken = tokio::task::block_in_place(|| self.0.snapshot(newest));
+        let (mark, state) = taken.map_err(|error| io_error(&error))?;
+        Ok(Snapshot { meta: snapshot_meta(&mark)?, snapshot: SnapshotBody::Out(mark, state) })
+    }
+}
+
+/// What the library wants to know of a snapshot.
+pub fn snapshot_meta(mark: &Mark) -> Result<SnapshotMetaOf<TypeConfig>, io::Error> {
+    let last_membership = stored_membership(mark.membership_at, &mark.membership).map_err(|error| io_error(&error))?;
+    Ok(SnapshotMeta { last_log_id: mark.applied.map(log_id), last_membership })
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Machine {
+    type SnapshotData = SnapshotBody;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotBody>, io::Error> {
+        self.snapshot(true)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotBody;
+    type SnapshotBuilder = Machine;
+
+    async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembershipOf), io::Error> {
+        let mark = self.0.mark();
+        let members = stored_membership(mark.membership_at, &mark.membership).map_err(|error| io_error(&error))?;
+        Ok((mark.applied.map(log_id), members))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (theirs, responder) = next?;
+            let applied = tokio::task::block_in_place(|| self.0.apply(&entry(&theirs)));
+            applied.map_err(|error| io_error(&error))?;
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Machine {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: SnapshotBody,
+    ) -> Result<(), io::Error> {
+        let SnapshotBody::In(staged) = snapshot else {
+            return Err(io::Error::other("a snapshot of this node was to be installed on it"));
+        };
+        let expect = meta.last_log_id.as_ref().map(position);
+        tokio::task::block_in_place(|| self.0.install(&staged, expect)).map_err(|error| io_error(&error))
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotBody>>, io::Error> {
+        let snapshot = self.snapshot(false)?;
+        Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+    }
+}

@@ -1,0 +1,228 @@
+//! Sends this node's proposals to the leader: many in one entry, several entries at once, and
+//! each until it is known to be applied or its time is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nexus_kernel::{Error, Result};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use super::consensus::Consensus;
+use super::entry::MemberId;
+use super::messages::{Links, Refusal};
+use super::proposal::Batch;
+use super::replica::Replica;
+use super::zone::{next_leader, unclear};
+
+/// Proposals that wait to be sent; who comes then waits for room.
+const QUEUE: usize = 4096;
+/// Entries on their way at once.
+const IN_FLIGHT: usize = 8;
+/// Most commands and bytes of one entry.
+const BATCH_COMMANDS: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// How long to wait for word of another leader before the last one is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A proposal that has its number.
+pub struct Queued {
+    /// Its number.
+    pub seq: u64,
+    /// The encoded command.
+    pub payload: Bytes,
+    /// When to give up.
+    pub until: Instant,
+}
+
+/// Takes proposals.
+pub struct Proposer {
+    sender: mpsc::Sender<Queued>,
+    courier: Arc<Courier>,
+    runtime: Handle,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Brings batches to the leader.
+struct Courier {
+    replica: Arc<Replica>,
+    group: Arc<dyn Consensus>,
+    links: Arc<dyn Links>,
+    places: Arc<Semaphore>,
+}
+
+impl Proposer {
+    /// Starts taking proposals.
+    pub fn start(replica: Arc<Replica>, group: Arc<dyn Consensus>, links: Arc<dyn Links>, runtime: Handle) -> Proposer {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let courier = Arc::new(Courier { replica, group, links, places: Arc::new(Semaphore::new(IN_FLIGHT)) });
+        let task = runtime.spawn(run(courier.clone(), receiver));
+        Proposer { sender, courier, runtime, task: Mutex::new(Some(task)) }
+    }
+
+    /// Where its tasks run.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Queues a proposal. Waits for room; not to be called by a task.
+    pub fn send(&self, queued: Queued) -> Result<()> {
+        self.sender.blocking_send(queued).map_err(|_| Error::Unavailable("the zone is closed".into()))
+    }
+
+    /// Asks the leader how far a reader must have come. Not to be called by a task.
+    pub fn read_index(&self, until: Instant) -> Result<u64> {
+        self.runtime.block_on(self.courier.read_index(until))
+    }
+
+    /// Takes nothing more.
+    pub fn stop(&self) {
+        if let Some(task) = self.task.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+async fn run(courier: Arc<Courier>, mut queue: mpsc::Receiver<Queued>) {
+    let mut next = None;
+    loop {
+        let first = match next.take() {
+            Some(first) => first,
+            None => match queue.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        // While it waits for its turn to be sent, others join it.
+        let Ok(place) = courier.places.clone().acquire_owned().await else { return };
+        let mut bytes = first.payload.len();
+        let mut batch = vec![first];
+        while batch.len() < BATCH_COMMANDS {
+            match queue.try_recv() {
+                Ok(more) if bytes + more.payload.len() > BATCH_BYTES => {
+                    next = Some(more);
+                    break;
+                }
+                Ok(more) => {
+                    bytes += more.payload.len();
+                    batch.push(more);
+                }
+                Err(_) => break,
+            }
+        }
+        let courier = courier.clone();
+        tokio::spawn(async move {
+            courier.deliver(batch).await;
+            drop(place);
+        });
+    }
+}
+
+impl Courier {
+    /// Has a batch applied, or fails those who wait for it.
+    async fn deliver(&self, queued: Vec<Queued>) {
+        let pending = &self.replica.pending;
+        let until = queued.iter().map(|one| one.until).max().unwrap_or_else(Instant::now);
+        let seqs: Vec<u64> = queued.iter().map(|one| one.seq).collect();
+        let batch = Batch {
+            member: self.replica.me(),
+            session: self.replica.session(),
+            floor: pending.floor(),
+            commands: queued.into_iter().map(|one| (one.seq, one.payload)).collect(),
+        };
+        let fail = |error: &Error| seqs.iter().for_each(|seq| pending.answer(*seq, Err(error.clone())));
+        let encoded = match batch.encode() {
+            Ok(encoded) => encoded,
+            Err(error) => return fail(&error),
+        };
+        let mut leader = self.group.status().leader;
+        let mut why = "no member leads it".to_owned();
+        while pending.wants(seqs.iter().copied()) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return fail(&unclear(&why));
+            }
+            let refusal = match leader {
+                Some(leader) => match tokio::time::timeout(left, self.propose(leader, encoded.clone())).await {
+                    // It is committed, and so will be applied here.
+                    Ok(Ok(())) => return self.await_answers(&seqs, until).await,
+                    Ok(Err(refusal)) => refusal,
+                    Err(_) => continue,
+                },
+                None => Refusal::NotLeader(None),
+            };
+            if let Refusal::Unclear(text) = &refusal {
+                why.clone_from(text);
+            }
+            leader = match next_leader(&refusal) {
+                Some(hint) if Some(hint) != leader => Some(hint),
+                _ => {
+                    let other = self.group.other_leader(leader, PAUSE.min(left)).await;
+                    other.or(self.group.status().leader)
+                }
+            };
+        }
+    }
+
+    /// What is committed is answered when this node applies it, which may be cut off.
+    async fn await_answers(&self, seqs: &[u64], until: Instant) {
+        while self.replica.pending.wants(seqs.iter().copied()) {
+            if Instant::now() >= until {
+                let error = unclear("this member is behind");
+                seqs.iter().for_each(|seq| self.replica.pending.answer(*seq, Err(error.clone())));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn propose(&self, leader: MemberId, batch: Bytes) -> std::result::Result<(), Refusal> {
+        if leader == self.replica.me() {
+            return self.group.propose(batch).await;
+        }
+        match self.link(leader) {
+            Some(link) => link.propose(batch).await,
+            None => Err(Refusal::NotLeader(None)),
+        }
+    }
+
+    fn link(&self, leader: MemberId) -> Option<Arc<dyn super::messages::Link>> {
+        let membership = self.group.status().membership;
+        membership.members.get(&leader).map(|member| self.links.link(leader, member))
+    }
+
+    async fn read_index(&self, until: Instant) -> Result<u64> {
+        let mut leader = self.group.status().leader;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Unavailable("no leader of the zone has answered in time".into()));
+            }
+            let asked = async {
+                match leader {
+                    Some(leader) if leader == self.replica.me() => self.group.read_index().await,
+                    Some(leader) => match self.link(leader) {
+                        Some(link) => link.read_index().await,
+                        None => Err(Refusal::NotLeader(None)),
+                    },
+                    None => Err(Refusal::NotLeader(None)),
+                }
+            };
+            let refusal = match tokio::time::timeout(left, asked).await {
+                Ok(Ok(index)) => return Ok(index),
+                Ok(Err(refusal)) => refusal,
+                Err(_) => continue,
+            };
+            leader = match next_leader(&refusal) {
+                Some(hint) if Some(hint) != leader => Some(hint),
+                _ => {
+                    let other = self.group.other_leader(leader, PAUSE.min(left)).await;
+                    other.or(self.group.status().leader)
+                }
+            };
+        }
+    }
+}

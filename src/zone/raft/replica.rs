@@ -1,0 +1,444 @@
+//! [`Replica`]: a replicated zone's state on this node. Entries that are committed are applied
+//! here, in order; what is newer than the metastore is in memory, and drained behind.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use nexus_kernel::machine::{self, Applied};
+use nexus_kernel::metastore::{Durability, Key, MetaSnapshot, WriteBatch};
+use nexus_kernel::model::{self, keys};
+use nexus_kernel::zone::APPLIED_KEY;
+use nexus_kernel::{Command, Error, Ino, Lsn, MetaRead, Metastore, Outcome, Result, Table};
+use parking_lot::{Condvar, Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use super::entry::{Entry, MemberId, Membership, Payload, Position};
+use super::pending::Pending;
+use super::proposal::{Batch, Session, Turn, is_answer};
+use crate::replica::{Base, MemTable, Reader, State};
+
+/// How often an apply that waits for a drain looks again.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How far a replica's metastore has come; at [`APPLIED_KEY`] of its `sys` table.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Mark {
+    /// The last entry that the state includes.
+    pub applied: Option<Position>,
+    /// The entry that the members are from.
+    pub membership_at: Option<Position>,
+    /// The members by then.
+    pub membership: Membership,
+}
+
+/// Makes and replaces a replica's metastore.
+pub trait Metastores: Send + Sync {
+    /// An empty metastore for a snapshot that comes in; one that was left there is removed.
+    fn stage(&self) -> Result<Arc<dyn Metastore>>;
+
+    /// Puts the staged metastore in place of the one in use, durably. Whoever still reads the
+    /// old one may go on.
+    fn promote(&self, staged: &Arc<dyn Metastore>) -> Result<()>;
+}
+
+/// Is told what entries change on this node, while no other entry is applied.
+pub trait Listener: Send + Sync {
+    /// A command that another node proposed was applied, and changed these inodes.
+    fn applied(&self, command: &Command, inodes: &[Ino]);
+
+    /// Everything may have changed.
+    fn replaced(&self);
+}
+
+/// A listener that hears nothing.
+pub struct Deaf;
+
+impl Listener for Deaf {
+    fn applied(&self, _command: &Command, _inodes: &[Ino]) {}
+    fn replaced(&self) {}
+}
+
+/// Settings of a replica.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// Bytes of changes in memory at which they are drained into the metastore; up to three
+    /// times as much can be there while that goes on.
+    pub memtable_bytes: u64,
+    /// Bytes of the caches of inodes and directory entries.
+    pub cache_bytes: u64,
+}
+
+/// The state of a zone that others have too.
+pub struct Replica {
+    me: MemberId,
+    session: u64,
+    config: ReplicaConfig,
+    metastores: Arc<dyn Metastores>,
+    listener: Arc<dyn Listener>,
+    /// Proposals of this node.
+    pub pending: Pending,
+    state: RwLock<Arc<State>>,
+    applying: Mutex<Applying>,
+    /// Held while the metastore is written. Taken before `applying`.
+    drain: Mutex<()>,
+    /// What the table that is being drained comes up to.
+    frozen: Mutex<Option<Mark>>,
+    /// One more than the index of the last entry applied.
+    applied: AtomicU64,
+    changed: Condvar,
+    waiting: Mutex<()>,
+    closed: AtomicBool,
+}
+
+/// What applying goes on from.
+#[derive(Default)]
+struct Applying {
+    mark: Mark,
+    /// What the metastore has.
+    drained: Mark,
+    sessions: HashMap<MemberId, Session>,
+    failed: Option<Error>,
+}
+
+impl Replica {
+    /// The replica in `metastore`, which may be empty.
+    pub fn open(
+        me: MemberId,
+        session: u64,
+        metastore: Arc<dyn Metastore>,
+        metastores: Arc<dyn Metastores>,
+        listener: Arc<dyn Listener>,
+        config: ReplicaConfig,
+    ) -> Result<Replica> {
+        let mark = read_mark(&*metastore.snapshot()?)?;
+        let state = State::over(metastore, config.cache_bytes)?;
+        let applied = AtomicU64::new(mark.applied.map_or(0, |at| at.index + 1));
+        let applying = Applying { drained: mark.clone(), mark, ..Applying::default() };
+        Ok(Replica {
+            me,
+            session,
+            config,
+            metastores,
+            listener,
+            pending: Pending::default(),
+            state: RwLock::new(Arc::new(state)),
+            applying: Mutex::new(applying),
+            drain: Mutex::new(()),
+            frozen: Mutex::new(None),
+            applied,
+            changed: Condvar::new(),
+            waiting: Mutex::new(()),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// The newest state.
+    pub fn state(&self) -> Arc<State> {
+        self.state.read().clone()
+    }
+
+    /// Who this node is in the zone.
+    pub fn me(&self) -> MemberId {
+        self.me
+    }
+
+    /// This node's session.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// How far entries are applied.
+    pub fn mark(&self) -> Mark {
+        self.applying.lock().mark.clone()
+    }
+
+    /// How far the metastore has come.
+    pub fn drained(&self) -> Mark {
+        self.applying.lock().drained.clone()
+    }
+
+    /// One more than the index of the last entry applied.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Waits until the entry at `index` is applied; `false` if it is not in that time.
+    pub fn wait_applied(&self, index: u64, at_most: Duration) -> bool {
+        let until = std::time::Instant::now() + at_most;
+        let mut waiting = self.waiting.lock();
+        while self.applied() <= index {
+            if self.changed.wait_until(&mut waiting, until).timed_out() {
+                return self.applied() > index;
+            }
+        }
+        true
+    }
+
+    /// Has whoever waits for room give up.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        drop(self.waiting.lock());
+        self.changed.notify_all();
+    }
+
+    /// Applies a committed entry. An error is a failure of this node: it must apply nothing
+    /// more.
+    pub fn apply(&self, entry: &Entry) -> Result<()> {
+        self.make_room()?;
+        let mut applying = self.applying.lock();
+        if let Some(error) = &applying.failed {
+            return Err(error.clone());
+        }
+        let applied = self.apply_in_turn(&mut applying, entry);
+        if let Err(error) = &applied {
+            log::error!(
+                "entry {} of a zone can't be applied here: {error}; this node takes no more part",
+                entry.position
+            );
+            applying.failed = Some(error.clone());
+            drop(applying);
+            self.pending.fail_all(&Error::Unavailable(format!("this replica of the zone has failed: {error}")));
+            return applied;
+        }
+        applying.mark.applied = Some(entry.position);
+        self.applied.store(entry.position.index + 1, Ordering::Release);
+        drop(applying);
+        self.tell();
+        Ok(())
+    }
+
+    fn apply_in_turn(&self, applying: &mut Applying, entry: &Entry) -> Result<()> {
+        match &entry.payload {
+            Payload::Blank => Ok(()),
+            Payload::Membership(membership) => {
+                applying.mark.membership_at = Some(entry.position);
+                applying.mark.membership = membership.clone();
+                Ok(())
+            }
+            Payload::Proposals(bytes) => {
+                let batch = Batch::decode(bytes)?;
+                self.apply_batch(applying, entry.position, &batch)
+            }
+        }
+    }
+
+    fn apply_batch(&self, applying: &mut Applying, at: Position, batch: &Batch) -> Result<()> {
+        let state = self.state();
+        let mut session = match applying.sessions.remove(&batch.member) {
+            Some(session) => session,
+            None => match state.fetch(Table::Sys, &keys::sys(&Session::key(batch.member)))? {
+                Some(bytes) => Session::decode(&bytes)?,
+                None => Session::default(),
+            },
+        };
+        let current = session.begin(batch);
+        let ours = batch.member == self.me && batch.session == self.session;
+        let mut answers = Vec::new();
+        for (seq, command) in batch.commands.iter().filter(|_| current) {
+            if session.turn(*seq) == Turn::Skip {
+                continue;
+            }
+            let answer = self.apply_command(&state, at, command, ours);
+            if let Err(error) = &answer
+                && !is_answer(error)
+            {
+                return Err(error.clone());
+            }
+            session.applied(*seq, answer.as_ref().map(|_| ()));
+            answers.push((*seq, answer));
+        }
+        if current {
+            let note = (Table::Sys, keys::sys(&Session::key(batch.member)), Some(session.encode()?));
+            let applied = Applied { outcome: Outcome::default(), writes: vec![note], inodes: Default::default() };
+            state.view.write().apply(applied, lsn(at), &state.caches)?;
+        }
+        applying.sessions.insert(batch.member, session);
+        // Not before all of it is there: an answer may be followed by a read.
+        if ours {
+            answers.into_iter().for_each(|(seq, answer)| self.pending.answer(seq, answer));
+        }
+        Ok(())
+    }
+
+    fn apply_command(&self, state: &State, at: Position, command: &[u8], ours: bool) -> Result<Outcome> {
+        let command = Command::decode(command)?;
+        let applied = {
+            let view = state.view.read_recursive();
+            machine::apply(&Reader { view: &view, caches: &state.caches }, &command)?
+        };
+        let outcome = applied.outcome.clone();
+        let inodes: SmallVec<[Ino; 4]> = applied.inodes.iter().map(|(ino, _)| *ino).collect();
+        let info = {
+            let mut view = state.view.write();
+            view.apply(applied, lsn(at), &state.caches)?;
+            view.info()
+        };
+        if let Some(info) = info
+            && state.info.get().is_none()
+        {
+            let _ = state.info.set(info);
+        }
+        if !ours {
+            self.listener.applied(&command, &inodes);
+        }
+        Ok(outcome)
+    }
+
+    /// Waits while too much is in memory, and has a drain begin when it is time.
+    fn make_room(&self) -> Result<()> {
+        loop {
+            let state = self.state();
+            let (active, frozen) = {
+                let view = state.view.read_recursive();
+                (view.active.bytes(), view.frozen.as_ref().map_or(0, |frozen| frozen.bytes()))
+            };
+            if active < self.config.memtable_bytes || (frozen > 0 && active < 2 * self.config.memtable_bytes) {
+                return Ok(());
+            }
+            match self.drain.try_lock() {
+                Some(turn) => {
+                    self.freeze(&turn)?;
+                    return Ok(());
+                }
+                None if self.closed.load(Ordering::Acquire) => {
+                    return Err(Error::Unavailable("the zone is closed".into()));
+                }
+                None => {
+                    let mut waiting = self.waiting.lock();
+                    self.changed.wait_for(&mut waiting, LOOK);
+                }
+            }
+        }
+    }
+
+    /// Whether changes wait to be drained.
+    pub fn wants_drain(&self) -> bool {
+        self.frozen.lock().is_some()
+    }
+
+    /// Drains what was put aside, if anything.
+    pub fn drain(&self) -> Result<()> {
+        let _turn = self.drain.lock();
+        self.drain_frozen()
+    }
+
+    /// Brings everything applied so far into the metastore, durably.
+    pub fn checkpoint(&self) -> Result<()> {
+        let turn = self.drain.lock();
+        self.drain_frozen()?;
+        self.freeze(&turn)?;
+        self.drain_frozen()
+    }
+
+    /// Puts changes aside. Waits for an earlier drain, if that had to leave something.
+    fn freeze(&self, _turn: &parking_lot::MutexGuard<'_, ()>) -> Result<()> {
+        self.drain_frozen()?;
+        let applying = self.applying.lock();
+        if applying.mark == applying.drained {
+            return Ok(());
+        }
+        let state = self.state();
+        state.view.write().freeze();
+        *self.frozen.lock() = Some(applying.mark.clone());
+        Ok(())
+    }
+
+    fn drain_frozen(&self) -> Result<()> {
+        let Some(mark) = self.frozen.lock().clone() else { return Ok(()) };
+        let state = self.state();
+        let Some(frozen) = state.view.read_recursive().frozen.clone() else { return Ok(()) };
+        commit(&*state.metastore, &frozen, &mark)?;
+        let base = Base::newest(state.metastore.clone())?;
+        let usage = base.usage()?;
+        let old = state.view.write().rebase(base, usage);
+        *self.frozen.lock() = None;
+        self.applying.lock().drained = mark;
+        drop((old, frozen));
+        self.tell();
+        Ok(())
+    }
+
+    /// The newest state that is in the metastore, and how far it goes. Brings it up to date
+    /// first, if that is wanted.
+    pub fn snapshot(&self, newest: bool) -> Result<(Mark, Arc<dyn MetaSnapshot>)> {
+        if newest {
+            self.checkpoint()?;
+        }
+        let snapshot = self.state().metastore.snapshot()?;
+        Ok((read_mark(&*snapshot)?, snapshot))
+    }
+
+    /// An empty metastore for a state that comes in.
+    pub fn stage(&self) -> Result<Arc<dyn Metastore>> {
+        self.metastores.stage()
+    }
+
+    /// Goes on with the state in `staged`, which must go as far as `expect`.
+    pub fn install(&self, staged: &Arc<dyn Metastore>, expect: Option<Position>) -> Result<()> {
+        let mark = read_mark(&*staged.snapshot()?)?;
+        if mark.applied != expect {
+            return Err(Error::Corrupt("a zone's snapshot does not go as far as it says".into()));
+        }
+        let _turn = self.drain.lock();
+        let mut applying = self.applying.lock();
+        self.metastores.promote(staged)?;
+        let state = Arc::new(State::over(staged.clone(), self.config.cache_bytes)?);
+        *self.state.write() = state.clone();
+        *self.frozen.lock() = None;
+        let failed = applying.failed.take();
+        *applying = Applying { drained: mark.clone(), mark, sessions: HashMap::new(), failed };
+        self.applied.store(expect.map_or(0, |at| at.index + 1), Ordering::Release);
+        self.answer_from(&state)?;
+        self.listener.replaced();
+        drop(applying);
+        self.tell();
+        Ok(())
+    }
+
+    /// Answers proposals of this node that a snapshot brought: of those only the errno is left.
+    fn answer_from(&self, state: &State) -> Result<()> {
+        let Some(bytes) = state.fetch(Table::Sys, &keys::sys(&Session::key(self.me)))? else { return Ok(()) };
+        let session = Session::decode(&bytes)?;
+        for seq in self.pending.numbers() {
+            match session.answer(self.session, seq) {
+                Some(0) => self.pending.answer(seq, Ok(Outcome::default())),
+                Some(errno) => {
+                    let error =
+                        Error::Io(format!("the change was refused with errno {errno} while this node was behind"));
+                    self.pending.answer(seq, Err(error));
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Commits a table of changes that brings the state up to `mark`.
+fn commit(metastore: &dyn Metastore, changes: &MemTable, mark: &Mark) -> Result<()> {
+    let mut batch = WriteBatch::default();
+    batch.writes.reserve_exact(changes.len() + 1);
+    batch.writes.extend(changes.iter().map(|(table, key, change)| (table, Key::from_slice(key), change.clone())));
+    batch.writes.push((Table::Sys, keys::sys(APPLIED_KEY), Some(model::encode(mark)?)));
+    metastore.commit(&batch, Durability::Durable)
+}
+
+/// How far a replica's metastore has come.
+pub fn read_mark(state: &dyn MetaRead) -> Result<Mark> {
+    match state.get(Table::Sys, &keys::sys(APPLIED_KEY))? {
+        Some(bytes) => model::decode("applied", &bytes),
+        None => Ok(Mark::default()),
+    }
+}
+
+/// A number for the memory table, which wants them to rise.
+fn lsn(at: Position) -> Lsn {
+    Lsn(at.index + 1)
+}

@@ -1,0 +1,321 @@
+//! [`RaftZone`]: a zone that several nodes have, as the kernel sees it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nexus_kernel::content::ContentSync;
+use nexus_kernel::model::{Dentry, Inode, Usage, ZoneInfo};
+use nexus_kernel::zone::ZoneStats;
+use nexus_kernel::{Clock, Command, Error, Ino, Lsn, MetaRead, Name, Outcome, Result, Timestamp, Zone};
+use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
+
+use super::consensus::Consensus;
+use super::messages::{Links, Refusal};
+use super::proposer::{Proposer, Queued};
+use super::replica::Replica;
+
+/// Inode numbers that a member takes at once.
+const INO_BLOCK: u64 = 4096;
+/// How often a drain that failed is tried again, and an idle zone looked at.
+const DRAIN_PAUSE: Duration = Duration::from_millis(500);
+
+/// Settings of a replicated zone.
+#[derive(Clone, Debug)]
+pub struct RaftZoneConfig {
+    /// How long a change waits for a majority before it is given up.
+    pub patience: Duration,
+    /// How long a question to the leader waits before what is here has to do.
+    pub read_patience: Duration,
+    /// How long after the last change an idle zone is checkpointed.
+    pub checkpoint_idle: Duration,
+}
+
+impl Default for RaftZoneConfig {
+    fn default() -> Self {
+        RaftZoneConfig {
+            patience: Duration::from_secs(30),
+            read_patience: Duration::from_secs(5),
+            checkpoint_idle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a replicated zone works with.
+pub struct RaftParts {
+    /// Its state here.
+    pub replica: Arc<Replica>,
+    /// Its group.
+    pub group: Arc<dyn Consensus>,
+    /// Ways to its members.
+    pub links: Arc<dyn Links>,
+    /// The content that its files are in.
+    pub content: Arc<dyn ContentSync>,
+    /// Time for commands.
+    pub clock: Arc<dyn Clock>,
+    /// Where its tasks run.
+    pub runtime: Handle,
+}
+
+/// A replicated zone.
+pub struct RaftZone {
+    shared: Arc<Shared>,
+    proposer: Proposer,
+    content: Arc<dyn ContentSync>,
+    clock: Arc<dyn Clock>,
+    newest_time: Mutex<Timestamp>,
+    /// Inode numbers that are this member's to give.
+    inos: Mutex<Range<u64>>,
+    config: RaftZoneConfig,
+    drain: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    replica: Arc<Replica>,
+    group: Arc<dyn Consensus>,
+    closed: AtomicBool,
+    stop: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl RaftZone {
+    /// The zone that these parts are.
+    pub fn new(parts: RaftParts, config: RaftZoneConfig) -> Result<RaftZone> {
+        let RaftParts { replica, group, links, content, clock, runtime } = parts;
+        let proposer = Proposer::start(replica.clone(), group.clone(), links, runtime);
+        let shared = Arc::new(Shared {
+            replica,
+            group,
+            closed: AtomicBool::new(false),
+            stop: Mutex::new(false),
+            changed: Condvar::new(),
+        });
+        let thread = {
+            let (shared, idle) = (shared.clone(), config.checkpoint_idle);
+            std::thread::Builder::new().name("nexus-drain".into()).spawn(move || shared.run_drain(idle))
+        };
+        let thread = thread.map_err(|error| Error::from_io("start the drain of a zone", &error))?;
+        Ok(RaftZone {
+            shared,
+            proposer,
+            content,
+            clock,
+            newest_time: Mutex::new(Timestamp { sec: i64::MIN, nsec: 0 }),
+            inos: Mutex::new(0..0),
+            config,
+            drain: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Its group.
+    pub fn group(&self) -> &Arc<dyn Consensus> {
+        &self.shared.group
+    }
+
+    /// Its state here.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.shared.replica
+    }
+
+    /// [`crate::digest`] of the state here, and the index of the entry that it goes up to.
+    pub fn digest(&self) -> Result<(u64, u128)> {
+        loop {
+            let before = self.replica().applied();
+            let mut digest = 0;
+            self.read(&mut |state| {
+                digest = crate::digest(state)?;
+                Ok(())
+            })?;
+            if self.replica().applied() == before {
+                return Ok((before, digest));
+            }
+        }
+    }
+
+    /// Waits until everything is here that anybody was told of before the call.
+    pub fn catch_up(&self) -> Result<()> {
+        let until = Instant::now() + self.config.read_patience;
+        let index = self.proposer.read_index(until)?;
+        let left = until.saturating_duration_since(Instant::now());
+        if index == 0 || self.replica().wait_applied(index - 1, left) { Ok(()) } else { Err(behind()) }
+    }
+
+    /// Ends the zone on this node in good order. Others go on.
+    pub fn close(&self) -> Result<()> {
+        if self.shared.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.proposer.stop();
+        self.proposer.runtime().block_on(self.shared.group.shut_down());
+        self.replica().close();
+        *self.shared.stop.lock() = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.drain.lock().take()
+            && thread.join().is_err()
+        {
+            log::error!("the drain of a zone has panicked");
+        }
+        self.replica().pending.fail_all(&Error::Unavailable("the zone is closed".into()));
+        self.replica().checkpoint()
+    }
+
+    /// Proposes, and waits for the answer.
+    fn propose_and_wait(&self, command: &Command) -> Result<Outcome> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(Error::Unavailable("the zone is closed".into()));
+        }
+        let payload = command.encode()?.into();
+        let until = Instant::now() + self.config.patience;
+        let (seq, answer) = self.replica().pending.add();
+        self.proposer.send(Queued { seq, payload, until })?;
+        loop {
+            // The proposer answers where the time is over; this is only its backstop.
+            if let Some(outcome) = answer.wait(self.config.patience + Duration::from_secs(5)) {
+                return outcome;
+            }
+            if Instant::now() >= until {
+                let error = unclear("nobody has answered");
+                self.replica().pending.answer(seq, Err(error));
+            }
+        }
+    }
+}
+
+impl Drop for RaftZone {
+    fn drop(&mut self) {
+        self.proposer.stop();
+        self.replica().close();
+        *self.shared.stop.lock() = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.drain.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The answer where it is not known whether a change was made.
+pub(super) fn unclear(why: &str) -> Error {
+    Error::Io(format!("no majority of the zone's members has taken the change in time ({why}); it may still be made"))
+}
+
+fn behind() -> Error {
+    Error::Unavailable("this member of the zone can't catch up with the others now".into())
+}
+
+impl Shared {
+    fn run_drain(&self, idle: Duration) {
+        let mut seen = (self.replica.applied(), Instant::now());
+        loop {
+            {
+                let mut stop = self.stop.lock();
+                if !*stop {
+                    self.changed.wait_for(&mut stop, DRAIN_PAUSE);
+                }
+                if *stop {
+                    return;
+                }
+            }
+            let applied = self.replica.applied();
+            if applied != seen.0 {
+                seen = (applied, Instant::now());
+            }
+            let is_idle = seen.1.elapsed() >= idle && self.replica.drained() != self.replica.mark();
+            let drained = if is_idle { self.replica.checkpoint() } else { self.replica.drain() };
+            if let Err(error) = drained {
+                log::warn!("a zone's changes can't be brought into its metastore; they wait in memory: {error}");
+            }
+        }
+    }
+}
+
+impl Zone for RaftZone {
+    fn propose(&self, command: &Command) -> Result<Outcome> {
+        if command.pieces().next().is_some() {
+            // Once others know of content, it must not be lost with the power of this node.
+            self.content.sync()?;
+        }
+        self.propose_and_wait(command)
+    }
+
+    fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
+        self.replica().state().read(read)
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
+        self.replica().state().inode(ino)
+    }
+
+    fn lookup(&self, parent: Ino, name: Name<'_>) -> Result<Option<(u64, Dentry)>> {
+        self.replica().state().lookup(parent, name)
+    }
+
+    fn sync(&self) -> Result<()> {
+        // What was proposed is with a majority, and its content was synced before.
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        self.replica().checkpoint()
+    }
+
+    fn allocate_ino(&self) -> Result<Ino> {
+        let mut inos = self.inos.lock();
+        if inos.is_empty() {
+            let first = self.propose_and_wait(&Command::ReserveInos { count: INO_BLOCK })?.count;
+            if first == 0 {
+                return Err(unclear("the answer was lost"));
+            }
+            *inos = first..first + INO_BLOCK;
+        }
+        let ino = inos.start;
+        inos.start += 1;
+        if ino > Ino::MAX.0 { Err(Error::NoSpace) } else { Ok(Ino(ino)) }
+    }
+
+    fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        let mut newest = self.newest_time.lock();
+        *newest = now.max(*newest);
+        *newest
+    }
+
+    fn info(&self) -> ZoneInfo {
+        self.replica().state().info()
+    }
+
+    fn usage(&self) -> Result<Usage> {
+        Ok(self.replica().state().view.read_recursive().usage())
+    }
+
+    fn stats(&self) -> Result<ZoneStats> {
+        let (state, status) = (self.replica().state(), self.group().status());
+        let pending_bytes = {
+            let view = state.view.read_recursive();
+            view.active.bytes() + view.frozen.as_ref().map_or(0, |frozen| frozen.bytes())
+        };
+        let applied = self.replica().applied();
+        Ok(ZoneStats {
+            last: Lsn(status.last.map_or(0, |index| index + 1).max(applied)),
+            durable: Lsn(applied),
+            checkpoint: Lsn(self.replica().drained().applied.map_or(0, |at| at.index + 1)),
+            pending_bytes,
+            log_bytes: 0,
+            metastore_bytes: state.metastore.stats()?.stored_bytes,
+        })
+    }
+}
+
+/// What a refusal tells to do.
+pub(super) fn next_leader(refusal: &Refusal) -> Option<super::entry::MemberId> {
+    match refusal {
+        Refusal::NotLeader(leader) => *leader,
+        Refusal::Unclear(_) => None,
+    }
+}
