@@ -69,6 +69,12 @@ pub trait Zone: Send + Sync {
         self.sync()
     }
 
+    /// Waits until reads see everything that was acknowledged to anybody, on any machine,
+    /// before this call. `false` where that is always so.
+    fn catch_up(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Writes the newest state into the metastore and gives log space back.
     fn checkpoint(&self) -> Result<()>;
 

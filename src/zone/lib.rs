@@ -3,6 +3,7 @@
 //! bytes beyond [`nexus_kernel::content::ContentSync`], and nothing of FUSE.
 
 mod digest;
+mod export;
 mod local;
 mod log;
 pub mod raft;
@@ -11,5 +12,6 @@ mod replica;
 mod testing;
 
 pub use crate::digest::digest;
+pub use crate::export::{ExportError, Pair, export};
 pub use crate::local::{Access, Background, LocalZone, NewZone, ZoneConfig, ZoneParts};
 pub use crate::log::{Claim, LogConfig, LogStats, NodeLog, Preallocate};

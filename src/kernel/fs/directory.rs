@@ -62,9 +62,8 @@ impl NexusFs {
             let page = entries(zone, node.ino(), after, page_len)?;
             for (position, dentry) in &page {
                 after = *position;
-                // What is mounted but not reachable is still listed.
-                let child = child(node.zone(), dentry).unwrap_or(NodeId::new(node.zone(), dentry.ino));
-                let inode = if with_attr && dentry.kind != FileKind::Mount { zone.inode(dentry.ino)? } else { None };
+                let child = child(node.zone(), dentry);
+                let inode = if with_attr { zone.inode(dentry.ino)? } else { None };
                 let entry = DirEntry {
                     cookie: *position,
                     node: child,
@@ -91,7 +90,7 @@ fn dots(cookie: u64, node: NodeId, name: &'static [u8]) -> DirEntry {
 }
 
 /// At most `limit` entries of a directory with positions above `after`.
-fn entries(zone: &dyn Zone, dir: Ino, after: u64, limit: usize) -> Result<Vec<(u64, Dentry)>> {
+pub(super) fn entries(zone: &dyn Zone, dir: Ino, after: u64, limit: usize) -> Result<Vec<(u64, Dentry)>> {
     let mut page = Vec::new();
     let (start, end) = (keys::dentry(dir, after.saturating_add(1)), keys::prefix(dir.0).1);
     zone.read(&mut |state| {

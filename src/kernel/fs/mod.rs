@@ -5,6 +5,7 @@
 mod attributes;
 mod builder;
 mod data;
+mod detached;
 mod directory;
 mod extents;
 mod handles;
@@ -31,7 +32,7 @@ use crate::content::ContentStore;
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId, ZoneIndex};
 use crate::metastore::Metastore;
-use crate::model::{FileKind, Inode};
+use crate::model::{FileKind, Inode, InodeFlags};
 use crate::router::VfsRouter;
 use crate::zone::Zone;
 
@@ -212,7 +213,11 @@ fn live(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
 /// The inode of a directory.
 fn directory_inode(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
     let inode = live(zone, ino)?;
-    if inode.is_dir() { Ok(inode) } else { Err(Error::NotDirectory) }
+    match inode.is_dir() {
+        true if inode.flags.has(InodeFlags::MOUNT) => Err(Error::Remote),
+        true => Ok(inode),
+        false => Err(Error::NotDirectory),
+    }
 }
 
 /// The inode of a regular file.

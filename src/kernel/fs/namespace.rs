@@ -27,11 +27,14 @@ impl NexusFs {
         }
         let name = Name::new(name)?;
         let index = parent.zone();
-        let Some((_, dentry)) = zone.lookup(dir, name)? else {
-            directory_inode(&*zone, dir)?;
-            return Err(Error::NotFound);
-        };
-        let node = child(index, &dentry)?;
+        let mut found = zone.lookup(dir, name)?;
+        if found.is_none() && zone.catch_up()? {
+            // Somebody elsewhere may have made it.
+            found = zone.lookup(dir, name)?;
+        }
+        directory_inode(&*zone, dir)?;
+        let (_, dentry) = found.ok_or(Error::NotFound)?;
+        let node = child(index, &dentry);
         match zone.inode(dentry.ino)? {
             Some(inode) => Ok(Attr { node, inode }),
             None => self.lookup_consistent(index, &*zone, dir, name),
@@ -46,7 +49,7 @@ impl NexusFs {
             found = match machine::find_dentry(state, seed, dir, name.as_bytes())? {
                 None => Err(Error::NotFound),
                 Some((_, dentry)) => match state.inode(dentry.ino)? {
-                    Some(inode) => child(index, &dentry).map(|node| Attr { node, inode }),
+                    Some(inode) => Ok(Attr { node: child(index, &dentry), inode }),
                     None => Err(Error::Corrupt(format!(
                         "an entry of directory {dir} names inode {}, which is not there",
                         dentry.ino
@@ -61,7 +64,10 @@ impl NexusFs {
     /// The directory that a directory stands in; the root's is itself.
     pub fn parent_of(&self, node: NodeId) -> Result<NodeId> {
         let (zone, ino) = self.router.resolve(node)?;
-        let inode = directory_inode(&*zone, ino)?;
+        let inode = live(&*zone, ino)?;
+        if !inode.is_dir() {
+            return Err(Error::NotDirectory);
+        }
         Ok(NodeId::new(node.zone(), if inode.parent == Ino(0) { ino } else { inode.parent }))
     }
 
@@ -86,6 +92,7 @@ impl NexusFs {
     pub fn make(&self, caller: &Caller, parent: NodeId, name: &[u8], kind: NewKind, mode: u32) -> Result<Attr> {
         self.writable()?;
         let (zone, dir) = self.router.resolve(parent)?;
+        directory_inode(&*zone, dir)?;
         let name = small(name)?;
         if let NewKind::Symlink(target) = &kind {
             match target.len() {
@@ -127,6 +134,7 @@ impl NexusFs {
     ) -> Result<()> {
         self.writable()?;
         let (zone, dir) = self.router.resolve(parent)?;
+        directory_inode(&*zone, dir)?;
         let small = small(name)?;
         let _gate = (!self.caching_client).then(|| self.open_gate.write());
         let keep = self.keeps(&*zone, parent, name)?;
@@ -196,18 +204,9 @@ impl NexusFs {
     }
 }
 
-/// The node that an entry names.
-pub(super) fn child(index: ZoneIndex, dentry: &Dentry) -> Result<NodeId> {
-    match dentry.kind {
-        FileKind::Mount => Err(Error::Unavailable("the zone that is mounted here is not attached".into())),
-        FileKind::Regular
-        | FileKind::Directory
-        | FileKind::Symlink
-        | FileKind::Fifo
-        | FileKind::Socket
-        | FileKind::CharDevice
-        | FileKind::BlockDevice => Ok(NodeId::new(index, dentry.ino)),
-    }
+/// The node that an entry names. Where a zone is mounted, that is the directory below it.
+pub(super) fn child(index: ZoneIndex, dentry: &Dentry) -> NodeId {
+    NodeId::new(index, dentry.ino)
 }
 
 /// A checked name, as commands carry it.

@@ -20,6 +20,15 @@ impl NexusFs {
 
     fn open_node(&self, node: NodeId, options: OpenOptions) -> Result<u64> {
         let (zone, ino) = self.router.resolve(node)?;
+        let before = zone.inode(ino)?;
+        if zone.catch_up()? && before.is_some_and(|inode| inode.nlink > 0) {
+            // The client found the file by a name that has another meaning by now: it is to
+            // look once more.
+            let after = zone.inode(ino)?;
+            if after.is_none_or(|inode| inode.nlink == 0) {
+                return Err(Error::Stale);
+            }
+        }
         // Counted first: from here on, the inode stays.
         self.handles.open(node);
         let opened =
@@ -125,6 +134,7 @@ impl NexusFs {
     /// Opens a directory; answers the handle.
     pub fn opendir(&self, node: NodeId) -> Result<u64> {
         let (zone, ino) = self.router.resolve(node)?;
+        zone.catch_up()?;
         directory_inode(&*zone, ino)?;
         Ok(self.next_handle.fetch_add(1, Ordering::Relaxed))
     }

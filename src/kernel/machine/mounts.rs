@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ids::Ino;
 use crate::machine::txn::Txn;
 use crate::metastore::{Key, MetaRead, Table};
-use crate::model::{self, Dentry, FileKind, MountTarget, keys};
+use crate::model::{self, Dentry, FileKind, InodeFlags, MountTarget, keys};
 use crate::name::Name;
 
 /// Name in the `sys` table of a zone that is still being filled.
@@ -71,13 +71,16 @@ impl Txn<'_> {
             _ => return Err(Error::NotDirectory),
         }
         let ino = dentry.ino;
-        let inode = self.inode(ino)?;
+        let mut inode = self.inode(ino)?;
         if inode.size != 0 {
             if !replace {
                 return Err(Error::NotEmpty);
             }
             self.put(Table::Sys, keys::sys(&format!("{DETACHED_PREFIX}{ino}")), Bytes::new());
         }
+        inode.flags.set(InodeFlags::MOUNT, true);
+        inode.ctime = now;
+        self.put_inode(ino, Some(inode));
         self.put(Table::Symlink, keys::ino(ino), Bytes::copy_from_slice(target));
         self.set_entry_kind(parent, position, dentry, FileKind::Mount)?;
         self.touch(parent, now)?;
@@ -91,11 +94,14 @@ impl Txn<'_> {
             return Err(Error::Invalid);
         }
         let ino = dentry.ino;
-        let inode = self.inode(ino)?;
+        let mut inode = self.inode(ino)?;
         if inode.size != 0 {
             // What the zone was put in place of would come back.
             return Err(Error::Busy);
         }
+        inode.flags.set(InodeFlags::MOUNT, false);
+        inode.ctime = now;
+        self.put_inode(ino, Some(inode));
         self.delete(Table::Symlink, keys::ino(ino));
         self.set_entry_kind(parent, position, dentry, FileKind::Directory)?;
         self.touch(parent, now)?;

@@ -75,6 +75,8 @@ impl InodeFlags {
     pub const COLLIDED: InodeFlags = InodeFlags(16);
     /// A file that was made without a name and may still get its first.
     pub const UNNAMED: InodeFlags = InodeFlags(32);
+    /// A directory that another zone is mounted on: what is in it is out of sight.
+    pub const MOUNT: InodeFlags = InodeFlags(64);
 
     /// Whether all of `flags` are set.
     pub fn has(self, flags: InodeFlags) -> bool {

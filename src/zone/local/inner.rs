@@ -63,7 +63,27 @@ impl Inner {
         }
         let payload = command.encode()?;
         self.admit(command)?;
+        let outcome = self.order(&mut self.writer.lock(), command, &payload)?;
+        self.drain_if_due();
+        Ok(outcome)
+    }
+
+    /// Proposes what `decide` says, with no other command between what it sees and that.
+    pub fn propose_alone(&self, decide: impl FnOnce() -> Result<Command>) -> Result<Outcome> {
+        if self.config.access == Access::ReadOnly {
+            return Err(Error::ReadOnly);
+        }
         let mut writer = self.writer.lock();
+        writer.check()?;
+        let command = decide()?;
+        let outcome = self.order(&mut writer, &command, &command.encode()?)?;
+        drop(writer);
+        self.drain_if_due();
+        Ok(outcome)
+    }
+
+    /// Applies a command, and appends it to the log.
+    fn order(&self, writer: &mut Writing, command: &Command, payload: &[u8]) -> Result<Outcome> {
         writer.check()?;
         let applied = {
             let view = self.state.view.read_recursive();
@@ -75,7 +95,7 @@ impl Inner {
             return Ok(applied.outcome);
         }
         let claim = if command.frees_space() { Claim::Reserved } else { Claim::Normal };
-        let lsn = self.log.append(self.zone, claim, &payload)?;
+        let lsn = self.log.append(self.zone, claim, payload)?;
         let outcome = applied.outcome.clone();
         self.note_inos(&applied);
         let (taken, active) = {
@@ -90,10 +110,6 @@ impl Inner {
         self.last.store(lsn.0, Ordering::Release);
         self.pressure.appended(active, payload.len() as u64);
         self.pressure.imaged(self.log.image_bytes());
-        drop(writer);
-        if self.pressure.wants_drain(&self.config) {
-            self.want_drain();
-        }
         Ok(outcome)
     }
 
@@ -106,8 +122,11 @@ impl Inner {
         }
     }
 
-    /// Has a drain begin soon, or does it, if there is no thread for it.
-    fn want_drain(&self) {
+    /// If it is time, has a drain begin soon, or does it, if there is no thread for it.
+    fn drain_if_due(&self) {
+        if !self.pressure.wants_drain(&self.config) {
+            return;
+        }
         match self.config.background {
             Background::Thread => self.wake.want_drain(),
             Background::Inline => {

@@ -21,6 +21,12 @@ pub struct LocalZone {
 }
 
 impl LocalZone {
+    /// Proposes what `decide` says. Nothing is changed between what it reads and that: all
+    /// other changes wait.
+    pub fn propose_alone(&self, decide: impl FnOnce() -> Result<Command>) -> Result<Outcome> {
+        self.inner.propose_alone(decide)
+    }
+
     /// [`crate::digest`] of the zone's state.
     pub fn digest(&self) -> Result<u128> {
         let mut digest = 0;

@@ -135,14 +135,6 @@ impl RaftZone {
         }
     }
 
-    /// Waits until everything is here that anybody was told of before the call.
-    pub fn catch_up(&self) -> Result<()> {
-        let until = Instant::now() + self.config.read_patience;
-        let index = self.proposer.read_index(until)?;
-        let left = until.saturating_duration_since(Instant::now());
-        if index == 0 || self.replica().wait_applied(index - 1, left) { Ok(()) } else { Err(behind()) }
-    }
-
     /// Ends the zone on this node in good order. Others go on.
     pub fn close(&self) -> Result<()> {
         if self.shared.closed.swap(true, Ordering::AcqRel) {
@@ -259,6 +251,13 @@ impl Zone for RaftZone {
 
     fn settle(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn catch_up(&self) -> Result<bool> {
+        let until = Instant::now() + self.config.read_patience;
+        let index = self.proposer.read_index(until)?;
+        let left = until.saturating_duration_since(Instant::now());
+        if index == 0 || self.replica().wait_applied(index - 1, left) { Ok(true) } else { Err(behind()) }
     }
 
     fn checkpoint(&self) -> Result<()> {

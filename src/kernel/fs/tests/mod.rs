@@ -2,6 +2,7 @@
 
 mod content;
 mod directories;
+mod mounts;
 mod names;
 mod orphans;
 mod path;
