@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nexus_content::{ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, SegmentStore, Severity};
+use nexus_content::{ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, SegmentStore, Severity, ZoneSet};
 use nexus_drivers::disk::RealDisk;
 use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
 use nexus_drivers::object_store::{LocalDiskStore, MemoryStore};
@@ -46,6 +46,7 @@ pub struct Volume {
     pub(crate) root: Arc<LocalZone>,
     log: Arc<NodeLog>,
     pub(crate) content: Arc<SegmentStore>,
+    pub(crate) zones: ZoneSet,
     clock: Arc<dyn Clock>,
     // Last, so that the lock is let go of when all files are closed.
     pub(crate) folder: DataFolder,
@@ -196,6 +197,7 @@ impl Volume {
         let root = Arc::new(open_zone(&folder, parts, zone_config)?);
         let zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
         content.attach(&zones).map_err(failed("attach the content store"))?;
+        let zones = ZoneSet::new(zones);
         let fs = NexusFs::with_zone(root.clone(), content.clone(), options).map_err(failed("start the file system"))?;
         if purpose == Purpose::Serve && !folder.is_finished() {
             root.checkpoint().map_err(failed("write the new volume"))?;
@@ -203,7 +205,7 @@ impl Volume {
         }
         let collector = match purpose {
             Purpose::Serve => Some(
-                Reclaimer::new(content.clone(), zones, clock.clone(), reclaim_config(far))
+                Reclaimer::new(content.clone(), zones.clone(), clock.clone(), reclaim_config(far))
                     .spawn()
                     .map_err(failed("start the collector"))?,
             ),
@@ -222,6 +224,7 @@ impl Volume {
             root,
             log,
             content,
+            zones,
             clock,
             folder,
         })
@@ -372,7 +375,7 @@ impl Volume {
 
     /// A collector beside the one that runs by itself.
     pub(crate) fn collector(&self, config: ReclaimConfig) -> Reclaimer {
-        Reclaimer::new(self.content.clone(), vec![self.root.clone()], self.clock.clone(), config)
+        Reclaimer::new(self.content.clone(), self.zones.clone(), self.clock.clone(), config)
     }
 
     pub(crate) fn failed(&self, what: &str, error: nexus_kernel::Error) -> Error {

@@ -16,8 +16,10 @@ mod testing;
 mod time;
 #[cfg(test)]
 mod volume_tests;
+mod zones;
 
 pub use check::{CheckSummary, Finding, Severity, check};
 pub use config::{ContentConfig, ReclaimConfig};
 pub use reclaim::{Garbage, Migrated, Progress, ReclaimHandle, Reclaimer, Scrubbed};
 pub use store::{Cursor, Residency, SegmentStore, StoreShape};
+pub use zones::{ZoneSet, is_own};

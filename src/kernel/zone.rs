@@ -75,6 +75,11 @@ pub trait Zone: Send + Sync {
         Ok(false)
     }
 
+    /// Whether other nodes have the zone, too, and change it.
+    fn is_replicated(&self) -> bool {
+        false
+    }
+
     /// Writes the newest state into the metastore and gives log space back.
     fn checkpoint(&self) -> Result<()>;
 

@@ -68,7 +68,7 @@ impl Node {
             moves_per_command: 4,
             ..ReclaimConfig::default()
         };
-        let reclaimer = Reclaimer::new(content.clone(), vec![zone.clone()], clock, config);
+        let reclaimer = Reclaimer::new(content.clone(), nexus_content::ZoneSet::new(vec![zone.clone()]), clock, config);
         Ok(Node { fs, zone, content, reclaimer })
     }
 

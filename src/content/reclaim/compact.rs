@@ -54,8 +54,9 @@ impl Reclaimer {
             Need::Calm => self.config.compact_below_percent,
             Need::Room => ROOM_BELOW_PERCENT.max(self.config.compact_below_percent),
         };
-        let mut sparse: Vec<_> = known_blobs(&self.zones)?
+        let mut sparse: Vec<_> = known_blobs(&self.zones.all())?
             .into_iter()
+            .filter(|(id, _)| self.is_own(*id))
             .filter(|(id, blob)| blob.state == BlobState::Sealed && blob.live > 0 && !memory.wrong.contains(id))
             // Shared content can have more live bytes than there are.
             .filter(|(_, blob)| u128::from(blob.live) * 100 < u128::from(blob.len) * u128::from(percent))
@@ -63,7 +64,7 @@ impl Reclaimer {
             .collect();
         sparse.sort_unstable();
         for (_, id) in sparse {
-            for zone in &self.zones {
+            for zone in &self.zones.all() {
                 match self.empty(zone, id, id.store(), budget, memory, progress) {
                     // There will be room once what was emptied so far is dropped.
                     Err(Error::NoSpace) => return Ok(()),

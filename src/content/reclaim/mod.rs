@@ -30,6 +30,7 @@ use crate::config::ReclaimConfig;
 use crate::metadata::{find_blob, known_blobs, zone_blobs};
 use crate::store::{SegmentStore, Where};
 use crate::time::now_ms;
+use crate::zones::{ZoneSet, is_own};
 
 pub use migrate::Migrated;
 pub use survey::{Garbage, Scrubbed};
@@ -71,7 +72,7 @@ const ROOM_BELOW_PERCENT: u64 = 80;
 /// Seals segments, drops dead blobs and empties sparse ones.
 pub struct Reclaimer {
     store: Arc<SegmentStore>,
-    zones: Vec<Arc<dyn Zone>>,
+    zones: ZoneSet,
     clock: Arc<dyn Clock>,
     config: ReclaimConfig,
     memory: Mutex<Memory>,
@@ -105,12 +106,7 @@ impl Memory {
 impl Reclaimer {
     /// A collector for the content of `zones`, which must be all that use the store, and
     /// be attached to it.
-    pub fn new(
-        store: Arc<SegmentStore>,
-        zones: Vec<Arc<dyn Zone>>,
-        clock: Arc<dyn Clock>,
-        config: ReclaimConfig,
-    ) -> Reclaimer {
+    pub fn new(store: Arc<SegmentStore>, zones: ZoneSet, clock: Arc<dyn Clock>, config: ReclaimConfig) -> Reclaimer {
         Reclaimer { store, zones, clock, config, memory: Mutex::default() }
     }
 
@@ -149,6 +145,7 @@ impl Reclaimer {
             Need::Calm => self.config.pass_bytes,
             Need::Room => self.config.pass_bytes.saturating_mul(ROOM_BUDGETS),
         };
+        self.decide()?;
         // What is dead already costs nothing and makes room for the rest.
         self.drop_dead(need, &mut memory, &mut progress)?;
         self.delete_condemned(&mut progress)?;
@@ -168,13 +165,26 @@ impl Reclaimer {
         }
     }
 
+    fn is_own(&self, id: BlobId) -> bool {
+        is_own(self.store.config().writer, id)
+    }
+
+    /// Decides on what was left over by an earlier run, once all zones tell what they know.
+    fn decide(&self) -> Result<()> {
+        let zones = self.zones.all();
+        if self.store.is_undecided() && zones.iter().all(|zone| zone.catch_up().is_ok()) {
+            self.store.decide(&zones)?;
+        }
+        Ok(())
+    }
+
     fn now_ms(&self) -> u64 {
         now_ms(&*self.clock)
     }
 
     /// Closes segments that are idle, or not worth to go on with.
     fn close_segments(&self, need: Need) -> Result<()> {
-        let known = known_blobs(&self.zones)?;
+        let known = known_blobs(&self.zones.all())?;
         let (now, config) = (self.now_ms(), &self.config);
         self.store.close_segments(|id, tail, last_write_ms| {
             let live = known.get(&id).map_or(0, |blob| blob.live);
@@ -188,10 +198,10 @@ impl Reclaimer {
     }
 
     /// Each zone's record of a blob.
-    fn records(&self, id: BlobId) -> Result<Vec<(&Arc<dyn Zone>, Blob)>> {
-        let mut records = Vec::with_capacity(self.zones.len());
-        for zone in &self.zones {
-            records.extend(find_blob(&**zone, id)?.map(|blob| (zone, blob)));
+    fn records(&self, id: BlobId) -> Result<Vec<(Arc<dyn Zone>, Blob)>> {
+        let mut records = Vec::new();
+        for zone in self.zones.all() {
+            records.extend(find_blob(&*zone, id)?.map(|blob| (zone, blob)));
         }
         Ok(records)
     }
@@ -208,7 +218,9 @@ impl Reclaimer {
             // It was settled before the records are read, so they tell of all its writes.
             let records = self.records(id)?;
             if records.is_empty() {
-                self.store.condemn([id]);
+                if !self.store.is_undecided() {
+                    self.store.condemn([id]);
+                }
                 continue;
             }
             let len = if records.iter().all(|(_, blob)| blob.live == 0) {
@@ -238,9 +250,9 @@ impl Reclaimer {
 
     /// Tells the metadata of blobs that were sealed without that.
     fn finish_seals(&self) -> Result<()> {
-        for zone in &self.zones {
+        for zone in &self.zones.all() {
             for (id, blob) in zone_blobs(&**zone)? {
-                if blob.state != BlobState::Open || self.store.place_of(id) != Where::Elsewhere {
+                if !self.is_own(id) || blob.state != BlobState::Open || self.store.place_of(id) != Where::Elsewhere {
                     continue;
                 }
                 let len = match self.store.sealed_len(id) {
@@ -266,9 +278,9 @@ impl Reclaimer {
         let now = self.now_ms();
         let mut dead = BTreeSet::new();
         let mut dropped = BTreeSet::new();
-        for zone in &self.zones {
+        for zone in &self.zones.all() {
             for (id, blob) in zone_blobs(&**zone)? {
-                if blob.state != BlobState::Sealed || blob.live != 0 {
+                if !self.is_own(id) || blob.state != BlobState::Sealed || blob.live != 0 {
                     continue;
                 }
                 dead.insert(id);
@@ -301,7 +313,7 @@ impl Reclaimer {
         if condemned.is_empty() {
             return Ok(());
         }
-        for zone in &self.zones {
+        for zone in &self.zones.all() {
             zone.settle()?;
         }
         for id in condemned {

@@ -41,7 +41,7 @@ impl Reclaimer {
     /// Counts what a collection would free.
     pub fn survey(&self) -> Result<Garbage> {
         let mut found = Garbage { unknown: self.store.condemned().len() as u64, ..Garbage::default() };
-        for blob in known_blobs(&self.zones)?.into_values() {
+        for (_, blob) in known_blobs(&self.zones.all())?.into_iter().filter(|(id, _)| self.is_own(*id)) {
             let percent = u128::from(self.config.compact_below_percent);
             if blob.live == 0 {
                 found.dead += 1;
@@ -57,8 +57,8 @@ impl Reclaimer {
     /// Reads sealed blobs above `after` back from their stores, about `budget` bytes of them,
     /// and holds them against their checksums. To be called until there are no more.
     pub fn scrub(&self, after: BlobId, budget: u64) -> Result<Scrubbed> {
-        let known = known_blobs(&self.zones)?;
-        let sealed = |id: BlobId| self.store.place_of(id) == Where::Elsewhere;
+        let known = known_blobs(&self.zones.all())?;
+        let sealed = |id: BlobId| self.is_own(id) && self.store.place_of(id) == Where::Elsewhere;
         let mut done = Scrubbed::default();
         let mut left = known.range(after..).filter(|(id, blob)| **id > after && blob.live > 0 && sealed(**id));
         for (id, blob) in left.by_ref() {

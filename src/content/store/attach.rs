@@ -11,6 +11,7 @@ use super::SegmentStore;
 use super::layout::parse_name;
 use super::segment::Segment;
 use crate::metadata::{KnownBlob, known_blobs};
+use crate::zones::is_own;
 use nexus_kernel::block_on;
 
 /// Blobs listed at a time.
@@ -20,8 +21,11 @@ impl SegmentStore {
     /// Holds content against the metadata of all zones that use this store, once they are
     /// recovered, and takes writes from then on. [`Error::Corrupt`] names a blob that is
     /// missing or too short. What no zone knows is deleted later by the collector.
+    ///
+    /// A zone that others have, too, may know more than is applied here yet. Where there is one,
+    /// what is left over stays as it is until [`SegmentStore::decide`].
     pub fn attach(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
-        let known = known_blobs(zones)?;
+        let known = self.own_blobs(zones)?;
         if let Some((id, _)) = known.iter().find(|(id, blob)| blob.live > 0 && self.mounts.of(**id).is_err()) {
             return Err(Error::Corrupt(format!(
                 "files have content in store {}, which the data folder does not know any more: put its list of \
@@ -47,11 +51,39 @@ impl SegmentStore {
             let mut counter = self.counter.lock();
             known.keys().chain(sealed.keys()).for_each(|id| counter.seen(*id));
         }
-        self.sort_segments(&known, &sealed)?;
-        self.condemn_unknown(&known, &sealed)?;
+        if zones.iter().any(|zone| zone.is_replicated()) {
+            *self.undecided.lock() = Some(self.unknown(&known, &sealed)?);
+        } else {
+            self.sort_segments(&known, &sealed)?;
+            self.condemn_unknown(&known, &sealed)?;
+        }
         self.attached.store(true, Ordering::Release);
         self.wake.work();
         Ok(())
+    }
+
+    /// Whether [`SegmentStore::decide`] has still to be called.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.undecided.lock().is_some()
+    }
+
+    /// Once the zones know everything: what an earlier run left over and none of them knows is
+    /// to be deleted.
+    pub(crate) fn decide(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
+        let known = self.own_blobs(zones)?;
+        let mut unknown = self.undecided.lock().take().unwrap_or_default();
+        unknown.retain(|id| !known.contains_key(id));
+        self.condemn(unknown);
+        Ok(())
+    }
+
+    /// What zones know of the blobs that this node looks after.
+    fn own_blobs(&self, zones: &[Arc<dyn Zone>]) -> Result<BTreeMap<BlobId, KnownBlob>> {
+        let mut known = known_blobs(zones)?;
+        if zones.iter().any(|zone| zone.is_replicated()) {
+            known.retain(|id, _| is_own(self.config.writer, *id));
+        }
+        Ok(known)
     }
 
     /// All blobs that have a file here, with its bytes.
@@ -132,17 +164,23 @@ impl SegmentStore {
     /// Files that no zone knows: of blobs that were dropped, or that only commands used that
     /// were lost. The log may still tell of them, so they stay until the zones are settled.
     fn condemn_unknown(&self, known: &BTreeMap<BlobId, KnownBlob>, sealed: &BTreeMap<BlobId, u64>) -> Result<()> {
+        let unknown = self.unknown(known, sealed)?;
+        if !unknown.is_empty() {
+            log::info!("{} blobs belong to no file any more and will be deleted", unknown.len());
+        }
+        self.condemn(unknown);
+        Ok(())
+    }
+
+    /// Blobs with files here that are not known.
+    fn unknown(&self, known: &BTreeMap<BlobId, KnownBlob>, sealed: &BTreeMap<BlobId, u64>) -> Result<BTreeSet<BlobId>> {
         let mut unknown: BTreeSet<BlobId> = self.segments.read().keys().copied().collect();
         unknown.extend(sealed.keys().copied());
         for (name, _) in self.disk.list(&self.layout.sums)? {
             unknown.extend(parse_name(&name, ".sum"));
         }
         unknown.retain(|id| !known.contains_key(id));
-        if !unknown.is_empty() {
-            log::info!("{} blobs belong to no file any more and will be deleted", unknown.len());
-        }
-        self.condemn(unknown);
-        Ok(())
+        Ok(unknown)
     }
 }
 

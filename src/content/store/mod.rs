@@ -86,6 +86,8 @@ pub struct SegmentStore {
     patches: Patches,
     poison: Poison,
     attached: AtomicBool,
+    /// What an earlier run left over was not looked at yet.
+    undecided: Mutex<Option<BTreeSet<BlobId>>>,
     /// A segment was made, and its name is not durable yet.
     new_names: Mutex<bool>,
     /// Blobs that no metadata knows any more. Their files are deleted once the zones are settled.
@@ -139,6 +141,7 @@ impl SegmentStore {
             patches: Patches::default(),
             poison: Poison::default(),
             attached: AtomicBool::new(false),
+            undecided: Mutex::new(None),
             new_names: Mutex::new(true),
             condemned: Mutex::default(),
             wake: Arc::new(Wake::default()),

@@ -83,7 +83,8 @@ fn a_writer_waits_for_the_collector_to_make_room() {
     }
     let zones: Vec<Arc<dyn Zone>> = vec![rig.zone.clone()];
     let config = ReclaimConfig { interval_ms: 3_600_000, ..eager() };
-    let thread = Reclaimer::new(rig.store.clone(), zones, rig.clock.clone(), config).spawn().unwrap();
+    let thread =
+        Reclaimer::new(rig.store.clone(), crate::ZoneSet::new(zones), rig.clock.clone(), config).spawn().unwrap();
     // The thread listens from its first pass on; until then a full disk is told at once.
     let ino = rig.create().unwrap();
     let data = Random::new(33).bytes(50_000);

@@ -137,7 +137,7 @@ impl Rig {
         };
         let zones: Vec<Arc<dyn Zone>> = vec![zone.clone()];
         store.attach(&zones)?;
-        let reclaimer = Arc::new(Reclaimer::new(store.clone(), zones, clock.clone(), eager()));
+        let reclaimer = Arc::new(Reclaimer::new(store.clone(), crate::ZoneSet::new(zones), clock.clone(), eager()));
         Ok(Rig { disk, clock, metadata, store, zone, reclaimer, config })
     }
 

@@ -17,7 +17,8 @@ fn writers_readers_and_the_collector_do_not_disturb_each_other() {
     let rig = Arc::new(Rig::new());
     let zones: Vec<Arc<dyn Zone>> = vec![rig.zone.clone()];
     let config = ReclaimConfig { interval_ms: 1, rest_percent: 0, drop_grace_ms: 0, ..super::rig::eager() };
-    let thread = Reclaimer::new(rig.store.clone(), zones, rig.clock.clone(), config).spawn().unwrap();
+    let thread =
+        Reclaimer::new(rig.store.clone(), crate::ZoneSet::new(zones), rig.clock.clone(), config).spawn().unwrap();
     let seed = 0x7ead_5eed_u64;
     let done = Arc::new(AtomicBool::new(false));
     let syncer = {

@@ -121,6 +121,11 @@ impl NexusFs {
             now: zone.now(),
         };
         let proposed = zone.propose(&command);
+        if zone.is_replicated() && matches!(proposed, Err(Error::Io(_) | Error::Unavailable(_))) {
+            // It may be taken after all, so its bytes must stay as long as this process knows.
+            std::mem::forget(staged.pin);
+            return Err(proposed.err().unwrap_or(Error::Conflict));
+        }
         // Only now may the pieces' blobs be sealed or dropped.
         drop(staged.pin);
         let outcome = proposed?;

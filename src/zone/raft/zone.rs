@@ -260,6 +260,10 @@ impl Zone for RaftZone {
         if index == 0 || self.replica().wait_applied(index - 1, left) { Ok(true) } else { Err(behind()) }
     }
 
+    fn is_replicated(&self) -> bool {
+        true
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.replica().checkpoint()
     }
