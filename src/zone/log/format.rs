@@ -5,8 +5,8 @@ use nexus_kernel::content::Image;
 use nexus_kernel::{BlobId, Lsn, ZoneIndex};
 
 /// Version of the segment format that this build writes.
-pub const FORMAT_VERSION: u32 = 2;
-/// The oldest that it reads: the same without images.
+pub const FORMAT_VERSION: u32 = 3;
+/// The oldest that it reads: the same without images and records of groups.
 const OLDEST_VERSION: u32 = 1;
 /// First bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"nexuslog";
@@ -60,6 +60,8 @@ pub enum RecordKind {
     Clean,
     /// Bytes of content, as [`parse_image`] reads them.
     Image,
+    /// Of a replicated zone's log; what it says is that zone's business.
+    Group,
 }
 
 /// A record without its payload.
@@ -86,6 +88,7 @@ impl RecordKind {
             RecordKind::Mark => 2,
             RecordKind::Clean => 3,
             RecordKind::Image => 4,
+            RecordKind::Group => 5,
         }
     }
 
@@ -95,6 +98,7 @@ impl RecordKind {
             2 => Some(RecordKind::Mark),
             3 => Some(RecordKind::Clean),
             4 => Some(RecordKind::Image),
+            5 => Some(RecordKind::Group),
             _ => None,
         }
     }
@@ -290,8 +294,8 @@ mod tests {
 
     /// Bytes of a version never change: logs in the field hold them.
     #[test]
-    fn bytes_of_version_2() {
-        let golden = include_str!("fixtures/log-v2.hex");
+    fn bytes_of_version_3() {
+        let golden = include_str!("fixtures/log-v3.hex");
         let mut records = Vec::new();
         record().encode(b"hello", &mut records);
         let mark =
@@ -302,13 +306,20 @@ mod tests {
         mask_image(mark.epoch, Lsn(14), &mut image);
         let len = image.len() as u32;
         RecordHeader { len, kind: RecordKind::Image, lsn: Lsn(14), ..mark }.encode(&image, &mut records);
+        let group = RecordHeader { kind: RecordKind::Group, lsn: Lsn(15), ..record() };
+        group.encode(b"group", &mut records);
         let written = format!("header {}\nrecords {}\n", hex(&header().encode()), hex(&records));
         assert_eq!(golden, written, "as written now:\n{written}");
     }
 
     #[test]
-    fn version_1_is_still_read() {
-        let lines: Vec<&str> = include_str!("fixtures/log-v1.hex").lines().collect();
+    fn older_versions_are_still_read() {
+        read_older(include_str!("fixtures/log-v1.hex"));
+        read_older(include_str!("fixtures/log-v2.hex"));
+    }
+
+    fn read_older(golden: &str) {
+        let lines: Vec<&str> = golden.lines().collect();
         let bytes = |line: &str, name: &str| -> Vec<u8> {
             let digits = line.strip_prefix(name).unwrap().as_bytes();
             digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
@@ -366,9 +377,9 @@ mod tests {
     #[test]
     fn another_version_is_told_apart_from_damage() {
         let mut bytes = header().encode();
-        bytes[11] = 3;
+        bytes[11] = 4;
         let crc = crc32c::crc32c(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(SegmentHeader::parse(&bytes), ParsedHeader::UnknownVersion(3));
+        assert_eq!(SegmentHeader::parse(&bytes), ParsedHeader::UnknownVersion(4));
     }
 }

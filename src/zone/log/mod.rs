@@ -10,7 +10,7 @@
 //!   into use changes no file metadata. It holds zeros, or records of an earlier use.
 //! - `<serial>.new` is being made.
 //!
-//! # Segment, format version 2
+//! # Segment, format version 3
 //!
 //! Integers are big-endian, checksums CRC-32C. Bytes 0 to 4095 are the header, of which the
 //! first 64 mean something; the others are zeros or left over.
@@ -18,7 +18,7 @@
 //! | Offset | Bytes | Field |
 //! |---|---|---|
 //! | 0 | 8 | `nexuslog` |
-//! | 8 | 4 | format version: 2, or 1, which had no images |
+//! | 8 | 4 | format version: 3; 2 had no records of groups, 1 no images |
 //! | 12 | 4 | epoch: rises by one each time the log is opened for writing |
 //! | 16 | 8 | number of the segment, as in its name |
 //! | 24 | 8 | LSN of its first record |
@@ -35,11 +35,11 @@
 //! | 4 | 4 | length of the payload |
 //! | 8 | 4 | epoch, as in the segment's header |
 //! | 12 | 2 | zone; 65535 for none |
-//! | 14 | 1 | kind: 1 command, 2 mark, 3 clean, 4 image |
+//! | 14 | 1 | kind: 1 command, 2 mark, 3 clean, 4 image, 5 of a group |
 //! | 15 | 1 | zero |
 //! | 16 | 8 | LSN: one more than the record before |
 //! | 24 | 8 | highest LSN known durable when the record was written |
-//! | 32 | | payload: a command as `Command::encode` gives it; an image's blob, 8 bytes, offset in it, 8 bytes, and content; else empty |
+//! | 32 | | payload: a command as `Command::encode` gives it; an image's blob, 8 bytes, offset in it, 8 bytes, and content; what a replicated zone's group keeps there; else empty |
 //!
 //! A *mark* only carries the field before it; *clean* is a mark that closing wrote.
 //!

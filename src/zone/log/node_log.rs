@@ -147,6 +147,22 @@ impl NodeLog {
         self.append_record(claim, zone, RecordKind::Command, payload)
     }
 
+    /// Adds a record of a replicated zone's log, as [`NodeLog::append`] adds commands.
+    pub fn append_group(&self, zone: ZoneIndex, claim: Claim, payload: &[u8]) -> Result<Lsn> {
+        if zone == NO_ZONE {
+            return Err(Error::Invalid);
+        }
+        self.append_record(claim, zone, RecordKind::Group, payload)
+    }
+
+    /// Full segments that a zone still needs.
+    pub fn held_back_by(&self, zone: ZoneIndex) -> u64 {
+        match &*self.state.lock() {
+            State::Writing(writer) => writer.held_back_by(zone),
+            State::Found(_) | State::Closed => 0,
+        }
+    }
+
     fn append_record(&self, claim: Claim, zone: ZoneIndex, kind: RecordKind, payload: &[u8]) -> Result<Lsn> {
         let mut state = self.writing()?;
         let State::Writing(writer) = &mut *state else { return Err(closed()) };
@@ -283,11 +299,7 @@ impl NodeLog {
     /// Gives `visit` every command of `zone` after `after`, in order. [`Error::Corrupt`] if
     /// some of them can't be there any more, or if the log ends before `after`.
     pub fn replay(&self, zone: ZoneIndex, after: Lsn, visit: &mut dyn FnMut(Lsn, Command) -> Result<()>) -> Result<()> {
-        let (segments, end) = match &*self.state.lock() {
-            State::Found(scan) => (scan.segments.clone(), scan.end),
-            State::Writing(writer) => (writer.segments(), Lsn(writer.last().0 + 1)),
-            State::Closed => return Err(closed()),
-        };
+        let (segments, end) = self.segments()?;
         let dir = self.dir.display();
         if end <= after {
             return Err(Error::Corrupt(format!(
@@ -301,13 +313,32 @@ impl NodeLog {
                 "the log in {dir} starts with record {first}, though the metastore only has everything up to record {after}: segments of the log are missing; {ADVICE}"
             )));
         }
-        for Scanned { header, end } in segments.iter().filter(|segment| segment.end.0 > after.0 + 1) {
+        self.visit(zone, RecordKind::Command, after, &mut |lsn, payload| visit(lsn, Command::decode(payload)?))
+    }
+
+    fn segments(&self) -> Result<(Vec<Scanned>, Lsn)> {
+        match &*self.state.lock() {
+            State::Found(scan) => Ok((scan.segments.clone(), scan.end)),
+            State::Writing(writer) => Ok((writer.segments(), Lsn(writer.last().0 + 1))),
+            State::Closed => Err(closed()),
+        }
+    }
+
+    /// Visits a zone's records of one kind after `after`.
+    fn visit(
+        &self,
+        zone: ZoneIndex,
+        kind: RecordKind,
+        after: Lsn,
+        visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        for Scanned { header, end } in self.segments()?.0.iter().filter(|segment| segment.end.0 > after.0 + 1) {
             let path = segment_path(&self.dir, header.number);
             let bytes = read_file(&*self.disk, &path, header.segment_bytes)?;
             let mut records = Records::new(&bytes, header, *end);
             for (record, payload) in records.by_ref() {
-                if record.lsn > after && record.zone == zone && record.kind == RecordKind::Command {
-                    visit(record.lsn, Command::decode(payload)?)?;
+                if record.lsn > after && record.zone == zone && record.kind == kind {
+                    visit(record.lsn, payload)?;
                 }
             }
             if records.next_lsn() != *end {
@@ -319,6 +350,11 @@ impl NodeLog {
             }
         }
         Ok(())
+    }
+
+    /// Gives `visit` every record of a replicated zone's log that is still there, in order.
+    pub fn replay_group(&self, zone: ZoneIndex, visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>) -> Result<()> {
+        self.visit(zone, RecordKind::Group, Lsn(0), visit)
     }
 
     /// Tells that the metastore of `zone` has everything up to `checkpoint`, durably. Segments

@@ -148,7 +148,7 @@ impl Writer {
         if durable > self.recorded.0 {
             self.recorded = (durable, record.lsn);
         }
-        if kind == RecordKind::Command {
+        if matches!(kind, RecordKind::Command | RecordKind::Group) {
             self.last_command = record.lsn;
             self.checkpoints.entry(zone).or_default();
         }
@@ -281,6 +281,12 @@ impl Writer {
         // A zone must find all records after its checkpoint, even if none of them is its own:
         // that is how it knows that no segment is missing.
         self.checkpoints.values().min().copied().unwrap_or(durable).min(durable)
+    }
+
+    /// Full segments that a zone still needs.
+    pub fn held_back_by(&self, zone: ZoneIndex) -> u64 {
+        let needs = self.checkpoints.get(&zone).copied().unwrap_or(Lsn(u64::MAX - 1));
+        self.full.iter().filter(|segment| segment.end.0 > needs.0 + 1).count() as u64
     }
 
     /// Full segments that are still kept.

@@ -4,6 +4,8 @@
 mod consensus;
 mod engine;
 mod entry;
+mod flusher;
+mod group_log;
 mod messages;
 mod pending;
 mod proposal;
@@ -13,8 +15,10 @@ mod snapshot;
 mod zone;
 
 pub use consensus::{Consensus, GroupStatus, Role};
-pub use engine::{Group, GroupConfig};
+pub use engine::{Group, GroupConfig, LogStore};
 pub use entry::{Entry, Member, MemberId, Membership, Payload, Position, Vote};
+pub use flusher::{Flushed, Flusher};
+pub use group_log::{GroupLog, GroupState};
 pub use messages::{Append, AppendReply, Link, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
 pub use replica::{Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
 pub use snapshot::{Incoming, Outgoing};

@@ -12,6 +12,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 
 use super::types::{RaftLogId, StoredMembershipOf, TypeConfig, entry, io_error, log_id, position, stored_membership};
 use crate::raft::replica::{Mark, Replica};
+use crate::raft::snapshot::{Incoming, Outgoing};
 
 /// A zone's state on its way.
 pub enum SnapshotBody {
@@ -37,6 +38,15 @@ impl Machine {
 pub fn snapshot_meta(mark: &Mark) -> Result<SnapshotMetaOf<TypeConfig>, io::Error> {
     let last_membership = stored_membership(mark.membership_at, &mark.membership).map_err(|error| io_error(&error))?;
     Ok(SnapshotMeta { last_log_id: mark.applied.map(log_id), last_membership })
+}
+
+/// A state of this process in a metastore of its own.
+fn copy(state: Arc<dyn MetaSnapshot>, staged: Arc<dyn Metastore>) -> nexus_kernel::Result<Arc<dyn Metastore>> {
+    let (mut from, mut into) = (Outgoing::new(state), Incoming::new(staged));
+    while let Some(piece) = from.piece()? {
+        into.take(&piece)?;
+    }
+    into.finish()
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Machine {
@@ -81,11 +91,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
         meta: &SnapshotMetaOf<TypeConfig>,
         snapshot: SnapshotBody,
     ) -> Result<(), io::Error> {
-        let SnapshotBody::In(staged) = snapshot else {
-            return Err(io::Error::other("a snapshot of this node was to be installed on it"));
-        };
         let expect = meta.last_log_id.as_ref().map(position);
-        tokio::task::block_in_place(|| self.0.install(&staged, expect)).map_err(|error| io_error(&error))
+        let installed = tokio::task::block_in_place(|| {
+            let staged = match snapshot {
+                SnapshotBody::In(staged) => staged,
+                SnapshotBody::Out(_, state) => copy(state, self.0.stage()?)?,
+            };
+            self.0.install(&staged, expect)
+        });
+        installed.map_err(|error| io_error(&error))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, SnapshotBody>>, io::Error> {

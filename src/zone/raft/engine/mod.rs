@@ -1,10 +1,14 @@
 //! The consensus library behind [`super::Consensus`]: the only folder that names it.
 
 mod group;
+mod log_store;
 mod machine;
 #[cfg(test)]
 pub mod memory_log;
 mod network;
+#[cfg(test)]
+mod suite_tests;
 mod types;
 
 pub use group::{Group, GroupConfig};
+pub use log_store::LogStore;
