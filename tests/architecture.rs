@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 /// What each crate of the workspace may import of the others.
-const LAW: [(&str, &[&str]); 11] = [
+const LAW: [(&str, &[&str]); 12] = [
     ("nexus-kernel", &[]),
+    ("nexus-proto", &[]),
     ("nexus-drivers", &["nexus-kernel"]),
     ("nexus-content", &["nexus-kernel"]),
-    ("nexus-zone", &["nexus-kernel"]),
+    ("nexus-zone", &["nexus-kernel", "nexus-proto"]),
     ("nexus-services", &["nexus-kernel"]),
     ("nexus", &["nexus-kernel", "nexus-drivers", "nexus-content", "nexus-zone", "nexus-services"]),
     // The FUSE protocol and its transports know nothing of Nexus.

@@ -6,6 +6,7 @@ mod digest;
 mod export;
 mod local;
 mod log;
+pub mod net;
 pub mod raft;
 mod replica;
 #[cfg(test)]
