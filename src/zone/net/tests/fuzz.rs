@@ -1,0 +1,172 @@
+//! Every parser takes anything without a panic: valid inputs with seeded changes, and noise.
+
+use bytes::Bytes;
+use nexus_proto as proto;
+use prost::Message;
+
+use super::fake::{CLIENT, ZONE, append, at, newcomer, vote};
+use crate::net::convert::{self, Step};
+use crate::net::testing::TestClock;
+use crate::net::*;
+
+const ROUNDS: usize = 4_000;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// Something like `valid`, or nothing like it.
+    fn input(&mut self, valid: &[u8]) -> Vec<u8> {
+        if self.below(8) == 0 {
+            return (0..self.below(300)).map(|_| self.next() as u8).collect();
+        }
+        let mut bytes = valid.to_vec();
+        for _ in 0..=self.below(3) {
+            let place = self.below(bytes.len().max(1));
+            match self.below(5) {
+                0 => bytes.truncate(place),
+                1 => bytes.insert(place.min(bytes.len()), self.next() as u8),
+                2 if place < bytes.len() => drop(bytes.remove(place)),
+                3 => bytes.extend_from_within(place.min(bytes.len())..),
+                _ if place < bytes.len() => bytes[place] ^= 1 << self.below(8),
+                _ => {}
+            }
+        }
+        bytes
+    }
+}
+
+/// Gives a parser what it takes, then changes of it. Returns how many were taken, for whether
+/// a parser believes everything shows there.
+fn fuzz(seed: u64, valid: &[u8], mut parse: impl FnMut(&[u8]) -> bool) -> usize {
+    assert!(parse(valid), "what the changes are of is taken");
+    let mut rng = Rng(seed);
+    let taken = (0..ROUNDS).filter(|_| parse(&rng.input(valid))).count();
+    assert!(taken < ROUNDS, "something is refused");
+    taken
+}
+
+#[test]
+fn messages() {
+    let joined = Joined {
+        certificate: Bytes::from_static(b"c"),
+        ca: Bytes::from_static(b"ca"),
+        zone: ZONE,
+        zone_name: "home".into(),
+        membership: Bytes::from_static(b"m"),
+        member: CLIENT,
+    };
+    let request = JoinRequest { token: Token([3; 32]), csr: Bytes::from_static(b"csr"), member: newcomer() };
+    let mut two = append(4, 30);
+    two.entries.extend(append(5, 30).entries);
+    let head = SnapshotHead {
+        vote: vote(1),
+        id: "s".into(),
+        last: Some(at(1, 2)),
+        membership: Bytes::from_static(b"m"),
+        total_bytes: 9,
+    };
+    let mount = Resolved::Mount {
+        depth: 1,
+        zone: ZoneAddress { zone: ZONE, addresses: vec!["a:1".into()], ca: Fingerprint([2; 32]) },
+    };
+    let step = Step::Vote(VoteRequest { vote: vote(2), last: Some(at(1, 1)), is_pre_vote: true });
+    let proposal = Proposal { bytes: Bytes::from_static(b"proposal"), deadline: std::time::Duration::from_secs(1) };
+    let range = BlobRange { blob: nexus_kernel::BlobId(7), offset: 1, len: 2 };
+    let not_leader = Refusal::NotLeader { leader: Some(CLIENT), addresses: vec!["a:1".into()] };
+    let components = vec![Bytes::from_static(b"name")];
+
+    /// Decodes as the server or client does, then converts.
+    macro_rules! each {
+        ($($message:ty, $valid:expr, $convert:expr;)*) => {{
+            let mut seed = 0;
+            $(
+                seed += 1;
+                let valid: $message = $valid;
+                fuzz(seed, &valid.encode_to_vec(), |bytes| match <$message>::decode(Bytes::copy_from_slice(bytes)) {
+                    Ok(message) => $convert(message).is_ok(),
+                    Err(_) => false,
+                });
+            )*
+        }};
+    }
+    each! {
+        proto::Header, convert::to_header(ZONE).unwrap(), |header: proto::Header| convert::zone(&header.zone);
+        proto::StepRequest, convert::to_step(ZONE, step), convert::step;
+        proto::StepReply, convert::to_vote_reply(VoteReply { vote: vote(1), granted: true, last: None }),
+            convert::vote_reply;
+        proto::AppendRequest, convert::to_append(ZONE, &two).unwrap(), convert::append;
+        proto::AppendReply, convert::to_append_reply(AppendReply::HigherVote(vote(3))), convert::append_reply;
+        proto::SnapshotHead, convert::to_snapshot_head(ZONE, head), convert::snapshot_head;
+        proto::Chunk, convert::to_chunk(Bytes::from_static(b"chunk")), convert::chunk;
+        proto::HeldRequest, proto::HeldRequest { header: None, inodes: vec![1, 2, 300] },
+            |request: proto::HeldRequest| convert::inodes(request.inodes);
+        proto::ProposeRequest, convert::to_proposals(ZONE, vec![proposal]).unwrap(), convert::proposals;
+        proto::Refusal, convert::to_refusal(not_leader).unwrap(), convert::refusal;
+        proto::FetchBlobRequest, convert::to_blob_range(ZONE, range),
+            |request: proto::FetchBlobRequest| convert::blob_range(&request);
+        proto::JoinRequest, convert::to_join(ZONE, request), convert::join;
+        proto::Joined, convert::to_joined(joined), convert::joined;
+        proto::InviteRequest, proto::InviteRequest { header: None, ttl_s: 60 },
+            |request: proto::InviteRequest| convert::ttl(&request);
+        proto::ResolveRequest, proto::ResolveRequest { header: None, components },
+            |request: proto::ResolveRequest| convert::components(request.components);
+        proto::ResolveReply, convert::to_resolved(mount), |reply| convert::resolved(reply, 1);
+    }
+}
+
+#[test]
+fn invitations() {
+    let invite = Invite {
+        addresses: vec!["node.example.org:7420".into(), "[::1]:1".into()],
+        zone: ZONE,
+        zone_name: "home".into(),
+        ca: Fingerprint([4; 32]),
+        token: Token([5; 32]),
+        expires_s: 99,
+    };
+    let text = invite.to_text().unwrap();
+    fuzz(100, text.as_bytes(), |bytes| match Invite::parse_any_age(&String::from_utf8_lossy(bytes)) {
+        Ok(parsed) => {
+            assert_eq!(parsed, invite, "what is changed is never taken for another invitation");
+            true
+        }
+        Err(_) => false,
+    });
+}
+
+#[test]
+fn certificates_requests_and_keys() {
+    let clock = TestClock::new();
+    let ca = ZoneCa::create(ZONE, &*clock).unwrap();
+    let key = NodeKey::create().unwrap();
+    let csr = key.csr().unwrap();
+    let der = ca.sign(&csr, CLIENT, &*clock).unwrap();
+    fuzz(200, &csr, |bytes| ca.sign(bytes, CLIENT, &*clock).is_ok());
+    let taken = fuzz(201, &der, |bytes| match PeerCertificate::verify(bytes, ca.certificate(), &*clock) {
+        Ok(certificate) => {
+            assert_eq!(bytes, der, "a signature covers all of it");
+            assert_eq!(certificate.member, CLIENT);
+            true
+        }
+        Err(_) => false,
+    });
+    assert!(taken < ROUNDS / 100, "{taken}");
+    fuzz(202, ca.certificate(), |bytes| PeerCertificate::verify(&der, bytes, &*clock).is_ok());
+    fuzz(203, ca.to_pem().as_bytes(), |bytes| ZoneCa::from_pem(&String::from_utf8_lossy(bytes)).is_ok());
+    fuzz(204, key.to_pem().as_bytes(), |bytes| NodeKey::from_pem(&String::from_utf8_lossy(bytes)).is_ok());
+    fuzz(205, ZONE.member_dns_name(CLIENT).as_bytes(), |bytes| {
+        crate::net::identity::parse_dns_name(&String::from_utf8_lossy(bytes)).is_some()
+    });
+}
