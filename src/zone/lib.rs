@@ -7,6 +7,7 @@ mod export;
 mod local;
 mod log;
 pub mod net;
+pub mod node;
 pub mod raft;
 mod replica;
 #[cfg(test)]

@@ -138,6 +138,14 @@ impl NodeLog {
         self.writing().map(drop)
     }
 
+    /// Rises by one each time the log is opened for writing, which this does.
+    pub fn epoch(&self) -> Result<u32> {
+        match &*self.writing()? {
+            State::Writing(writer) => Ok(writer.epoch()),
+            State::Found(_) | State::Closed => Err(closed()),
+        }
+    }
+
     /// Adds a command of `zone` that was applied. `claim` tells whether it may use what is
     /// kept back for commands that free space. [`Error::NoSpace`] adds nothing.
     pub fn append(&self, zone: ZoneIndex, claim: Claim, payload: &[u8]) -> Result<Lsn> {

@@ -1,7 +1,9 @@
 //! A member's connection to another member of its zone: opened at the first call, kept, and
 //! opened anew when it broke.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -157,11 +159,7 @@ impl PeerClient {
     ) -> Result<BoxStream<Result<AppendReply, CallError>>, CallError> {
         let zone = self.zone;
         let failure = Arc::new(parking_lot::Mutex::new(None));
-        let failed = Arc::clone(&failure);
-        let requests = appends.scan((), move |(), append| {
-            let encoded = convert::to_append(zone, &append);
-            std::future::ready(encoded.map_err(|error| *failed.lock() = Some(error)).ok())
-        });
+        let requests = Encoded { zone, appends: Box::pin(appends), failure: Arc::clone(&failure) };
         let replies = within(limit, self.transport.clone().replicate_entries(requests)).await?;
         let replies = replies_of(replies, |reply| Ok(convert::append_reply(reply)?));
         let end = stream::once(async move { failure.lock().take() });
@@ -253,6 +251,27 @@ impl PeerClient {
             Some(Outcome::Refusal(refusal)) => Err(convert::refusal(refusal)?.into()),
             None => Err(empty()),
         }
+    }
+}
+
+/// Appends as they go out; ends before one that can't be encoded. A type of its own, since the
+/// compiler can't tell of a closure here that it may go to another thread.
+struct Encoded {
+    zone: ZoneId,
+    appends: BoxStream<Append>,
+    failure: Arc<parking_lot::Mutex<Option<convert::Malformed>>>,
+}
+
+impl Stream for Encoded {
+    type Item = proto::AppendRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<proto::AppendRequest>> {
+        let next = std::task::ready!(self.appends.as_mut().poll_next(context));
+        let encoded = next.map(|append| convert::to_append(self.zone, &append)).transpose();
+        Poll::Ready(encoded.unwrap_or_else(|error| {
+            *self.failure.lock() = Some(error);
+            None
+        }))
     }
 }
 

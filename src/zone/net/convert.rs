@@ -99,6 +99,7 @@ pub(super) fn to_step(zone: ZoneId, step: Step) -> proto::StepRequest {
             vote: to_vote(request.vote),
             last: to_position(request.last),
             is_pre_vote: request.is_pre_vote,
+            is_transfer: request.is_transfer,
         }),
         Step::Transfer(request) => Wire::TransferLeader(proto::TransferLeaderStep {
             from: to_vote(request.from),
@@ -113,7 +114,8 @@ pub(super) fn step(request: proto::StepRequest) -> Result<Step> {
     use proto::step_request::Step as Wire;
     Ok(match need(request.step, "the step")? {
         Wire::Vote(step) => {
-            Step::Vote(VoteRequest { vote: vote(step.vote)?, last: position(step.last), is_pre_vote: step.is_pre_vote })
+            let (is_pre_vote, is_transfer) = (step.is_pre_vote, step.is_transfer);
+            Step::Vote(VoteRequest { vote: vote(step.vote)?, last: position(step.last), is_pre_vote, is_transfer })
         }
         Wire::TransferLeader(step) => {
             Step::Transfer(TransferLeader { from: vote(step.from)?, to: MemberId(step.to), last: position(step.last) })
@@ -314,6 +316,7 @@ pub(super) fn to_join(zone: ZoneId, request: JoinRequest) -> proto::JoinRequest 
             name: request.member.name,
             addresses: request.member.addresses,
             witness: request.member.witness,
+            writer: request.member.writer,
         }),
     }
 }
@@ -328,7 +331,12 @@ pub(super) fn join(request: proto::JoinRequest) -> Result<JoinRequest> {
     Ok(JoinRequest {
         token: Token(fixed(&request.token, "the token")?),
         csr: request.csr,
-        member: Member { name: name(member.name, "the member's name")?, addresses: listens, witness: member.witness },
+        member: Member {
+            name: name(member.name, "the member's name")?,
+            addresses: listens,
+            writer: member.writer,
+            witness: member.witness,
+        },
     })
 }
 

@@ -64,6 +64,8 @@ pub struct VoteRequest {
     pub last: Option<Position>,
     /// Whether it only asks what the answer would be.
     pub is_pre_vote: bool,
+    /// Whether the leader has asked it to stand.
+    pub is_transfer: bool,
 }
 
 /// The answer to [`VoteRequest`].

@@ -60,7 +60,7 @@ pub trait Consensus: Send + Sync {
 
     /// Has an encoded batch appended and committed, if this member leads; done once it is
     /// applied here.
-    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>>;
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>>;
 
     /// One more than the index of the last entry that a reader must have seen to miss nothing
     /// that was acknowledged before the call, if this member leads.
@@ -80,6 +80,9 @@ pub trait Consensus: Send + Sync {
 
     /// Has another member lead. Only where this member leads.
     fn transfer(&self, to: MemberId) -> BoxFuture<'static, Result<()>>;
+
+    /// Has the log cut off as far as the state has it, whoever may be late.
+    fn compact(&self) -> BoxFuture<'static, ()>;
 
     /// A member asks for a vote.
     fn on_vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteReply>>;

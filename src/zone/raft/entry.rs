@@ -28,6 +28,8 @@ pub struct Member {
     pub name: String,
     /// Where it listens, `host:port`; several where it has several networks, best first.
     pub addresses: Vec<String>,
+    /// Its writer's part of blob ids: whose content is whose.
+    pub writer: u32,
     /// Whether it votes and holds the log but keeps no state.
     pub witness: bool,
 }
@@ -139,7 +141,8 @@ mod tests {
 
     #[test]
     fn entries_come_back_and_anything_else_is_refused() {
-        let member = Member { name: "alice".into(), addresses: vec!["10.0.0.1:7420".into()], witness: false };
+        let member =
+            Member { name: "alice".into(), addresses: vec!["10.0.0.1:7420".into()], writer: 7, witness: false };
         let membership = Membership {
             voters: vec![BTreeSet::from([MemberId(7)])],
             members: BTreeMap::from([(MemberId(7), member)]),

@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use nexus_kernel::Result;
 use nexus_kernel::metastore::MetaSnapshot;
 
-use super::entry::{Member, MemberId, Position, Vote};
+use super::entry::{Entry, Member, MemberId, Position, Vote};
 use super::replica::Mark;
 
 /// Asks for a vote.
@@ -55,8 +55,8 @@ pub struct Append {
     pub previous: Option<Position>,
     /// Up to here, entries are committed.
     pub committed: Option<Position>,
-    /// Encoded entries, in order.
-    pub entries: Vec<Bytes>,
+    /// In order.
+    pub entries: Vec<Entry>,
 }
 
 /// Answers [`Append`].

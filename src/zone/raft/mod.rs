@@ -20,6 +20,7 @@ pub use entry::{Entry, Member, MemberId, Membership, Payload, Position, Vote};
 pub use flusher::{Flushed, Flusher};
 pub use group_log::{GroupLog, GroupState};
 pub use messages::{Append, AppendReply, Link, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
+pub use proposal::Batch;
 pub use replica::{Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
 pub use snapshot::{Incoming, Outgoing};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};

@@ -181,7 +181,7 @@ impl Courier {
 
     async fn propose(&self, leader: MemberId, batch: Bytes) -> std::result::Result<(), Refusal> {
         if leader == self.replica.me() {
-            return self.group.propose(batch).await;
+            return self.group.propose(batch).await.map(drop);
         }
         match self.link(leader) {
             Some(link) => link.propose(batch).await,

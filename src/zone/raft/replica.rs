@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::entry::{Entry, MemberId, Membership, Payload, Position};
+use super::entry::{Entry, MemberId, Membership, Payload, Position, decode, encode};
 use super::pending::Pending;
 use super::proposal::{Batch, Session, Turn, is_answer};
 use crate::replica::{Base, MemTable, Reader, State};
@@ -32,6 +32,18 @@ pub struct Mark {
     pub membership_at: Option<Position>,
     /// The members by then.
     pub membership: Membership,
+}
+
+impl Mark {
+    /// Bytes for the network.
+    pub fn encode(&self) -> Result<bytes::Bytes> {
+        encode("mark", self).map(bytes::Bytes::from)
+    }
+
+    /// A mark from the network.
+    pub fn decode(bytes: &[u8]) -> Result<Mark> {
+        decode("mark", bytes)
+    }
 }
 
 /// Makes and replaces a replica's metastore.

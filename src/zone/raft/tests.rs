@@ -118,7 +118,7 @@ impl Link for NetLink {
         let peer = self.peer();
         async move {
             match peer {
-                Ok((group, _)) => group.propose(batch).await,
+                Ok((group, _)) => group.propose(batch).await.map(drop),
                 Err(error) => Err(Refusal::Unclear(error.to_string())),
             }
         }

@@ -15,7 +15,7 @@ fn what_one_member_asks_another_comes_back() {
     let world = World::new();
     let client = world.client();
     world.runtime.block_on(async {
-        let request = VoteRequest { vote: vote(4), last: Some(at(2, 9)), is_pre_vote: false };
+        let request = VoteRequest { vote: vote(4), last: Some(at(2, 9)), is_pre_vote: false, is_transfer: false };
         let reply = client.vote(request, LIMIT).await;
         assert_eq!(reply, Ok(VoteReply { vote: vote(4), granted: true, last: Some(at(2, 9)) }));
         let reply = client.vote(VoteRequest { last: None, is_pre_vote: true, ..request }, LIMIT).await;

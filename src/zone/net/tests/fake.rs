@@ -304,5 +304,5 @@ pub(super) fn member(ca: &ZoneCa, id: MemberId, clock: &TestClock) -> NodeIdenti
 }
 
 pub(super) fn newcomer() -> Member {
-    Member { name: "bob".into(), addresses: vec!["10.0.0.2:7420".into()], witness: false }
+    Member { name: "bob".into(), addresses: vec!["10.0.0.2:7420".into()], writer: 5, witness: false }
 }

@@ -81,7 +81,7 @@ fn messages() {
         depth: 1,
         zone: ZoneAddress { zone: ZONE, addresses: vec!["a:1".into()], ca: Fingerprint([2; 32]) },
     };
-    let step = Step::Vote(VoteRequest { vote: vote(2), last: Some(at(1, 1)), is_pre_vote: true });
+    let step = Step::Vote(VoteRequest { vote: vote(2), last: Some(at(1, 1)), is_pre_vote: true, is_transfer: false });
     let proposal = Proposal { bytes: Bytes::from_static(b"proposal"), deadline: std::time::Duration::from_secs(1) };
     let range = BlobRange { blob: nexus_kernel::BlobId(7), offset: 1, len: 2 };
     let not_leader = Refusal::NotLeader { leader: Some(CLIENT), addresses: vec!["a:1".into()] };

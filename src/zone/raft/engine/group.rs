@@ -22,7 +22,7 @@ use super::machine::{Machine, SnapshotBody, snapshot_meta};
 use super::network::Network;
 use super::types::{Proposals, TypeConfig, log_id, membership, position, raft_entry, raft_vote, vote};
 use crate::raft::consensus::{Consensus, GroupStatus, Role};
-use crate::raft::entry::{Entry, Member, MemberId, Vote};
+use crate::raft::entry::{Member, MemberId, Position, Vote};
 use crate::raft::messages::{Append, AppendReply, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
 use crate::raft::replica::{Mark, Replica};
 
@@ -116,7 +116,7 @@ fn our_vote_reply(reply: &raft::VoteResponse<TypeConfig>, asked: Vote) -> VoteRe
 }
 
 fn their_append(append: Append) -> Result<AppendEntriesRequest<TypeConfig>> {
-    let entries = append.entries.iter().map(|bytes| raft_entry(Entry::decode(bytes)?));
+    let entries = append.entries.into_iter().map(raft_entry);
     Ok(AppendEntriesRequest {
         vote: raft_vote(append.vote),
         prev_log_id: append.previous.map(log_id),
@@ -137,11 +137,11 @@ impl Consensus for Group {
         .boxed()
     }
 
-    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>> {
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
         let raft = self.raft.clone();
         async move {
             match raft.client_write(Proposals(batch)).await {
-                Ok(_) => Ok(()),
+                Ok(done) => Ok(position(&done.log_id)),
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                     Err(Refusal::NotLeader(to.leader_id.map(MemberId)))
                 }
@@ -239,6 +239,19 @@ impl Consensus for Group {
     fn transfer(&self, to: MemberId) -> BoxFuture<'static, Result<()>> {
         let raft = self.raft.clone();
         async move { raft.trigger().transfer_leader(to.0).await.map_err(stopped) }.boxed()
+    }
+
+    fn compact(&self) -> BoxFuture<'static, ()> {
+        let raft = self.raft.clone();
+        async move {
+            // What stops it is told elsewhere.
+            let _ = raft.trigger().snapshot().await;
+            let snapshot = raft.metrics().borrow_watched().snapshot;
+            if let Some(snapshot) = snapshot {
+                let _ = raft.trigger().purge_log(snapshot.index).await;
+            }
+        }
+        .boxed()
     }
 
     fn on_vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteReply>> {

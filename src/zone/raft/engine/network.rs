@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future};
 use nexus_kernel::Error;
 use openraft::base::{BoxFuture, BoxStream};
@@ -87,14 +86,13 @@ impl LinkNetwork {
     }
 }
 
-fn append(rpc: &AppendEntriesRequest<TypeConfig>) -> nexus_kernel::Result<Append> {
-    let entries = rpc.entries.iter().map(|theirs| entry(theirs).encode().map(Bytes::from));
-    Ok(Append {
+fn append(rpc: &AppendEntriesRequest<TypeConfig>) -> Append {
+    Append {
         vote: vote(&rpc.vote),
         previous: rpc.prev_log_id.as_ref().map(position),
         committed: rpc.leader_commit.as_ref().map(position),
-        entries: entries.collect::<nexus_kernel::Result<_>>()?,
-    })
+        entries: rpc.entries.iter().map(entry).collect(),
+    }
 }
 
 fn stream_result(reply: AppendReply) -> StreamAppendResult<TypeConfig> {
@@ -113,7 +111,7 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let one = append(&rpc).map_err(|error| failed(&error))?;
+        let one = append(&rpc);
         let last = one.entries.len();
         let link = self.link.clone();
         let reply = self
@@ -144,9 +142,7 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            // Entries that can't be encoded end the stream; the library reads them once more then.
-            let appends = input.map(|rpc| append(&rpc)).take_while(|one| future::ready(one.is_ok()));
-            let appends = appends.filter_map(|one| future::ready(one.ok()));
+            let appends = input.map(|rpc| append(&rpc));
             let replies = self.within(RPCTypes::AppendEntries, &option, self.link.replicate(appends.boxed())).await?;
             let replies = replies.map(|reply| reply.map(stream_result).map_err(|error| failed(&error)));
             Ok(replies.boxed() as BoxStream<'s, _>)

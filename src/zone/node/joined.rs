@@ -1,0 +1,209 @@
+//! [`JoinedZone`]: a zone that this node takes part in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexus_kernel::zone::ZoneStats;
+use nexus_kernel::{Error, Result, Zone, ZoneIndex};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::ZoneNode;
+use super::files::ZoneFiles;
+use super::links::ClientLinks;
+use super::steward;
+use crate::net::{NodeIdentity, NodeKey, ZoneId};
+use crate::raft::{Group, GroupLog, GroupStatus, LogStore, Member, MemberId, RaftParts, RaftZone, Replica, Role};
+
+/// How long a leader waits for another to take over.
+const HAND_ON: Duration = Duration::from_secs(10);
+
+/// A zone that this node takes part in.
+pub struct JoinedZone {
+    index: ZoneIndex,
+    id: ZoneId,
+    name: String,
+    member: MemberId,
+    identity: NodeIdentity,
+    zone: Arc<RaftZone>,
+    log: Arc<GroupLog>,
+    links: Arc<ClientLinks>,
+    steward: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A member, as another sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: MemberId,
+    /// What the others know of it.
+    pub about: Member,
+    /// Whether it votes.
+    pub votes: bool,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Up to which index it has the log; known where the leader is asked.
+    pub matched: Option<u64>,
+}
+
+/// How a zone is, from one of its members.
+#[derive(Clone, Debug)]
+pub struct ZoneReport {
+    /// Its place on this node.
+    pub index: ZoneIndex,
+    /// Which zone.
+    pub id: ZoneId,
+    /// What people call it.
+    pub name: String,
+    /// This node as a member.
+    pub member: MemberId,
+    /// Its group, as this member sees it.
+    pub group: GroupStatus,
+    /// Its members.
+    pub members: Vec<MemberStatus>,
+    /// Whether a majority is known to be there: of the leader itself, or of a member that
+    /// knows a leader.
+    pub has_quorum: bool,
+    /// Its log and metastore here.
+    pub stats: ZoneStats,
+    /// Bytes of entries that are kept for the others.
+    pub log_bytes: u64,
+}
+
+impl JoinedZone {
+    /// Opens a zone. To be called within the runtime.
+    pub(super) async fn open(node: &ZoneNode, index: ZoneIndex, files: &ZoneFiles) -> Result<JoinedZone> {
+        let parts = &node.parts;
+        let record = &files.record;
+        let bad =
+            |error: crate::net::PkiError| Error::Corrupt(format!("the certificate for zone {}: {error}", record.name));
+        let key = NodeKey::from_pem(&files.key).map_err(bad)?;
+        let identity = key.identity(&files.certificate, &files.ca, &*parts.clock).map_err(bad)?;
+        let (metastore, metastores) = parts.metastores.open(index)?;
+        parts.log.activate()?;
+        let session = u64::from(parts.log.epoch()?);
+        let listener = parts.listeners.listener(index);
+        let replica = Replica::open(record.member, session, metastore, metastores, listener, parts.replica.clone())?;
+        let replica = Arc::new(replica);
+        let log = Arc::new(GroupLog::open(node.flusher.clone(), index)?);
+        let links = Arc::new(ClientLinks::new(identity.clone(), parts.clock.clone(), node.handle.clone()));
+        let group = Group::start(replica.clone(), LogStore(log.clone()), links.clone(), &parts.group).await?;
+        let raft = RaftParts {
+            replica,
+            group: Arc::new(group),
+            links: links.clone(),
+            content: parts.content.clone(),
+            clock: parts.clock.clone(),
+            runtime: node.handle.clone(),
+        };
+        Ok(JoinedZone {
+            index,
+            id: record.zone(),
+            name: record.name.clone(),
+            member: record.member,
+            identity,
+            zone: Arc::new(RaftZone::new(raft, parts.zone.clone())?),
+            log,
+            links,
+            steward: Mutex::new(None),
+        })
+    }
+
+    /// Has a task look after members that come and go, and after the log.
+    pub(super) fn look_after(self: &Arc<JoinedZone>, runtime: &Handle) {
+        *self.steward.lock() = Some(runtime.spawn(steward::run(Arc::downgrade(self))));
+    }
+
+    /// Its place in this node's mount table.
+    pub fn index(&self) -> ZoneIndex {
+        self.index
+    }
+
+    /// Which zone.
+    pub fn id(&self) -> ZoneId {
+        self.id
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// This node as a member.
+    pub fn member(&self) -> MemberId {
+        self.member
+    }
+
+    /// This node's certificate.
+    pub fn identity(&self) -> &NodeIdentity {
+        &self.identity
+    }
+
+    /// The zone.
+    pub fn zone(&self) -> &Arc<RaftZone> {
+        &self.zone
+    }
+
+    /// Its log on this node.
+    pub(super) fn log(&self) -> &Arc<GroupLog> {
+        &self.log
+    }
+
+    /// Ways to its members.
+    pub(super) fn links(&self) -> &Arc<ClientLinks> {
+        &self.links
+    }
+
+    /// Whether this node votes by now.
+    pub fn has_vote(&self) -> bool {
+        let membership = self.zone.group().status().membership;
+        membership.voters.iter().any(|voters| voters.contains(&self.member))
+    }
+
+    /// How it is.
+    pub fn report(&self) -> Result<ZoneReport> {
+        let group = self.zone.group().status();
+        let members = group.membership.members.iter().map(|(id, about)| MemberStatus {
+            id: *id,
+            about: about.clone(),
+            votes: group.membership.voters.iter().any(|voters| voters.contains(id)),
+            leads: group.leader == Some(*id),
+            matched: group.matched.iter().find(|(other, _)| other == id).and_then(|(_, at)| at.map(|at| at.index)),
+        });
+        let silent = group.quorum_silent.is_some_and(|time| time > Duration::from_secs(3));
+        Ok(ZoneReport {
+            index: self.index,
+            id: self.id,
+            name: self.name.clone(),
+            member: self.member,
+            members: members.collect(),
+            has_quorum: group.leader.is_some() && !silent && group.role != Role::Candidate,
+            stats: self.zone.stats()?,
+            log_bytes: self.log.bytes() as u64,
+            group,
+        })
+    }
+
+    /// Has another member lead; any that votes.
+    pub(super) fn hand_on(&self, runtime: &Handle) -> Result<()> {
+        let status = self.zone.group().status();
+        let other = status.membership.voters.iter().flatten().find(|id| **id != self.member);
+        let Some(other) = other else { return Ok(()) };
+        runtime.block_on(async {
+            self.zone.group().transfer(*other).await?;
+            match self.zone.group().other_leader(Some(self.member), HAND_ON).await {
+                Some(_) => Ok(()),
+                None => Err(Error::Unavailable("no other member has taken over as leader; try again".into())),
+            }
+        })
+    }
+
+    /// Ends it on this node.
+    pub(super) fn close(&self) -> Result<()> {
+        if let Some(steward) = self.steward.lock().take() {
+            steward.abort();
+        }
+        self.zone.close()
+    }
+}

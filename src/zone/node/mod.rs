@@ -1,0 +1,369 @@
+//! This node's part in replicated zones: founding them, taking others in, joining, leaving, and
+//! answering the other members.
+
+mod files;
+mod joined;
+mod links;
+mod records;
+mod serve;
+mod steward;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nexus_kernel::{Clock, Command, ContentStore, Error, Ino, Metastore, Result, Zone, ZoneIndex};
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Runtime;
+
+use crate::log::NodeLog;
+use crate::net::{
+    Fingerprint, Invite, JoinClient, Limits, NodeKey, Server, ServerParts, Timing, Token, ZoneCa, ZoneId, Zones,
+};
+use crate::raft::{Flusher, GroupConfig, Listener, Member, MemberId, Metastores, RaftZoneConfig, ReplicaConfig, Role};
+
+use files::{ZoneFiles, ZoneFolder, ZoneRecord};
+use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key};
+
+pub use joined::{JoinedZone, MemberStatus, ZoneReport};
+
+/// Threads of the runtime: they wait for the network more than they work.
+const THREADS: usize = 4;
+/// How long a new member may take to get the zone's state and a vote.
+const CATCH_UP: Duration = Duration::from_secs(600);
+/// How long the answer to a join may take.
+const JOIN: Duration = Duration::from_secs(30);
+
+/// Opens the metastores of zones.
+pub trait ZoneMetastores: Send + Sync {
+    /// The metastore of a zone, made if it is new, and who replaces it.
+    fn open(&self, index: ZoneIndex) -> Result<(Arc<dyn Metastore>, Arc<dyn Metastores>)>;
+
+    /// Deletes a zone's metastore.
+    fn remove(&self, index: ZoneIndex) -> Result<()>;
+}
+
+/// Hears what other nodes change.
+pub trait Listeners: Send + Sync {
+    /// Who is told of changes in a zone.
+    fn listener(&self, index: ZoneIndex) -> Arc<dyn Listener>;
+
+    /// Which of these inodes are in use on this node.
+    fn held(&self, index: ZoneIndex, inodes: &[Ino]) -> Vec<Ino>;
+}
+
+/// What a node works with.
+pub struct NodeParts {
+    /// Where it keeps who it is in each zone.
+    pub folder: PathBuf,
+    /// The node's log.
+    pub log: Arc<NodeLog>,
+    /// Its content.
+    pub content: Arc<dyn ContentStore>,
+    /// Its part of blob ids.
+    pub writer: u32,
+    /// What people call it.
+    pub name: String,
+    /// Metastores for zones.
+    pub metastores: Arc<dyn ZoneMetastores>,
+    /// Who hears of changes.
+    pub listeners: Arc<dyn Listeners>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Memory of each zone.
+    pub replica: ReplicaConfig,
+    /// Patience of each zone.
+    pub zone: RaftZoneConfig,
+    /// Times of each group.
+    pub group: GroupConfig,
+}
+
+/// What a new zone's root is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewRoot {
+    /// Seed of the positions of names.
+    pub hash_seed: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Whether the zone is to be filled by [`Command::Import`].
+    pub filling: bool,
+}
+
+/// A node.
+pub struct ZoneNode {
+    parts: NodeParts,
+    folder: ZoneFolder,
+    flusher: Arc<Flusher>,
+    zones: RwLock<BTreeMap<ZoneIndex, Arc<JoinedZone>>>,
+    served: Arc<Zones>,
+    server: Mutex<Option<Server>>,
+    /// Where others are told to find this node.
+    addresses: RwLock<Vec<String>>,
+    // Last: its threads end when all else is gone.
+    runtime: Mutex<Option<Runtime>>,
+    handle: tokio::runtime::Handle,
+}
+
+impl ZoneNode {
+    /// A node whose zones are still closed.
+    pub fn new(parts: NodeParts) -> Result<Arc<ZoneNode>> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("nexus-zones")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::from_io("start the threads for zones", &error))?;
+        let flusher = Flusher::start(parts.log.clone())?;
+        let folder = ZoneFolder::new(parts.folder.clone());
+        let handle = runtime.handle().clone();
+        Ok(Arc::new(ZoneNode {
+            folder,
+            flusher,
+            parts,
+            zones: RwLock::default(),
+            served: Arc::default(),
+            server: Mutex::new(None),
+            addresses: RwLock::default(),
+            runtime: Mutex::new(Some(runtime)),
+            handle,
+        }))
+    }
+
+    /// Opens all zones that this node takes part in.
+    pub fn open(&self) -> Result<Vec<Arc<JoinedZone>>> {
+        for (index, files) in self.folder.list()? {
+            self.start(index, &files)?;
+        }
+        Ok(self.zones())
+    }
+
+    /// Answers other nodes from now on, at `address`; tells them to come to `advertised`, or,
+    /// where that is empty, to where it listens.
+    pub fn listen(self: &Arc<ZoneNode>, address: SocketAddr, advertised: Vec<String>) -> Result<SocketAddr> {
+        let mut server = self.server.lock();
+        if let Some(server) = &*server {
+            return Ok(server.address());
+        }
+        let listener =
+            TcpListener::bind(address).map_err(|error| Error::from_io(format_args!("listen at {address}"), &error))?;
+        let parts = ServerParts {
+            peer: self.clone(),
+            guard: self.clone(),
+            zones: self.served.clone(),
+            clock: self.parts.clock.clone(),
+            limits: Limits::default(),
+        };
+        let started = Server::start(listener, &self.handle, parts)
+            .map_err(|error| Error::Io(format!("cannot serve other nodes at {address}: {error}")))?;
+        let address = started.address();
+        *self.addresses.write() = if advertised.is_empty() { vec![address.to_string()] } else { advertised };
+        *server = Some(started);
+        Ok(address)
+    }
+
+    /// Where it listens, if it does.
+    pub fn listening(&self) -> Option<SocketAddr> {
+        self.server.lock().as_ref().map(Server::address)
+    }
+
+    /// Where others are told to find it.
+    pub fn addresses(&self) -> Vec<String> {
+        self.addresses.read().clone()
+    }
+
+    /// All zones that are open.
+    pub fn zones(&self) -> Vec<Arc<JoinedZone>> {
+        self.zones.read().values().cloned().collect()
+    }
+
+    /// A zone by its id.
+    pub fn zone(&self, id: ZoneId) -> Option<Arc<JoinedZone>> {
+        self.zones.read().values().find(|joined| joined.id() == id).cloned()
+    }
+
+    fn start(&self, index: ZoneIndex, files: &ZoneFiles) -> Result<Arc<JoinedZone>> {
+        let joined = Arc::new(self.handle.block_on(JoinedZone::open(self, index, files))?);
+        let identity = joined.identity();
+        self.served.put(identity, &self.parts.clock).map_err(|error| bad_identity(&error))?;
+        self.zones.write().insert(index, joined.clone());
+        joined.look_after(&self.handle);
+        Ok(joined)
+    }
+
+    fn about(&self) -> Member {
+        let name = self.parts.name.clone();
+        Member { name, addresses: self.addresses(), writer: self.parts.writer, witness: false }
+    }
+
+    /// Founds a zone with this node as its only member.
+    pub fn found(&self, name: &str, root: NewRoot) -> Result<Arc<JoinedZone>> {
+        if self.listening().is_none() {
+            return Err(Error::Unavailable("this node does not listen for others".into()));
+        }
+        let zone = ZoneId(random()?);
+        let member = MemberId(u64::from_be_bytes(random()?));
+        let clock = &*self.parts.clock;
+        let made = || {
+            let (ca, key) = (ZoneCa::create(zone, clock)?, NodeKey::create()?);
+            let certificate = ca.sign(&key.csr()?, member, clock)?;
+            Ok((ca, key, certificate))
+        };
+        let (ca, key, certificate) = made().map_err(|error| bad_identity(&error))?;
+        let about = self.about();
+        let record = ZoneRecord { id: zone.0, name: name.to_owned(), member, about: about.clone() };
+        let files =
+            ZoneFiles { record, ca: ca.certificate().to_vec(), certificate: certificate.clone(), key: key.to_pem() };
+        let index = self.folder.next_index()?;
+        self.folder.add(index, &files)?;
+        let joined = self.start(index, &files)?;
+        self.handle.block_on(joined.zone().group().found(about))?;
+        let NewRoot { hash_seed, mode, uid, gid, filling } = root;
+        let now = joined.zone().now();
+        joined.zone().propose(&Command::Format { id: zone.0, hash_seed, mode, uid, gid, now })?;
+        let mut settings = vec![
+            (CA_KEY.to_owned(), nexus_kernel::model::encode(&ca.to_pem())?.to_vec()),
+            (NAME_KEY.to_owned(), nexus_kernel::model::encode(&name.to_owned())?.to_vec()),
+            (member_key(member), self.member_record(&certificate)?),
+        ];
+        if filling {
+            settings.push((nexus_kernel::machine::FILLING_KEY.to_owned(), vec![1]));
+        }
+        for (key, value) in settings {
+            joined.zone().propose(&Command::SetSys { key, value: Some(value) })?;
+        }
+        Ok(joined)
+    }
+
+    fn member_record(&self, certificate: &[u8]) -> Result<Vec<u8>> {
+        let record = MemberRecord {
+            certificate: Fingerprint::of(certificate).0,
+            writer: self.parts.writer,
+            name: self.parts.name.clone(),
+        };
+        Ok(nexus_kernel::model::encode(&record)?.to_vec())
+    }
+
+    /// An invitation to a zone, for one node, for so long.
+    pub fn invite(&self, joined: &JoinedZone, ttl: Duration) -> Result<Invite> {
+        let token = Token::create().map_err(|error| Error::Io(error.to_string()))?;
+        let now = u64::try_from(self.parts.clock.now().sec).unwrap_or(0);
+        let expires_s = now.saturating_add(ttl.as_secs());
+        let value = nexus_kernel::model::encode(&InviteRecord { expires_s })?.to_vec();
+        joined.zone().propose(&Command::SetSys { key: invite_key(&token.hash()), value: Some(value) })?;
+        Ok(Invite {
+            addresses: self.addresses(),
+            zone: joined.id(),
+            zone_name: joined.name().to_owned(),
+            ca: Fingerprint::of(joined.identity().ca()),
+            token,
+            expires_s,
+        })
+    }
+
+    /// Becomes a member of the zone that an invitation is for; done when this node has its state
+    /// and a vote.
+    pub fn join(&self, invite: &Invite) -> Result<Arc<JoinedZone>> {
+        if self.zone(invite.zone).is_some() {
+            return Err(Error::Exists);
+        }
+        let clock = self.parts.clock.clone();
+        let key = NodeKey::create().map_err(|error| bad_identity(&error))?;
+        let about = self.about();
+        let client = JoinClient::invited(invite, clock, self.handle.clone(), Timing::default());
+        let (answer, _) = self
+            .handle
+            .block_on(client.join(invite, &key, about.clone(), JOIN))
+            .map_err(|error| Error::Unavailable(format!("the zone has not taken this node in: {error}")))?;
+        let record = ZoneRecord { id: invite.zone.0, name: answer.zone_name, member: answer.member, about };
+        let (certificate, ca) = (answer.certificate.to_vec(), answer.ca.to_vec());
+        let files = ZoneFiles { record, ca, certificate, key: key.to_pem() };
+        let index = self.folder.next_index()?;
+        self.folder.add(index, &files)?;
+        let joined = self.start(index, &files)?;
+        let until = Instant::now() + CATCH_UP;
+        while !joined.has_vote() {
+            if Instant::now() >= until {
+                return Err(Error::Unavailable(
+                    "the zone's state has not come yet; joining goes on, see `zone status`".into(),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        joined.zone().catch_up()?;
+        Ok(joined)
+    }
+
+    /// Takes a member out of a zone: its certificate counts for nothing from then on.
+    pub fn remove_member(&self, joined: &JoinedZone, member: MemberId) -> Result<()> {
+        steward::ask_to_remove(joined, member)
+    }
+
+    /// Leaves a zone: the others go on without this node, which forgets all of it.
+    pub fn leave(&self, joined: &Arc<JoinedZone>) -> Result<()> {
+        let status = joined.zone().group().status();
+        if status.membership.members.len() > 1 {
+            if status.role == Role::Leader {
+                joined.hand_on(&self.handle)?;
+            }
+            steward::ask_to_remove(joined, joined.member())?;
+        }
+        self.close_one(joined)?;
+        self.folder.remove(joined.index())?;
+        self.parts.metastores.remove(joined.index())?;
+        self.parts.log.forget(joined.index())
+    }
+
+    fn close_one(&self, joined: &Arc<JoinedZone>) -> Result<()> {
+        self.served.remove(joined.id());
+        self.zones.write().remove(&joined.index());
+        joined.close()
+    }
+
+    /// Ends all zones on this node in good order.
+    pub fn close(&self) -> Result<()> {
+        let mut first = Ok(());
+        for joined in self.zones() {
+            let closed = joined.close();
+            if first.is_ok() {
+                first = closed;
+            }
+        }
+        if let Some(server) = self.server.lock().take() {
+            self.handle.block_on(server.shutdown());
+        }
+        self.zones.write().clear();
+        self.flusher.stop();
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_timeout(Duration::from_secs(2));
+        }
+        first
+    }
+}
+
+impl Drop for ZoneNode {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn bad_identity(error: &crate::net::PkiError) -> Error {
+    Error::Io(format!("the certificate of this node: {error}"))
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+    filled.map_err(|_| Error::Io("there are no random numbers".into()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

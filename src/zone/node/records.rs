@@ -1,0 +1,54 @@
+//! What a zone's state says of its members and invitations: names in its `sys` table.
+
+use nexus_kernel::model::{self, keys};
+use nexus_kernel::{MetaRead, Result, Table};
+use serde::{Deserialize, Serialize};
+
+use crate::net::{Fingerprint, TokenHash};
+use crate::raft::MemberId;
+
+/// The CA's certificate and key, PEM: any member may take others in.
+pub const CA_KEY: &str = "zone/ca";
+/// What people call the zone.
+pub const NAME_KEY: &str = "zone/name";
+
+/// Value at `member/<id>`: who may take part. Taking it away revokes the certificate.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// SHA-256 of the member's certificate.
+    pub certificate: [u8; 32],
+    /// Its writer's part of blob ids.
+    pub writer: u32,
+    /// What people call it.
+    pub name: String,
+}
+
+/// Value at `invite/<hash>`: a token that works once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InviteRecord {
+    /// Seconds since 1970 from which on it does not work any more.
+    pub expires_s: u64,
+}
+
+/// Name of a member's record.
+pub fn member_key(id: MemberId) -> String {
+    format!("member/{id}")
+}
+
+/// Name of an invitation's record.
+pub fn invite_key(hash: &TokenHash) -> String {
+    let digits: String = hash.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("invite/{digits}")
+}
+
+/// A record, if it is there.
+pub fn read<T: serde::de::DeserializeOwned>(state: &dyn MetaRead, key: &str) -> Result<Option<T>> {
+    let found = state.get(Table::Sys, &keys::sys(key))?;
+    found.map(|bytes| model::decode("record of a zone", &bytes)).transpose()
+}
+
+/// Whether this certificate is a member's.
+pub fn is_member(state: &dyn MetaRead, id: MemberId, certificate: &Fingerprint) -> Result<bool> {
+    let found: Option<MemberRecord> = read(state, &member_key(id))?;
+    Ok(found.is_some_and(|record| record.certificate == certificate.0))
+}

@@ -1,0 +1,137 @@
+//! Looks after a zone's members: whoever leads takes in those who were let in, and takes out
+//! those who are to go. What is to be done stands in the zone's state, so it is done whoever
+//! leads, and goes on where a leader was cut off.
+
+use std::ops::ControlFlow;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use nexus_kernel::model::{self};
+use nexus_kernel::{Command, Error, MetaRead, Result, Table, Zone};
+
+use super::joined::JoinedZone;
+use super::records::member_key;
+use crate::raft::{Member, MemberId, Role};
+
+/// How often it looks.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often the log is relieved.
+const RELIEF: Duration = Duration::from_secs(2);
+/// Bytes of entries in memory from which on a snapshot is to make them unnecessary.
+const MOST_LOG_BYTES: usize = 16 << 20;
+/// How long a member that is to go may take to be out.
+const REMOVAL: Duration = Duration::from_secs(30);
+
+/// Members that were let in; their value is an encoded [`Member`].
+pub const JOINING: &str = "joining/";
+/// Members that are to go.
+pub const LEAVING: &str = "leaving/";
+
+/// Looks after a zone until it is gone.
+pub async fn run(zone: Weak<JoinedZone>) {
+    let (mut seen, mut relieved) = (None, Instant::now());
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let Some(joined) = zone.upgrade() else { return };
+        if relieved.elapsed() >= RELIEF {
+            relieved = Instant::now();
+            let log = joined.log().clone();
+            if log.bytes() > MOST_LOG_BYTES {
+                joined.zone().group().compact().await;
+            }
+            let relief = tokio::task::spawn_blocking(move || log.relieve()).await;
+            if let Ok(Err(error)) = relief {
+                log::warn!("the log of zone {} can't be relieved: {error}", joined.name());
+            }
+        }
+        if joined.zone().group().status().role != Role::Leader {
+            seen = None;
+            continue;
+        }
+        let applied = joined.zone().replica().applied();
+        if seen == Some(applied) {
+            continue;
+        }
+        match tend(&joined).await {
+            Ok(()) => seen = Some(applied),
+            Err(error) => {
+                log::warn!("the members of zone {} can't be changed yet: {error}", joined.name());
+                tokio::time::sleep(PAUSE * 5).await;
+            }
+        }
+    }
+}
+
+async fn tend(joined: &JoinedZone) -> Result<()> {
+    let group = joined.zone().group().clone();
+    for (id, value) in listed(joined, LEAVING)? {
+        if id == joined.member() {
+            // Somebody else leads it out.
+            let other = group.status().membership.voters.iter().flatten().find(|other| **other != id).copied();
+            if let Some(other) = other {
+                group.transfer(other).await?;
+            }
+            continue;
+        }
+        drop(value);
+        group.remove(id).await?;
+        log::info!("member {id} is no member of zone {} any more", joined.name());
+        for key in [member_key(id), format!("{LEAVING}{id}"), format!("{JOINING}{id}")] {
+            set(joined, key, None).await?;
+        }
+    }
+    for (id, value) in listed(joined, JOINING)? {
+        let member: Member = model::decode("member", &value)?;
+        group.add(id, member.clone()).await?;
+        log::info!("{} is a member of zone {} from now on", member.name, joined.name());
+        set(joined, format!("{JOINING}{id}"), None).await?;
+    }
+    Ok(())
+}
+
+async fn set(joined: &JoinedZone, key: String, value: Option<Vec<u8>>) -> Result<()> {
+    let zone = joined.zone().clone();
+    let proposed = tokio::task::spawn_blocking(move || zone.propose(&Command::SetSys { key, value })).await;
+    proposed.map_err(|error| Error::Io(error.to_string()))?.map(drop)
+}
+
+/// Members whose names stand behind a prefix.
+fn listed(joined: &JoinedZone, prefix: &str) -> Result<Vec<(MemberId, bytes::Bytes)>> {
+    let mut found = Vec::new();
+    joined.zone().read(&mut |state: &dyn MetaRead| {
+        found.clear();
+        let end = prefix.replace('/', "0");
+        state.scan(Table::Sys, prefix.as_bytes(), end.as_bytes(), &mut |key, value| {
+            let digits = key.get(prefix.len()..).and_then(|digits| std::str::from_utf8(digits).ok());
+            let id = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            found.extend(id.map(|id| (MemberId(id), bytes::Bytes::copy_from_slice(value))));
+            ControlFlow::Continue(())
+        })
+    })?;
+    Ok(found)
+}
+
+/// Has whoever leads take a member out, and waits until it has.
+pub fn ask_to_remove(joined: &JoinedZone, member: MemberId) -> Result<()> {
+    let is_there = || joined.zone().group().status().membership.members.contains_key(&member);
+    if !is_there() {
+        return Err(Error::NotFound);
+    }
+    // Revoked first: it is not to come back while it is taken out.
+    joined.zone().propose(&Command::SetSys { key: format!("{LEAVING}{member}"), value: Some(vec![1]) })?;
+    let until = Instant::now() + REMOVAL;
+    while is_there() {
+        if member == joined.member() && joined.zone().group().status().role == Role::Learner {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            if member == joined.member() {
+                // The others have stopped to tell it anything, which is how it ends.
+                return Ok(());
+            }
+            return Err(Error::Unavailable("the member is to go, but is not out yet; see `zone status`".into()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Nodes of one process that talk over the loopback, as they would over any network.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nexus_drivers::disk::SimDisk;
+use nexus_drivers::metastore::MemoryMetastore;
+use nexus_kernel::command::{NewKind, SmallBytes};
+use nexus_kernel::content::NoContent;
+use nexus_kernel::{Command, Error, Ino, Metastore, Name, Result, SystemClock, Zone, ZoneIndex};
+use parking_lot::Mutex;
+
+use super::*;
+use crate::raft::{Deaf, Listener, Metastores};
+use crate::{LogConfig, NodeLog};
+
+#[derive(Default)]
+struct InMemory(Mutex<std::collections::HashMap<ZoneIndex, Arc<dyn Metastore>>>);
+
+struct Staging;
+
+impl Metastores for Staging {
+    fn stage(&self) -> Result<Arc<dyn Metastore>> {
+        Ok(Arc::new(MemoryMetastore::new()))
+    }
+
+    fn promote(&self, _staged: &Arc<dyn Metastore>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl ZoneMetastores for InMemory {
+    fn open(&self, index: ZoneIndex) -> Result<(Arc<dyn Metastore>, Arc<dyn Metastores>)> {
+        let mut all = self.0.lock();
+        let metastore = all.entry(index).or_insert_with(|| Arc::new(MemoryMetastore::new()));
+        Ok((metastore.clone(), Arc::new(Staging)))
+    }
+
+    fn remove(&self, index: ZoneIndex) -> Result<()> {
+        self.0.lock().remove(&index);
+        Ok(())
+    }
+}
+
+struct Nobody;
+
+impl Listeners for Nobody {
+    fn listener(&self, _index: ZoneIndex) -> Arc<dyn Listener> {
+        Arc::new(Deaf)
+    }
+
+    fn held(&self, _index: ZoneIndex, _inodes: &[Ino]) -> Vec<Ino> {
+        Vec::new()
+    }
+}
+
+/// A machine whose node can be started and stopped.
+struct Machine {
+    dir: tempfile::TempDir,
+    disk: SimDisk,
+    metastores: Arc<InMemory>,
+    writer: u32,
+}
+
+impl Machine {
+    fn new(writer: u32) -> Machine {
+        Machine { dir: tempfile::tempdir().unwrap(), disk: SimDisk::new(), metastores: Arc::default(), writer }
+    }
+
+    fn node(&self) -> Arc<ZoneNode> {
+        let content = Arc::new(NoContent);
+        let disk = Arc::new(self.disk.clone());
+        let log = NodeLog::open(disk, Path::new("/log"), content.clone(), LogConfig::default()).unwrap();
+        let node = ZoneNode::new(NodeParts {
+            folder: self.dir.path().join("zones"),
+            log,
+            content,
+            writer: self.writer,
+            name: format!("node {}", self.writer),
+            metastores: self.metastores.clone(),
+            listeners: Arc::new(Nobody),
+            clock: Arc::new(SystemClock),
+            replica: ReplicaConfig { memtable_bytes: 1 << 20, cache_bytes: 1 << 20 },
+            zone: RaftZoneConfig { patience: Duration::from_secs(20), ..RaftZoneConfig::default() },
+            group: GroupConfig {
+                heartbeat: Duration::from_millis(100),
+                election: Duration::from_millis(400),
+                ..GroupConfig::default()
+            },
+        })
+        .unwrap();
+        node
+    }
+
+    fn started(&self) -> Arc<ZoneNode> {
+        let node = self.node();
+        node.listen("127.0.0.1:0".parse().unwrap(), Vec::new()).unwrap();
+        node
+    }
+}
+
+const ROOT: NewRoot = NewRoot { hash_seed: 3, mode: 0o755, uid: 0, gid: 0, filling: false };
+
+fn create(zone: &dyn Zone, name: &str) -> Result<()> {
+    let command = Command::Create {
+        parent: Ino::ROOT,
+        name: SmallBytes::from_slice(name.as_bytes()),
+        ino: zone.allocate_ino()?,
+        kind: NewKind::Regular,
+        mode: 0o644,
+        umask: 0,
+        uid: 0,
+        gid: 0,
+        now: zone.now(),
+    };
+    zone.propose(&command).map(drop)
+}
+
+fn has(zone: &dyn Zone, name: &str) -> bool {
+    zone.catch_up().unwrap();
+    zone.lookup(Ino::ROOT, Name::new(name.as_bytes()).unwrap()).unwrap().is_some()
+}
+
+fn agree(zones: &[&Arc<JoinedZone>]) {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let digests: Vec<_> = zones.iter().map(|joined| joined.zone().digest().unwrap()).collect();
+        if digests.iter().all(|digest| *digest == digests[0]) {
+            return;
+        }
+        assert!(Instant::now() < until, "{digests:x?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn nodes_join_by_invitation_and_have_the_same_files() {
+    let machines = [Machine::new(1), Machine::new(2), Machine::new(3)];
+    let nodes: Vec<_> = machines.iter().map(Machine::started).collect();
+    let a = nodes[0].found("project", ROOT).unwrap();
+    create(&**a.zone(), "from a").unwrap();
+    let invite = nodes[0].invite(&a, Duration::from_secs(600)).unwrap();
+    let b = nodes[1].join(&invite).unwrap();
+    assert!(has(&**b.zone(), "from a"));
+    create(&**b.zone(), "from b").unwrap();
+    assert!(has(&**a.zone(), "from b"));
+    let again = nodes[2].join(&invite);
+    assert!(matches!(&again, Err(Error::Unavailable(why)) if why.contains("used")), "{:?}", again.err());
+    let invite = nodes[1].invite(&b, Duration::from_secs(600)).unwrap();
+    let c = nodes[2].join(&invite).unwrap();
+    create(&**c.zone(), "from c").unwrap();
+    assert!(has(&**a.zone(), "from c") && has(&**b.zone(), "from c"));
+    agree(&[&a, &b, &c]);
+    let report = c.report().unwrap();
+    assert_eq!((report.members.len(), report.has_quorum, report.name.as_str()), (3, true, "project"));
+    // One goes for good, and may not come back.
+    nodes[0].remove_member(&a, c.member()).unwrap();
+    assert_eq!(a.report().unwrap().members.len(), 2);
+    create(&**b.zone(), "after c").unwrap();
+    nodes.iter().for_each(|node| node.close().unwrap());
+}
+
+#[test]
+fn a_member_that_was_away_catches_up_and_a_leader_that_stops_is_replaced() {
+    let machines = [Machine::new(1), Machine::new(2), Machine::new(3)];
+    let mut nodes: Vec<_> = machines.iter().map(Machine::started).collect();
+    let addresses: Vec<_> = nodes.iter().map(|node| node.listening().unwrap()).collect();
+    let a = nodes[0].found("project", ROOT).unwrap();
+    let joined: Vec<_> =
+        [1, 2].map(|n| nodes[n].join(&nodes[0].invite(&a, Duration::from_secs(60)).unwrap()).unwrap()).into();
+    create(&**a.zone(), "before").unwrap();
+    // The founder leads. It stops without a word, as far as the others can tell.
+    nodes[0].close().unwrap();
+    drop(a);
+    let since = Instant::now();
+    create(&**joined[0].zone(), "without a leader at first").unwrap();
+    println!("the first change after the leader stopped took {:?}", since.elapsed());
+    for n in 0..50 {
+        create(&**joined[1].zone(), &format!("file {n}")).unwrap();
+    }
+    nodes[0] = machines[0].node();
+    nodes[0].listen(addresses[0], Vec::new()).unwrap();
+    let a = nodes[0].open().unwrap().remove(0);
+    assert!(has(&**a.zone(), "before") && has(&**a.zone(), "file 49"));
+    create(&**a.zone(), "back").unwrap();
+    agree(&[&a, &joined[0], &joined[1]]);
+    nodes.iter().for_each(|node| node.close().unwrap());
+}
+
+#[test]
+fn a_copied_data_folder_is_refused() {
+    let machines = [Machine::new(1), Machine::new(1)];
+    let nodes: Vec<_> = machines.iter().map(Machine::started).collect();
+    let a = nodes[0].found("project", ROOT).unwrap();
+    let invite = nodes[0].invite(&a, Duration::from_secs(60)).unwrap();
+    let refused = nodes[1].join(&invite);
+    assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("copied")), "{:?}", refused.err());
+    assert!(nodes[1].zones().is_empty());
+    nodes.iter().for_each(|node| node.close().unwrap());
+}
