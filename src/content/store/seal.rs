@@ -65,6 +65,11 @@ impl SegmentStore {
         }
     }
 
+    /// Whether a blob's store is not on this machine.
+    pub(crate) fn is_far(&self, blob: BlobId) -> bool {
+        self.mounts.of(blob).is_ok_and(|store| !store.is_here())
+    }
+
     /// Segments that nobody writes to, with their bytes, in order of id.
     pub(crate) fn settled(&self) -> Vec<(BlobId, u64)> {
         let segments = self.segments.read();

@@ -43,6 +43,7 @@ pub struct CloudStore {
     remote: Arc<Remote>,
     runtime: Option<Runtime>,
     fence: Option<Fence>,
+    room: upload::Room,
 }
 
 /// A bucket with a prefix, as requests see it.
@@ -80,7 +81,7 @@ impl CloudStore {
             .build()
             .map_err(|error| Error::from_io("cannot start threads for the object store", &error))?;
         let remote = Remote { objects, name, prefix, counters: Counters::default() };
-        Ok(CloudStore { remote: Arc::new(remote), runtime: Some(runtime), fence: None })
+        Ok(CloudStore { remote: Arc::new(remote), runtime: Some(runtime), fence: None, room: upload::Room::new() })
     }
 
     /// Claims the prefix for the volume that `claimant` speaks for, so that it may be changed.
