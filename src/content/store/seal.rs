@@ -124,7 +124,8 @@ impl SegmentStore {
             file.set_len(len)?;
         }
         segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
-        self.write_sums(&FrameSums::of_file(blob, &*file, len)?)?;
+        let grain = store.objects.grain();
+        self.write_sums(&FrameSums::of_file(blob, &*file, len, grain)?)?;
         reach("seal.summed");
         let mut source = SegmentSource { path: segment.path().to_owned(), file: Arc::clone(&file), len, at: 0 };
         match block_on(store.objects.put(blob, &mut source)) {
@@ -153,6 +154,7 @@ impl SegmentStore {
 
     fn write_sums(&self, sums: &FrameSums) -> Result<()> {
         let path = self.layout.sum(sums.id);
+        self.known_sums.remove(sums.id);
         self.remove_file(&path)?;
         let file = self.disk.create(&path)?;
         file.write_at(&sums.encode(), 0)?;
@@ -179,6 +181,7 @@ impl SegmentStore {
         }
         reach("delete.stored");
         self.remove_file(&self.layout.sum(blob))?;
+        self.known_sums.remove(blob);
         self.files.remove(blob);
         self.condemned.lock().remove(&blob);
         Ok(len)

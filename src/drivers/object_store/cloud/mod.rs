@@ -37,6 +37,8 @@ use failure::explain;
 
 /// Threads that wait for the network.
 const THREADS: usize = 2;
+/// What a read is rounded to: a page, which is what a random read asks for.
+const GRAIN: u64 = 4 << 10;
 
 /// Blobs in a bucket. Every request has a deadline, so no caller waits for ever.
 pub struct CloudStore {
@@ -277,6 +279,10 @@ impl ObjectStore for CloudStore {
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         let remote = self.remote.clone();
         self.spawn(async move { remote.list(after, limit).await })
+    }
+
+    fn grain(&self) -> u64 {
+        GRAIN
     }
 
     fn is_local(&self) -> bool {
