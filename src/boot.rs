@@ -31,6 +31,8 @@ use crate::stores::StoreList;
 pub const MAX_FINDINGS: usize = 10_000;
 /// Passes of the collector that one `reclaim` makes at the most.
 const RECLAIM_PASSES: usize = 10_000;
+/// Bytes that one step of a flush sends, about: enough that two segments are under way in it.
+const FLUSH_BYTES: u64 = 128 << 20;
 /// Mode of the root directory of a new volume.
 const ROOT_MODE: u32 = 0o755;
 /// How often the usage log looks.
@@ -314,7 +316,8 @@ impl Volume {
     pub fn flush(&self, mark: Option<u64>) -> Result<Flushed> {
         let newest = mark.unwrap_or_else(|| self.content.newest_segment());
         self.sync()?;
-        let config = ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, ..ReclaimConfig::default() };
+        let config =
+            ReclaimConfig { idle_seal_ms: 0, idle_seal_bytes: 1, pass_bytes: FLUSH_BYTES, ..ReclaimConfig::default() };
         let collector = self.collector(config);
         collector.seal_once().map_err(|error| self.failed("flush", error))?;
         Ok(Flushed { left_bytes: self.content.unsealed_bytes(newest), mark: newest })

@@ -118,6 +118,11 @@ pub trait ObjectStore: Send + Sync {
     fn traffic(&self) -> Option<Traffic> {
         None
     }
+    /// Bytes to which reads are best rounded: a smaller one costs as much. A power of two, 4 KiB
+    /// to 64 KiB.
+    fn grain(&self) -> u64 {
+        64 << 10
+    }
     /// Whether blobs are as near as a local disk: nothing is gained by keeping them elsewhere too.
     fn is_local(&self) -> bool {
         true

@@ -15,6 +15,7 @@
 
 mod compact;
 mod migrate;
+mod seal;
 mod survey;
 mod thread;
 
@@ -41,6 +42,8 @@ pub use thread::ReclaimHandle;
 pub struct Progress {
     /// Segments sealed.
     pub sealed: u64,
+    /// Those of them that went to a store that is far away, which this disk hardly notices.
+    pub sent: u64,
     /// Blobs that the metadata forgot.
     pub dropped: u64,
     /// Blob files deleted.
@@ -204,48 +207,6 @@ impl Reclaimer {
             records.extend(find_blob(&*zone, id)?.map(|blob| (zone, blob)));
         }
         Ok(records)
-    }
-
-    fn seal_settled(&self, budget: &mut u64, memory: &mut Memory, progress: &mut Progress) -> Result<()> {
-        for (id, _) in self.store.settled() {
-            if *budget == 0 || self.store.wake().is_stopped() {
-                progress.more = true;
-                return Ok(());
-            }
-            if self.store.is_condemned(id) {
-                continue;
-            }
-            // It was settled before the records are read, so they tell of all its writes.
-            let records = self.records(id)?;
-            if records.is_empty() {
-                if !self.store.is_undecided() {
-                    self.store.condemn([id]);
-                }
-                continue;
-            }
-            let len = if records.iter().all(|(_, blob)| blob.live == 0) {
-                // Not worth moving: it is dropped from where it is.
-                records.iter().map(|(_, blob)| blob.len).max().unwrap_or(0)
-            } else {
-                let len = match self.store.seal(id) {
-                    Ok(len) => len,
-                    Err(error) => {
-                        memory.pass_over(error)?;
-                        continue;
-                    }
-                };
-                *budget = budget.saturating_sub(len);
-                progress.sealed += 1;
-                len
-            };
-            for (zone, blob) in records {
-                if blob.state == BlobState::Open {
-                    zone.propose(&Command::SealBlob { blob: id, len: len.max(blob.len) })?;
-                    reach("seal.told");
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Tells the metadata of blobs that were sealed without that.

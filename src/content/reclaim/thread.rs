@@ -64,7 +64,7 @@ impl Reclaimer {
 
     /// Leaves the disk to others for a while after work.
     fn pace(&self, wake: &Wake, progress: &Progress, took_ms: u64) {
-        if progress.copied_bytes > 0 || progress.sealed > 0 {
+        if progress.copied_bytes > 0 || progress.sealed > progress.sent {
             let rest = took_ms.saturating_mul(self.config.rest_percent) / 100;
             wake.rest(Duration::from_millis(rest.min(MAX_REST_MS)));
         }

@@ -23,7 +23,7 @@ impl SegmentStore {
     /// missing or too short. What no zone knows is deleted later by the collector.
     ///
     /// A zone that others have, too, may know more than is applied here yet. Where there is one,
-    /// what is left over stays as it is until [`SegmentStore::decide`].
+    /// what is left over stays as it is until that is decided (`decide`).
     pub fn attach(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
         let known = self.own_blobs(zones)?;
         if let Some((id, _)) = known.iter().find(|(id, blob)| blob.live > 0 && self.mounts.of(**id).is_err()) {

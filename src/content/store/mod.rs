@@ -6,6 +6,7 @@ mod counter;
 mod file_cache;
 mod fill;
 mod images;
+mod known_sums;
 mod lanes;
 mod layout;
 mod mounts;
@@ -41,6 +42,7 @@ use crate::time::now_ms;
 
 use counter::BlobCounter;
 use file_cache::FileCache;
+use known_sums::KnownSums;
 use lanes::{LaneSizes, Writer};
 use layout::{Layout, parse_name};
 use mounts::{MountedStore, Mounts};
@@ -80,6 +82,7 @@ pub struct SegmentStore {
     segments: RwLock<HashMap<BlobId, Arc<Segment>>>,
     counter: Mutex<BlobCounter>,
     files: FileCache,
+    known_sums: KnownSums,
     gauge: SpaceGauge,
     group: GroupSync,
     unsynced: Unsynced,
@@ -134,6 +137,7 @@ impl SegmentStore {
         Ok(Arc::new(SegmentStore {
             gauge: SpaceGauge::new(Arc::clone(&disk), Arc::clone(&clock), dir.to_owned(), config.reserve_bytes),
             files: FileCache::new(config.sealed_files),
+            known_sums: KnownSums::default(),
             counter: Mutex::new(counter),
             segments: RwLock::new(segments),
             group: GroupSync::default(),

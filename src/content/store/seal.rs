@@ -65,6 +65,11 @@ impl SegmentStore {
         }
     }
 
+    /// Whether a blob's store is not on this machine.
+    pub(crate) fn is_far(&self, blob: BlobId) -> bool {
+        self.mounts.of(blob).is_ok_and(|store| !store.is_here())
+    }
+
     /// Segments that nobody writes to, with their bytes, in order of id.
     pub(crate) fn settled(&self) -> Vec<(BlobId, u64)> {
         let segments = self.segments.read();
@@ -119,7 +124,8 @@ impl SegmentStore {
             file.set_len(len)?;
         }
         segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
-        self.write_sums(&FrameSums::of_file(blob, &*file, len)?)?;
+        let grain = store.objects.grain();
+        self.write_sums(&FrameSums::of_file(blob, &*file, len, grain)?)?;
         reach("seal.summed");
         let mut source = SegmentSource { path: segment.path().to_owned(), file: Arc::clone(&file), len, at: 0 };
         match block_on(store.objects.put(blob, &mut source)) {
@@ -148,6 +154,7 @@ impl SegmentStore {
 
     fn write_sums(&self, sums: &FrameSums) -> Result<()> {
         let path = self.layout.sum(sums.id);
+        self.known_sums.remove(sums.id);
         self.remove_file(&path)?;
         let file = self.disk.create(&path)?;
         file.write_at(&sums.encode(), 0)?;
@@ -174,6 +181,7 @@ impl SegmentStore {
         }
         reach("delete.stored");
         self.remove_file(&self.layout.sum(blob))?;
+        self.known_sums.remove(blob);
         self.files.remove(blob);
         self.condemned.lock().remove(&blob);
         Ok(len)

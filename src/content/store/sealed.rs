@@ -7,12 +7,12 @@ use bytes::Bytes;
 use nexus_kernel::{BlobId, Error, ObjectStore, Result, block_on};
 
 use super::SegmentStore;
-use super::sums::{FRAME_BYTES, FrameSums};
+use super::sums::{FrameSums, MOST_FRAME_BYTES};
 
 /// Bytes that a scrub reads at a time: of a local blob, and of one that each request costs.
-const SCRUB_LOCAL_BYTES: u64 = 16 * FRAME_BYTES;
-const SCRUB_FAR_BYTES: u64 = 64 * FRAME_BYTES;
-/// Longest file of checksums that is read: that of a blob of 64 GiB.
+const SCRUB_LOCAL_BYTES: u64 = 16 * MOST_FRAME_BYTES;
+const SCRUB_FAR_BYTES: u64 = 64 * MOST_FRAME_BYTES;
+/// Longest file of checksums that is read: that of a blob of 8 GiB in frames of 4 KiB.
 const MAX_SUMS_BYTES: u64 = 8 << 20;
 
 impl SegmentStore {
@@ -48,7 +48,7 @@ impl SegmentStore {
         if store.objects.local_path(blob).is_some() {
             return Err(Error::NotFound);
         }
-        let sums = match self.sums(blob) {
+        let sums = match self.known_sums.get(blob, || self.sums(blob)) {
             Err(Error::NotFound) => {
                 block_on(store.objects.head(blob))?;
                 return Err(Error::Corrupt(format!("blob {:016x} has lost its checksums", blob.0)));
@@ -59,15 +59,15 @@ impl SegmentStore {
         if end > sums.len {
             return Err(Error::Corrupt(format!("blob {:016x} ends at {}, before byte {end}", blob.0, sums.len)));
         }
-        let first = offset / FRAME_BYTES;
-        let start = first * FRAME_BYTES;
-        let stop = end.next_multiple_of(FRAME_BYTES).min(sums.len);
+        let frame_bytes = sums.frame_bytes();
+        let start = offset / frame_bytes * frame_bytes;
+        let stop = end.next_multiple_of(frame_bytes).min(sums.len);
         let mut frames = fetch(&*store.objects, blob, start..stop)?;
-        if sums.check(first, &frames).is_err() {
+        if sums.check(start, &frames).is_err() {
             // A copy nearby may be what is wrong.
             store.objects.distrust(blob, start..stop);
             frames = fetch(&*store.objects, blob, start..stop)?;
-            sums.check(first, &frames)?;
+            sums.check(start, &frames)?;
         }
         let skip = (offset - start) as usize;
         let wanted = frames.get(skip..skip + buf.len()).ok_or(Error::Invalid)?;
@@ -95,10 +95,10 @@ impl SegmentStore {
             if local {
                 let part = buf.get_mut(..(end - at) as usize).unwrap_or_default();
                 nexus_kernel::ContentStore::read(self, blob, at, part)?;
-                sums.check(at / FRAME_BYTES, part)?;
+                sums.check(at, part)?;
             } else {
                 let bytes = whole(blob, at..end, block_on(store.objects.get_original(blob, at..end))?)?;
-                sums.check(at / FRAME_BYTES, &bytes)?;
+                sums.check(at, &bytes)?;
             }
             at = end;
         }

@@ -2,6 +2,7 @@
 
 mod basic;
 mod crash;
+mod far;
 mod full;
 mod images;
 mod random;

@@ -41,7 +41,7 @@ fn a_wrong_checksum_is_an_error_not_wrong_data() {
     // Checksums that are right in themselves, for other bytes.
     let other = nexus_kernel::disk::Disk::create(&rig.disk, std::path::Path::new("/other")).unwrap();
     other.write_at(&vec![1; len as usize], 0).unwrap();
-    let sums = crate::store::FrameSums::of_file(blob, &*other, len).unwrap().encode();
+    let sums = crate::store::FrameSums::of_file(blob, &*other, len, 4096).unwrap().encode();
     let path = std::path::Path::new(super::rig::ROOT).join(format!("sums/{:016x}.sum", blob.0));
     nexus_kernel::disk::Disk::open(&rig.disk, &path).unwrap().write_at(&sums, 0).unwrap();
     assert!(matches!(rig.read(ino), Err(Error::Corrupt(_))));

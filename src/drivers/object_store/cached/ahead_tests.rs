@@ -189,7 +189,7 @@ fn many_readers_share_one_limit_of_memory() {
 
 #[test]
 fn what_does_not_fit_the_limit_is_refused() {
-    let mut state = State::default();
+    let mut state = State { unit: FRAME, ..State::default() };
     let pieces = AHEAD_BYTES / (readers::PIECE * FRAME);
     for number in 0..pieces {
         assert!(state.enqueue(BlobId(1), &(number * readers::PIECE..(number + 1) * readers::PIECE)));

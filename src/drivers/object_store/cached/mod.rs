@@ -28,7 +28,7 @@ use parking_lot::{Condvar, Mutex};
 use frames::{FRAME, Frames};
 
 /// Threads that fetch ahead, one request each.
-const FETCHERS: usize = 8;
+const FETCHERS: usize = 12;
 /// Requests that wait for one of them; what is beyond is fetched when it is read.
 const MOST_QUEUED: usize = 128;
 /// Bytes of the requests that fetch ahead, waiting and under way: the most memory they take.
@@ -57,6 +57,8 @@ struct Shared {
     store: Arc<dyn ObjectStore>,
     dir: PathBuf,
     limits: CacheLimits,
+    /// The store's grain, at most a frame: bytes of a unit of [`Frames`].
+    unit: u64,
     state: Mutex<State>,
     /// A fetch has ended.
     fetched: Condvar,
@@ -66,6 +68,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Bytes of a unit of [`Frames`].
+    unit: u64,
     blobs: HashMap<BlobId, Cached>,
     /// Bytes of blobs that the store has told of.
     lens: HashMap<BlobId, u64>,
@@ -99,7 +103,7 @@ impl State {
 
     /// Reserves memory for a request that fetches ahead, and queues it; `false` if it must not be.
     fn enqueue(&mut self, id: BlobId, piece: &Range<u64>) -> bool {
-        let bytes = piece_bytes(piece);
+        let bytes = self.piece_bytes(piece);
         let fits = self.queue.len() < MOST_QUEUED && self.ahead_bytes + bytes <= AHEAD_BYTES;
         if fits {
             self.ahead_bytes += bytes;
@@ -108,9 +112,13 @@ impl State {
         fits
     }
 
+    fn piece_bytes(&self, piece: &Range<u64>) -> u64 {
+        (piece.end - piece.start) * self.unit
+    }
+
     /// Gives back what [`State::enqueue`] has reserved.
     fn release(&mut self, piece: &Range<u64>) {
-        self.ahead_bytes = self.ahead_bytes.saturating_sub(piece_bytes(piece));
+        self.ahead_bytes = self.ahead_bytes.saturating_sub(self.piece_bytes(piece));
     }
 
     /// Notes a read; answers what to fetch ahead. Who came to the end of a blob and begins one
@@ -136,25 +144,23 @@ impl State {
     }
 }
 
-fn piece_bytes(piece: &Range<u64>) -> u64 {
-    (piece.end - piece.start) * FRAME
-}
-
 impl CachedStore {
     /// A cache for `store` in the folder `dir`, which is made if missing. What an earlier run
     /// left there is used again.
     pub fn open(store: Arc<dyn ObjectStore>, dir: &Path, limits: CacheLimits) -> Result<CachedStore> {
         fs::create_dir_all(dir).map_err(|error| Error::from_io(format!("make {}", dir.display()), &error))?;
-        let mut state = State::default();
-        for (id, file, frames, len) in scan::scan(dir)? {
+        let unit = store.grain().clamp(1, FRAME);
+        let mut state = State { unit, ..State::default() };
+        for (id, file, frames, len) in scan::scan(dir, unit)? {
             state.clock += 1;
-            state.bytes += frames.present() * FRAME;
+            state.bytes += frames.present() * unit;
             state.blobs.insert(id, Cached { file: Arc::new(file), len, frames, used: state.clock });
         }
         let shared = Arc::new(Shared {
             store,
             dir: dir.to_owned(),
             limits,
+            unit,
             state: Mutex::new(state),
             fetched: Condvar::new(),
             wanted: Condvar::new(),
@@ -205,7 +211,7 @@ impl Shared {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let wanted = Frames::of_bytes(&range);
+        let wanted = range.start / self.unit..range.end.div_ceil(self.unit);
         let mut asked = false;
         let mut state = self.state.lock();
         loop {
@@ -226,7 +232,8 @@ impl Shared {
                 }
                 continue;
             }
-            let mut gaps = cached.frames.gaps(wanted.clone());
+            let missing = !cached.frames.has_all(wanted.clone());
+            let mut gaps = if missing { cached.frames.gaps(cached.frames.widened(&wanted)) } else { Vec::new() };
             let file = Arc::clone(&cached.file);
             for gap in &gaps {
                 cached.frames.begin(gap.clone());
@@ -250,7 +257,7 @@ impl Shared {
                 };
             };
             let got = self.fetch(id, &missing, len, &file)?;
-            let start = missing.start * FRAME;
+            let start = missing.start * self.unit;
             if start <= range.start && range.end <= start + got.len() as u64 {
                 return Ok(got.slice((range.start - start) as usize..(range.end - start) as usize));
             }
@@ -270,7 +277,7 @@ impl Shared {
             options.read(true).write(true).create(true).truncate(true).mode(0o600);
             let made = options.open(self.path(id)).and_then(|file| file.set_len(len).map(|()| file));
             let file = made.inspect_err(|error| log::debug!("blob {:016x} is not cached: {error}", id.0)).ok()?;
-            let cached = Cached { file: Arc::new(file), len, frames: Frames::none(len), used: 0 };
+            let cached = Cached { file: Arc::new(file), len, frames: Frames::none(len, self.unit), used: 0 };
             place.insert(cached);
         }
         state.clock += 1;
@@ -280,10 +287,10 @@ impl Shared {
         Some(cached)
     }
 
-    /// Fetches frames that are noted as being fetched, and keeps them.
+    /// Fetches units that are noted as being fetched, and keeps them.
     fn fetch(&self, id: BlobId, frames: &Range<u64>, len: u64, file: &File) -> Result<Bytes> {
-        let start = frames.start * FRAME;
-        let end = (frames.end * FRAME).min(len);
+        let start = frames.start * self.unit;
+        let end = (frames.end * self.unit).min(len);
         let got = block_on(self.store.get(id, start..end));
         let kept = match &got {
             Ok(bytes) if bytes.len() as u64 == end - start => file.write_all_at(bytes, start).is_ok(),
@@ -299,7 +306,7 @@ impl Shared {
                 added = cached.frames.set(frames.clone(), true);
             }
         }
-        state.bytes += added * FRAME;
+        state.bytes += added * self.unit;
         self.make_room(&mut state, Some(id));
         drop(state);
         self.fetched.notify_all();
@@ -365,7 +372,7 @@ impl Shared {
 
     fn remove(&self, state: &mut State, id: BlobId) {
         if let Some(cached) = state.blobs.remove(&id) {
-            state.bytes = state.bytes.saturating_sub(cached.frames.present() * FRAME);
+            state.bytes = state.bytes.saturating_sub(cached.frames.present() * self.unit);
             match fs::remove_file(self.path(id)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     log::warn!("the cached part of blob {:016x} can't be removed: {error}", id.0);
@@ -389,8 +396,8 @@ impl Shared {
         self.remove(&mut state, id);
         match adopt() {
             Ok(file) => {
-                let mut frames = Frames::none(len);
-                state.bytes += frames.set(0..u64::MAX, true) * FRAME;
+                let mut frames = Frames::none(len, self.unit);
+                state.bytes += frames.set(0..u64::MAX, true) * self.unit;
                 state.clock += 1;
                 let used = state.clock;
                 state.blobs.insert(id, Cached { file: Arc::new(file), len, frames, used });
@@ -466,9 +473,13 @@ impl ObjectStore for CachedStore {
 
     fn distrust(&self, id: BlobId, range: Range<u64>) {
         let mut state = self.0.state.lock();
-        let frames = Frames::of_bytes(&range);
-        let gone = state.blobs.get_mut(&id).map_or(0, |cached| cached.frames.set(frames, false));
-        state.bytes = state.bytes.saturating_sub(gone * FRAME);
+        let Some(cached) = state.blobs.get_mut(&id) else { return };
+        let gone = cached.frames.set(cached.frames.of_bytes(&range), false);
+        state.bytes = state.bytes.saturating_sub(gone * self.0.unit);
+    }
+
+    fn grain(&self) -> u64 {
+        self.0.store.grain()
     }
 
     fn is_local(&self) -> bool {

@@ -8,7 +8,7 @@ use std::ops::Range;
 /// Frames of one request that fetches ahead, at the most.
 pub const PIECE: u64 = 32;
 /// Frames ahead of a reader when it is first found to be regular, and at the most.
-const WINDOW: Range<u64> = 4..256;
+const WINDOW: Range<u64> = 4..512;
 /// Readers of a blob that are told apart; the one not heard of for longest makes room.
 const STREAMS: usize = 8;
 /// Reads that are remembered, to find a new reader among them.

@@ -11,6 +11,8 @@ use crate::object_store::MemoryStore;
 struct Remote {
     memory: MemoryStore,
     gets: AtomicU64,
+    got_bytes: AtomicU64,
+    is_fine: bool,
     away: AtomicBool,
     /// Requests that fetch ahead are not answered.
     ahead_is_stuck: AtomicBool,
@@ -32,6 +34,7 @@ impl ObjectStore for Remote {
     }
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
         self.gets.fetch_add(1, Ordering::SeqCst);
+        self.got_bytes.fetch_add(range.end - range.start, Ordering::SeqCst);
         let is_ahead = std::thread::current().name().is_some_and(|name| name.starts_with("nexus-ahead"));
         if is_ahead && self.ahead_is_stuck.load(Ordering::SeqCst) {
             self.stuck.fetch_add(1, Ordering::SeqCst);
@@ -40,6 +43,9 @@ impl ObjectStore for Remote {
             }
         }
         self.answer(self.memory.get(id, range))
+    }
+    fn grain(&self) -> u64 {
+        if self.is_fine { 4096 } else { FRAME }
     }
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
         self.answer(self.memory.head(id))
@@ -212,4 +218,35 @@ fn a_fetch_that_ends_after_its_blob_was_thrown_out_counts_for_nothing() {
     cache.0.fetch(id, &(7..8), 10 * FRAME, &old).unwrap();
     let read = block_on(cache.get(id, 7 * FRAME..8 * FRAME)).unwrap();
     assert!(read == content[7 * FRAME as usize..8 * FRAME as usize]);
+}
+
+#[test]
+fn of_a_fine_store_a_read_that_stands_alone_fetches_no_more_than_its_pages() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote { is_fine: true, ..Remote::default() }));
+    let content = put(&*remote, 7, 20 * FRAME + 100);
+    let fetched = |store: &CachedStore, at: u64, len: u64| {
+        let before = (remote.gets.load(Ordering::SeqCst), remote.got_bytes.load(Ordering::SeqCst));
+        assert_eq!(get(store, 7, at..at + len).unwrap(), content[at as usize..(at + len) as usize]);
+        (remote.gets.load(Ordering::SeqCst) - before.0, remote.got_bytes.load(Ordering::SeqCst) - before.1)
+    };
+    let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+    assert_eq!(fetched(&store, 5 * FRAME + 4100, 10), (1, 4096));
+    assert_eq!(fetched(&store, 5 * FRAME + 4096, 4096), (0, 0));
+    assert_eq!(fetched(&store, 12 * FRAME + 4000, 200), (1, 8192));
+    assert_eq!(store.cached(BlobId(7), 0..21 * FRAME), 3 * 4096);
+    // What is there after a restart is what was there before.
+    drop(store);
+    let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+    assert_eq!(store.cached(BlobId(7), 0..21 * FRAME), 3 * 4096);
+    assert_eq!(fetched(&store, 5 * FRAME + 4096, 4096), (0, 0));
+    // A second one nearby brings the frame, and so does a large one.
+    assert_eq!(fetched(&store, 5 * FRAME + 50_000, 10), (1, FRAME));
+    assert_eq!(fetched(&store, 5 * FRAME, FRAME), (0, 0));
+    assert_eq!(fetched(&store, 8 * FRAME, FRAME), (1, FRAME));
+    // The end of the blob, which is shorter than a page.
+    assert_eq!(fetched(&store, 20 * FRAME + 10, 50), (1, 100));
+    store.distrust(BlobId(7), 5 * FRAME + 4096..5 * FRAME + 8192);
+    assert_eq!(store.cached(BlobId(7), 5 * FRAME..6 * FRAME), FRAME - 4096);
+    assert_eq!(fetched(&store, 5 * FRAME, FRAME).0, 1);
+    assert_eq!(store.evict(BlobId(7)), 2 * FRAME + 2 * 4096 + 100);
 }

@@ -38,6 +38,8 @@ pub struct Claimant {
 pub struct Fence {
     claimant: Claimant,
     claimed: Arc<Mutex<Option<Mark>>>,
+    /// Held by the one change that claims what could not be claimed before.
+    claiming: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the object says.
@@ -57,7 +59,7 @@ struct Memory {
 
 impl Fence {
     pub(super) fn new(claimant: Claimant) -> Fence {
-        Fence { claimant, claimed: Arc::default() }
+        Fence { claimant, claimed: Arc::default(), claiming: Arc::default() }
     }
 
     /// Takes the prefix over from whoever had it, if it is this volume's.
@@ -85,11 +87,18 @@ impl Fence {
     /// Refuses if somebody else has claimed the prefix since; claims it now if it could not be before.
     pub(super) async fn check(self, remote: Arc<Remote>) -> Result<()> {
         let claimed = self.claimed.lock().clone();
-        match claimed {
-            None => self.claim(remote).await,
-            Some(mark) if read(&remote).await?.as_ref() == Some(&mark) => Ok(()),
-            Some(_) => Err(taken(&remote.name)),
-        }
+        let mark = match claimed {
+            Some(mark) => mark,
+            None => {
+                let _alone = self.claiming.lock().await;
+                let meanwhile = self.claimed.lock().clone();
+                match meanwhile {
+                    Some(mark) => mark,
+                    None => return self.clone().claim(remote).await,
+                }
+            }
+        };
+        if read(&remote).await?.as_ref() == Some(&mark) { Ok(()) } else { Err(taken(&remote.name)) }
     }
 }
 

@@ -37,12 +37,15 @@ use failure::explain;
 
 /// Threads that wait for the network.
 const THREADS: usize = 2;
+/// What a read is rounded to: a page, which is what a random read asks for.
+const GRAIN: u64 = 4 << 10;
 
 /// Blobs in a bucket. Every request has a deadline, so no caller waits for ever.
 pub struct CloudStore {
     remote: Arc<Remote>,
     runtime: Option<Runtime>,
     fence: Option<Fence>,
+    room: upload::Room,
 }
 
 /// A bucket with a prefix, as requests see it.
@@ -80,7 +83,7 @@ impl CloudStore {
             .build()
             .map_err(|error| Error::from_io("cannot start threads for the object store", &error))?;
         let remote = Remote { objects, name, prefix, counters: Counters::default() };
-        Ok(CloudStore { remote: Arc::new(remote), runtime: Some(runtime), fence: None })
+        Ok(CloudStore { remote: Arc::new(remote), runtime: Some(runtime), fence: None, room: upload::Room::new() })
     }
 
     /// Claims the prefix for the volume that `claimant` speaks for, so that it may be changed.
@@ -276,6 +279,10 @@ impl ObjectStore for CloudStore {
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         let remote = self.remote.clone();
         self.spawn(async move { remote.list(after, limit).await })
+    }
+
+    fn grain(&self) -> u64 {
+        GRAIN
     }
 
     fn is_local(&self) -> bool {

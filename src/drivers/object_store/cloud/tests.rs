@@ -56,6 +56,25 @@ fn a_prefix_has_one_volume_and_one_daemon() {
     assert_eq!(block_on(copy.get(id, 0..7)).unwrap(), "content");
 }
 
+/// A store that did not answer when it was opened is claimed by the first change, of which there
+/// may be several at once.
+#[test]
+fn changes_that_come_together_claim_once() {
+    for round in 0..20 {
+        let (objects, folder) = (Arc::new(InMemory::new()), tempfile::tempdir().unwrap());
+        let mut store = CloudStore::over(objects, "memory".into(), "some/prefix".into()).unwrap();
+        let claimant = Claimant { volume: "v".into(), word: "w".into(), file: folder.path().join("store") };
+        store.fence = Some(Fence::new(claimant));
+        let put = |n| block_on(store.put(BlobId::new(1, n), &mut Memory::new("content")));
+        let puts: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || put(n))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(puts, vec![Ok(()); 8], "round {round}");
+        assert_eq!(store.traffic().unwrap().puts, 9);
+    }
+}
+
 #[test]
 fn an_emptied_bucket_is_not_one_without_blobs() {
     let (objects, folder) = (Arc::new(InMemory::new()), tempfile::tempdir().unwrap());

@@ -1,25 +1,46 @@
 //! Storing a blob: a small one in one request, a large one in parts that go up side by side.
 //! It is there whole or not at all.
 
-use std::collections::VecDeque;
-
 use bytes::{Bytes, BytesMut};
+use futures_util::future::join;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
 use nexus_kernel::object_store::{BlobSource, BoxFuture};
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::CloudStore;
+use super::{CloudStore, Remote};
 
 /// Bytes of a part. S3 takes no smaller ones than 5 MiB, and 10,000 of them.
 const PART: usize = 8 << 20;
-/// Parts under way at once; with the one that is being read they are what an upload holds in memory.
-const PARTS: usize = 2;
+/// Parts in memory at once: what all uploads to one store hold together, whole blobs too.
+const PARTS: usize = 5;
 /// Bytes read from a source at a time.
 const STEP: usize = 1 << 20;
 
 type Upload = Box<dyn MultipartUpload>;
+type Sending = FuturesUnordered<BoxFuture<'static, Result<()>>>;
+
+/// Room for parts in memory, shared by all uploads to a store. Who holds some waits for nobody
+/// but the network, so it comes back.
+#[derive(Clone)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// All of it.
+    pub(super) fn new() -> Room {
+        Room(Arc::new(Semaphore::new(PARTS)))
+    }
+
+    async fn take(&self) -> Result<OwnedSemaphorePermit> {
+        let taken = self.0.clone().acquire_owned().await;
+        taken.map_err(|_| Error::Unavailable("the object store is closed".into()))
+    }
+}
 
 /// Stores a blob.
 pub(super) async fn put(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
@@ -27,6 +48,7 @@ pub(super) async fn put(store: &CloudStore, id: BlobId, source: &mut dyn BlobSou
 }
 
 async fn put_whole(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
+    let room = store.room.take().await?;
     let bytes = next_part(source)?;
     check_len(id, bytes.len() as u64, source)?;
     let remote = store.remote.clone();
@@ -36,6 +58,7 @@ async fn put_whole(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) 
             remote.counters.puts.fetch_add(1, Ordering::Relaxed);
             let options = PutOptions::from(PutMode::Create);
             let put = remote.objects.put_opts(&remote.blob(id), bytes.into(), options).await;
+            drop(room);
             put.map_err(|error| remote.failed(&error))?;
             remote.counters.bytes_up.fetch_add(len, Ordering::Relaxed);
             Ok(())
@@ -44,66 +67,96 @@ async fn put_whole(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) 
 }
 
 async fn put_parts(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
-    let remote = store.remote.clone();
-    // Nobody else makes this blob, so it is enough to look before.
-    let begun = store.spawn(async move {
-        match remote.len(id).await {
-            Ok(_) => return Err(Error::Exists),
-            Err(Error::NotFound) => {}
-            Err(error) => return Err(error),
-        }
-        remote.counters.puts.fetch_add(1, Ordering::Relaxed);
-        remote.objects.put_multipart(&remote.blob(id)).await.map_err(|error| remote.failed(&error))
-    });
-    let mut upload = begun.await?;
-    let sent = send_parts(store, id, source, &mut upload).await;
+    let upload = store.spawn(begin(store.remote.clone(), id)).await?;
+    put_begun(store, id, source, upload).await
+}
+
+/// Sends all parts of an upload and completes it, or leaves nothing of it.
+async fn put_begun(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource, mut upload: Upload) -> Result<()> {
+    let mut sending = Sending::new();
+    let sent = send_parts(store, id, source, &mut upload, &mut sending).await;
+    // A part that comes after an abort may stay behind.
+    while sending.next().await.is_some() {}
     let remote = store.remote.clone();
     let end = store.spawn(async move {
-        match sent {
+        let done = match sent {
             Ok(()) => {
                 remote.counters.puts.fetch_add(1, Ordering::Relaxed);
                 upload.complete().await.map(drop).map_err(|error| remote.failed(&error))
             }
-            Err(error) => {
-                if let Err(left) = upload.abort().await {
-                    log::warn!("{}: parts of blob {:016x} stay behind: {left}", remote.name, id.0);
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
+        };
+        if done.is_err()
+            && let Err(left) = upload.abort().await
+        {
+            log::warn!("{}: parts of blob {:016x} stay behind: {left}", remote.name, id.0);
         }
+        done
     });
     end.await
 }
 
-async fn send_parts(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource, upload: &mut Upload) -> Result<()> {
-    let mut under_way: VecDeque<BoxFuture<'static, Result<()>>> = VecDeque::new();
+/// Begins an upload, and looks meanwhile whether the blob is there: nobody else makes it, so that
+/// is enough.
+async fn begin(remote: Arc<Remote>, id: BlobId) -> Result<Upload> {
+    let key = remote.blob(id);
+    remote.counters.puts.fetch_add(1, Ordering::Relaxed);
+    let (there, begun) = join(remote.len(id), remote.objects.put_multipart(&key)).await;
+    let refused = match there {
+        Err(Error::NotFound) => return begun.map_err(|error| remote.failed(&error)),
+        Ok(_) => Error::Exists,
+        Err(error) => error,
+    };
+    if let Ok(mut upload) = begun
+        && let Err(left) = upload.abort().await
+    {
+        log::warn!("{}: an upload of blob {:016x} stays behind: {left}", remote.name, id.0);
+    }
+    Err(refused)
+}
+
+/// Sends all parts; on failure those in `sending` are still on their way.
+async fn send_parts(
+    store: &CloudStore,
+    id: BlobId,
+    source: &mut dyn BlobSource,
+    upload: &mut Upload,
+    sending: &mut Sending,
+) -> Result<()> {
     let mut total = 0;
     loop {
+        // Whichever part ends first makes room, of this upload or of another.
+        let room = store.room.take().await?;
+        while let Some(Some(ended)) = sending.next().now_or_never() {
+            ended?;
+        }
         let part = next_part(source)?;
         if part.is_empty() {
             break;
         }
         total += part.len() as u64;
-        if under_way.len() == PARTS
-            && let Some(oldest) = under_way.pop_front()
-        {
-            oldest.await?;
-        }
-        under_way.push_back(send_part(store, upload, part));
+        sending.push(send_part(store, upload, part, room));
     }
-    for part in under_way {
-        part.await?;
+    while let Some(ended) = sending.next().await {
+        ended?;
     }
     check_len(id, total, source)
 }
 
 /// Starts to send a part; the answer is when it has arrived.
-fn send_part(store: &CloudStore, upload: &mut Upload, part: Bytes) -> BoxFuture<'static, Result<()>> {
+fn send_part(
+    store: &CloudStore,
+    upload: &mut Upload,
+    part: Bytes,
+    room: OwnedSemaphorePermit,
+) -> BoxFuture<'static, Result<()>> {
     let (remote, len) = (store.remote.clone(), part.len() as u64);
     remote.counters.puts.fetch_add(1, Ordering::Relaxed);
     let sending = upload.put_part(PutPayload::from(part));
     store.spawn(async move {
-        sending.await.map_err(|error| remote.failed(&error))?;
+        let sent = sending.await;
+        drop(room);
+        sent.map_err(|error| remote.failed(&error))?;
         remote.counters.bytes_up.fetch_add(len, Ordering::Relaxed);
         Ok(())
     })
@@ -111,7 +164,7 @@ fn send_part(store: &CloudStore, upload: &mut Upload, part: Bytes) -> BoxFuture<
 
 /// The next bytes of a source, as many as a part has unless it ends.
 fn next_part(source: &mut dyn BlobSource) -> Result<Bytes> {
-    let mut part = BytesMut::new();
+    let mut part = BytesMut::with_capacity(source.len().min(PART as u64) as usize);
     while part.len() < PART {
         let piece = source.next(STEP.min(PART - part.len()))?;
         if piece.is_empty() {
@@ -128,3 +181,7 @@ fn check_len(id: BlobId, came: u64, source: &dyn BlobSource) -> Result<()> {
     }
     Err(Error::Io(format!("blob {:016x}: {came} bytes came, {} were announced", id.0, source.len())))
 }
+
+#[cfg(test)]
+#[path = "upload_tests.rs"]
+mod tests;

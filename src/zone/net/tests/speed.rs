@@ -12,11 +12,15 @@ use super::fake::{LIMIT, World, append};
 fn appends_of_200_bytes() {
     let world = World::new();
     for window in [1, 64] {
+        world.fake.appended.lock().clear();
         let (rate, mut times) = world.runtime.block_on(run(&world, window, Duration::from_secs(3)));
         times.sort_unstable();
         let at = |part: usize| times[(times.len() - 1) * part / 100].as_micros();
         println!("{window} in flight: {rate:.0} appends/s, {} us median, {} us of 99%", at(50), at(99));
-        assert!(!times.is_empty());
+        // Each answer that is counted is to an append that the peer was given, in order.
+        let appended = world.fake.appended.lock();
+        assert!(appended.len() >= times.len() && appended.len() <= times.len() + window, "{}", appended.len());
+        assert!(appended.iter().zip(0..).all(|(index, place)| *index == place * 4));
     }
 }
 

@@ -1,0 +1,142 @@
+//! Uploads to a store that tells what it was asked for, and fails when told to.
+
+use std::future::{poll_fn, ready};
+use std::sync::atomic::AtomicUsize;
+use std::task::Poll;
+
+use nexus_kernel::block_on;
+use nexus_kernel::conformance::object_store::Memory;
+use object_store::memory::InMemory;
+use object_store::{PutResult, UploadPart};
+use parking_lot::Mutex;
+
+use super::*;
+
+/// What happened to an upload, in order.
+#[derive(Debug, Default)]
+struct Log {
+    events: Mutex<Vec<String>>,
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Log {
+    fn note(&self, event: impl Into<String>) {
+        self.events.lock().push(event.into());
+    }
+}
+
+#[derive(Debug)]
+struct Fake {
+    log: Arc<Log>,
+    parts: usize,
+    fails_at: Option<usize>,
+    completes: bool,
+}
+
+fn failure() -> object_store::Error {
+    object_store::Error::Generic { store: "fake", source: "told to".into() }
+}
+
+/// Lets others run for a while.
+async fn dawdle(rounds: usize) {
+    let mut left = rounds;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl MultipartUpload for Fake {
+    fn put_part(&mut self, _: PutPayload) -> UploadPart {
+        let (log, part, fails) = (self.log.clone(), self.parts, self.fails_at == Some(self.parts));
+        self.parts += 1;
+        let now = log.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        log.most.fetch_max(now, Ordering::SeqCst);
+        Box::pin(async move {
+            dawdle(if fails { 1 } else { 2_000 }).await;
+            log.note(format!("part {part}"));
+            log.under_way.fetch_sub(1, Ordering::SeqCst);
+            if fails { Err(failure()) } else { Ok(()) }
+        })
+    }
+
+    fn complete<'a, 'f>(&'a mut self) -> BoxFuture<'f, object_store::Result<PutResult>>
+    where
+        'a: 'f,
+        Self: 'f,
+    {
+        self.log.note("complete");
+        let put = PutResult { e_tag: None, version: None, extensions: Default::default() };
+        Box::pin(ready(if self.completes { Ok(put) } else { Err(failure()) }))
+    }
+
+    fn abort<'a, 'f>(&'a mut self) -> BoxFuture<'f, object_store::Result<()>>
+    where
+        'a: 'f,
+        Self: 'f,
+    {
+        self.log.note(format!("abort with {} under way", self.log.under_way.load(Ordering::SeqCst)));
+        Box::pin(ready(Ok(())))
+    }
+}
+
+fn store() -> CloudStore {
+    CloudStore::over(Arc::new(InMemory::new()), "memory".into(), String::new()).unwrap()
+}
+
+fn put(store: &CloudStore, log: &Arc<Log>, parts: usize, fails_at: Option<usize>, completes: bool) -> Result<()> {
+    let upload = Box::new(Fake { log: log.clone(), parts: 0, fails_at, completes });
+    block_on(put_begun(store, BlobId::new(1, 1), &mut Memory::new(vec![7; parts * PART]), upload))
+}
+
+#[test]
+fn a_part_that_fails_aborts_once_the_late_ones_have_come() {
+    for fails_at in [1, PARTS + 1] {
+        let log = Arc::new(Log::default());
+        assert!(put(&store(), &log, PARTS + 2, Some(fails_at), true).is_err());
+        let events = log.events.lock();
+        assert_eq!(events.last().unwrap(), "abort with 0 under way", "{events:?}");
+        assert!(events.iter().all(|event| event != "complete"), "{events:?}");
+    }
+}
+
+#[test]
+fn a_completion_that_fails_aborts() {
+    let log = Arc::new(Log::default());
+    assert!(put(&store(), &log, 2, None, false).is_err());
+    let events = log.events.lock();
+    assert_eq!(events[events.len() - 2..], ["complete", "abort with 0 under way"]);
+}
+
+#[test]
+fn all_uploads_to_a_store_share_the_room_for_parts() {
+    let (store, log) = (store(), Arc::new(Log::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| put(&store, &log, PARTS + 1, None, true).unwrap());
+        }
+    });
+    assert_eq!(log.events.lock().iter().filter(|event| *event == "complete").count(), 3);
+    let most = log.most.load(Ordering::SeqCst);
+    assert!((2..=PARTS).contains(&most), "{most} parts at once");
+    assert_eq!(store.room.0.available_permits(), PARTS);
+}
+
+#[test]
+fn an_upload_that_is_not_wanted_is_taken_back() {
+    let store = store();
+    let remote = store.remote.clone();
+    block_on(store.spawn(async move {
+        remote.objects.put(&remote.blob(BlobId::new(1, 1)), "there".into()).await.unwrap();
+        Ok(())
+    }))
+    .unwrap();
+    let begun = block_on(store.spawn(begin(store.remote.clone(), BlobId::new(1, 1))));
+    assert_eq!(begun.err(), Some(Error::Exists));
+}
