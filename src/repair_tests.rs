@@ -7,7 +7,7 @@ use nexus_drivers::metastore::{RedbMetastore, RedbOptions};
 use nexus_kernel::fs::{Caller, FsOptions, OpenOptions};
 use nexus_kernel::metastore::{Durability, Metastore, WriteBatch};
 use nexus_kernel::model::keys;
-use nexus_kernel::{Ino, MetaRead, NodeId, Table};
+use nexus_kernel::{Ino, NodeId, Table};
 
 use super::*;
 use crate::config::{ByteSize, Settings, Surroundings};

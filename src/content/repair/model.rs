@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use nexus_kernel::metastore::{Key, MetaRead};
-use nexus_kernel::model::{self, Blob, Dentry, Extent, FileKind, Inode, SLOT_BITS, Usage, keys, name_hash};
+use nexus_kernel::model::{self, Blob, Dentry, Extent, FileKind, Inode, InodeFlags, SLOT_BITS, Usage, keys, name_hash};
 use nexus_kernel::{BlobId, Error, Ino, Result, Table};
 use serde::Serialize;
 
@@ -60,6 +60,14 @@ impl Model {
                 }
                 ControlFlow::Continue(())
             })?;
+        }
+        // Their entries and targets follow rules of their own.
+        if model.inodes.values().any(|inode| inode.flags.has(InodeFlags::MOUNT)) {
+            return Err(Error::Unavailable(
+                "other zones are mounted in this one, which a repair can't deal with: restore the data folder from a \
+                 backup"
+                    .into(),
+            ));
         }
         Ok((model, bad))
     }

@@ -80,6 +80,14 @@ fn every_damage_is_put_right() {
 }
 
 #[test]
+fn a_zone_with_others_in_it_is_left_alone() {
+    let volume = volume();
+    volume.inode(volume.sub, |inode| inode.flags.set(nexus_kernel::model::InodeFlags::MOUNT, true));
+    let plan = plan_repair(&*volume.rig.zone, &volume.rig.store);
+    assert!(matches!(plan, Err(Error::Unavailable(text)) if text.contains("other zones")));
+}
+
+#[test]
 fn what_has_no_name_is_found_again() {
     let volume = volume();
     let content = read(&volume, volume.file);
