@@ -2,6 +2,7 @@
 //! head of its module; this file only reads the command line.
 
 mod attach;
+mod clouds;
 mod crash;
 mod failure;
 mod fsx;
@@ -40,7 +41,7 @@ struct Arguments {
     /// The daemon's binary.
     #[arg(long, default_value = "target/debug/nexus-fuse")]
     binary: PathBuf,
-    /// Folder with the binaries of pjdfstest and fsx.
+    /// Folder with the binaries of pjdfstest and fsx; other tools lie beside it.
     #[arg(long, default_value = "target/tools/bin")]
     tools: PathBuf,
     /// Folder on the machine's own file system for everything temporary.
@@ -82,6 +83,8 @@ enum Suite {
     Programs,
     /// Content in a real S3 server, which is slow, away, killed and damaged.
     Store,
+    /// Content in stand-ins for Google Cloud Storage and Azure.
+    Clouds,
     /// An existing bucket as files.
     Attach,
     /// The network before such a server: slow, wrong, cut, counted.
@@ -132,6 +135,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Storm => ("storm", storm::run(&lab, filter)),
         Suite::Programs => ("programs", report::run(&lab, &programs::cases(), filter)),
         Suite::Store => ("store", report::run(&lab, &store::cases(), filter)),
+        Suite::Clouds => ("clouds", report::run(&lab, &clouds::cases(), filter)),
         Suite::Attach => ("attach", report::run(&lab, &attach::cases(), filter)),
         Suite::Network => ("network", report::run(&lab, &network::cases(), filter)),
         Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),

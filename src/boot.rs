@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nexus_content::{ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, SegmentStore, Severity, ZoneSet};
+use nexus_content::{
+    ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, RepairPlan, SegmentStore, Severity, ZoneSet,
+};
 use nexus_drivers::disk::RealDisk;
 use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
 use nexus_drivers::object_store::{LocalDiskStore, MemoryStore};
 use nexus_kernel::disk::{Disk, DiskSpace};
 use nexus_kernel::fs::FsOptions;
-use nexus_kernel::metastore::Table;
+use nexus_kernel::metastore::{Durability, Table, WriteBatch};
 use nexus_kernel::model::{Blob, BlobState, FsyncLevel, Usage, ZoneInfo, decode};
 use nexus_kernel::object_store::Traffic;
 use nexus_kernel::zone::ZoneStats;
@@ -118,6 +120,21 @@ pub struct CheckReport {
 enum Purpose {
     Serve,
     Check,
+    /// To plan a repair (`Check`), or to make one: the log is drained, and nobody is served.
+    Repair,
+}
+
+/// What is called with a plan before it is carried out.
+pub(crate) type BeforeRepair<'a> = dyn FnMut(&RepairPlan) -> Result<()> + 'a;
+
+/// What every purpose needs of a volume, with its zone recovered.
+struct Parts {
+    clock: Arc<dyn Clock>,
+    content: Arc<SegmentStore>,
+    stores: StoreList,
+    metastore: Arc<dyn Metastore>,
+    log: Arc<NodeLog>,
+    root: Arc<LocalZone>,
 }
 
 impl Volume {
@@ -133,7 +150,32 @@ impl Volume {
         Self::open_as(folder, config, options, Purpose::Check)
     }
 
-    fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, purpose: Purpose) -> Result<Volume> {
+    /// What is to be repaired in the volume in `folder`; `apply` is called before the changes are
+    /// made, and may refuse. `None` only looks.
+    pub(crate) fn repair(
+        folder: &DataFolder,
+        config: &Config,
+        apply: Option<&mut BeforeRepair<'_>>,
+    ) -> Result<RepairPlan> {
+        let purpose = if apply.is_some() { Purpose::Repair } else { Purpose::Check };
+        let parts = Self::open_parts(folder, config, purpose)?;
+        let failed = |error| Error::kernel(folder.path(), format!("repair {}", folder.path().display()), error);
+        if apply.is_some() {
+            parts.root.checkpoint().map_err(failed)?;
+        }
+        let plan = nexus_content::plan_repair(&*parts.root, &parts.content).map_err(failed)?;
+        let Some(apply) = apply else { return Ok(plan) };
+        parts.root.close().map_err(failed)?;
+        parts.log.close().map_err(failed)?;
+        if !plan.writes.is_empty() {
+            apply(&plan)?;
+            let batch = WriteBatch { expect: Vec::new(), writes: plan.writes.clone() };
+            parts.metastore.commit(&batch, Durability::Durable).map_err(failed)?;
+        }
+        Ok(plan)
+    }
+
+    fn open_parts(folder: &DataFolder, config: &Config, purpose: Purpose) -> Result<Parts> {
         let path = folder.path().to_owned();
         let layout = Layout::of(&path);
         let drivers = folder.identity().drivers;
@@ -158,9 +200,9 @@ impl Volume {
             ObjectStoreKind::Cloud => {
                 let access = match purpose {
                     Purpose::Serve => crate::cloud::Access::Change { new: !folder.is_finished() },
-                    Purpose::Check => crate::cloud::Access::Look,
+                    Purpose::Check | Purpose::Repair => crate::cloud::Access::Look,
                 };
-                crate::cloud::open(&folder, config, &layout, access)?
+                crate::cloud::open(folder, config, &layout, access)?
             }
         };
         let far = drivers.object_store == ObjectStoreKind::Cloud;
@@ -176,27 +218,39 @@ impl Volume {
         for store in stores.stores() {
             let access = match purpose {
                 Purpose::Serve => crate::cloud::Access::Change { new: false },
-                Purpose::Check => crate::cloud::Access::Look,
+                Purpose::Check | Purpose::Repair => crate::cloud::Access::Look,
             };
-            let objects = crate::cloud::open_place(&folder, config, (store.id, &store.place), &layout, access)?;
+            let objects = crate::cloud::open_place(folder, config, (store.id, &store.place), &layout, access)?;
             content
                 .mount_store(store.id, objects, crate::cloud::shape(store.fsync))
                 .map_err(failed("mount a store"))?;
         }
-        let metastore = open_metastore(&folder, &layout, &disk, &plan)?;
+        let metastore = open_metastore(folder, &layout, &disk, &plan)?;
         let log =
             NodeLog::open(disk, &layout.log, content.clone(), LogConfig::default()).map_err(failed("open the log"))?;
         let zone_config = ZoneConfig {
             access: match purpose {
-                Purpose::Serve => Access::ReadWrite,
+                Purpose::Serve | Purpose::Repair => Access::ReadWrite,
                 Purpose::Check => Access::ReadOnly,
             },
             memtable_bytes: plan.pending / 3,
             cache_bytes: plan.inode_cache,
             ..ZoneConfig::default()
         };
-        let parts = ZoneParts { zone: ZoneIndex(0), log: log.clone(), metastore, clock: clock.clone() };
-        let root = Arc::new(open_zone(&folder, parts, zone_config)?);
+        let zone = ZoneIndex(0);
+        let parts = ZoneParts { zone, log: log.clone(), metastore: metastore.clone(), clock: clock.clone() };
+        let root = Arc::new(open_zone(folder, parts, zone_config)?);
+        Ok(Parts { clock, content, stores, metastore, log, root })
+    }
+
+    fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, purpose: Purpose) -> Result<Volume> {
+        let path = folder.path().to_owned();
+        let failed = |what: &'static str| {
+            let path = path.clone();
+            move |error| Error::kernel(&path, format!("{what} in {}", path.display()), error)
+        };
+        let far = folder.identity().drivers.object_store == ObjectStoreKind::Cloud;
+        let Parts { clock, content, stores, log, root, .. } = Self::open_parts(&folder, config, purpose)?;
         let zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
         content.attach(&zones).map_err(failed("attach the content store"))?;
         let zones = ZoneSet::new(zones);
@@ -211,7 +265,7 @@ impl Volume {
                     .spawn()
                     .map_err(failed("start the collector"))?,
             ),
-            Purpose::Check => None,
+            Purpose::Check | Purpose::Repair => None,
         };
         let services = ServiceRegistry::new(Context { router: fs.router().clone() });
         if purpose == Purpose::Serve {

@@ -64,7 +64,8 @@ pub enum Error {
         wanted: String,
     },
     /// Part of the volume is damaged.
-    #[error("{}: {problem}\nNothing was changed. `nexus-fuse fsck {}` lists all damage", path.display(), path.display())]
+    #[error("{}: {problem}\nNothing was changed. `nexus-fuse fsck {}` lists all damage, and with \
+             --repair --dry-run what could be saved", path.display(), path.display())]
     Damaged {
         /// The folder.
         path: PathBuf,

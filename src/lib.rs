@@ -10,6 +10,7 @@ pub mod error;
 pub mod folder;
 pub mod memory;
 pub mod place;
+pub mod repair;
 pub mod residency;
 pub mod stores;
 

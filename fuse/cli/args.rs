@@ -11,6 +11,7 @@ use nexus::stores::parse_fsync;
 use nexus_kernel::model::FsyncLevel;
 
 use super::cache;
+use super::fsck_args::{FSCK_HELP, FsckArgs};
 
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]
@@ -139,15 +140,6 @@ Examples:
   nexus-fuse status --json | jq      for programs
 
 Exits with 1 if something is wrong with one of them.";
-
-const FSCK_HELP: &str = "\
-Examples:
-  nexus-fuse fsck                        the default volume
-  nexus-fuse fsck --deep /srv/photos     a data folder, reading all content too
-  nexus-fuse fsck /mnt/nexus             a mounted volume, through its daemon
-
-Prints one line for each damage. Exits with 0 if all is well, 1 if there is damage, 2 if
-the volume could not be looked at. Changes nothing.";
 
 const GC_HELP: &str = "\
 Examples:
@@ -354,19 +346,6 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Arguments of `fsck`.
-#[derive(Args, Debug, Clone)]
-pub struct FsckArgs {
-    /// A data folder, a mount point or a volume's name [default: the default volume]
-    pub target: Option<PathBuf>,
-    /// Read all content and hold it against its checksums
-    #[arg(long)]
-    pub deep: bool,
-    /// Configuration file to read instead of the usual one
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
 }
 
 /// Arguments of `scrub`.

@@ -7,6 +7,7 @@ mod cache;
 mod find;
 mod flush;
 mod fsck;
+mod fsck_args;
 mod gc;
 mod helper;
 mod mount;

@@ -13,6 +13,7 @@ mod helpers;
 mod life;
 mod ordinary_user;
 mod refusals;
+mod repair;
 mod sandbox;
 mod tools;
 mod transports;

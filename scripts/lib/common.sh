@@ -4,6 +4,8 @@ set -euo pipefail
 # Versions of the test programs that come from crates.io.
 PJDFSTEST_VERSION=0.2.2
 FSX_VERSION=0.3.2
+# The server of Azure's blobs, from npm.
+AZURITE_VERSION=3.37.0
 
 section() { printf '\n== %s\n' "$*"; }
 
@@ -50,6 +52,17 @@ need_tools() {
     CARGO_TARGET_DIR=$PWD/target/tools-build cargo install --locked --force --root target/tools "${want[@]}" \
         >"$LOGS/tools.log" 2>&1 || { tail -20 "$LOGS/tools.log" >&2; die "cannot build ${want[*]}"; }
     rm -rf target/tools-build
+}
+
+# Azurite, into target/tools/azurite.
+need_azurite() {
+    local there=target/tools/azurite/node_modules/azurite/package.json
+    grep -qs "\"version\": \"$AZURITE_VERSION\"" "$there" && return 0
+    echo "installing azurite@$AZURITE_VERSION"
+    need node:nodejs npm:npm
+    mkdir -p target/tools/azurite
+    npm install --prefix target/tools/azurite --no-audit --no-fund --ignore-scripts "azurite@$AZURITE_VERSION" \
+        >"$LOGS/azurite.log" 2>&1 || { tail -20 "$LOGS/azurite.log" >&2; die "cannot install azurite@$AZURITE_VERSION"; }
 }
 
 need_fuse() {

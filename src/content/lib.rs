@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod metadata;
 mod reclaim;
+mod repair;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -21,5 +22,6 @@ mod zones;
 pub use check::{CheckSummary, Finding, Severity, check};
 pub use config::{ContentConfig, ReclaimConfig};
 pub use reclaim::{Garbage, Migrated, Progress, ReclaimHandle, Reclaimer, Scrubbed};
+pub use repair::{RepairPlan, plan_repair};
 pub use store::{Cursor, Residency, SegmentStore, StoreShape};
 pub use zones::{ZoneSet, is_own};

@@ -61,6 +61,8 @@ impl StoreId {
 impl BlobId {
     /// The blob of extents that are reserved but hold no data.
     pub const NONE: BlobId = BlobId(0);
+    /// The blob of extents whose bytes are lost: reading them fails.
+    pub const LOST: BlobId = BlobId(u64::MAX);
     /// Bits that count the blobs of one writer.
     pub const COUNTER_BITS: u32 = 32;
 
@@ -86,9 +88,9 @@ impl BlobId {
         ((self.0 >> (Self::COUNTER_BITS + 8)) as u32, self.0 & ((1 << Self::COUNTER_BITS) - 1))
     }
 
-    /// Whether this is a real blob, not the mark of reserved zeros.
+    /// Whether this is a real blob, not the mark of reserved zeros or of what is lost.
     pub fn is_some(self) -> bool {
-        self != Self::NONE
+        self != Self::NONE && self != Self::LOST
     }
 }
 

@@ -70,6 +70,9 @@ impl Checker<'_> {
     }
 
     fn check_extent(&mut self, state: &dyn MetaRead, file: &mut File, place: &str, extent: &Extent) -> Result<()> {
+        if extent.blob == BlobId::LOST {
+            self.note(format_args!("{place}: {} bytes are lost, and reading them fails", extent.len));
+        }
         if !extent.blob.is_some() {
             return Ok(());
         }

@@ -8,7 +8,7 @@ mod finding;
 mod marks;
 mod names;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -11,25 +11,25 @@ use crate::Severity;
 use crate::volume_tests::rig::{Metadata, Rig};
 
 /// A volume with one of everything.
-struct Volume {
-    rig: Rig,
-    dir: Ino,
-    sub: Ino,
-    file: Ino,
-    other: Ino,
-    link: Ino,
-    orphan: Ino,
-    blob: BlobId,
+pub struct Volume {
+    pub rig: Rig,
+    pub dir: Ino,
+    pub sub: Ino,
+    pub file: Ino,
+    pub other: Ino,
+    pub link: Ino,
+    pub orphan: Ino,
+    pub blob: BlobId,
 }
 
-fn make(rig: &Rig, parent: Ino, name: &str, kind: NewKind) -> Ino {
+pub fn make(rig: &Rig, parent: Ino, name: &str, kind: NewKind) -> Ino {
     let (ino, name) = (rig.zone.allocate_ino().unwrap(), name.as_bytes().into());
     let now = rig.zone.now();
     rig.zone.propose(&Command::Create { parent, name, ino, kind, mode: 0o755, umask: 0, uid: 1, gid: 1, now }).unwrap();
     ino
 }
 
-fn volume() -> Volume {
+pub fn volume() -> Volume {
     let rig = Rig::new();
     let dir = make(&rig, Ino::ROOT, "dir", NewKind::Directory);
     let sub = make(&rig, dir, "sub", NewKind::Directory);
@@ -60,27 +60,27 @@ fn volume() -> Volume {
 }
 
 impl Volume {
-    fn set(&self, table: Table, key: Key, value: Option<bytes::Bytes>) {
+    pub fn set(&self, table: Table, key: Key, value: Option<bytes::Bytes>) {
         let batch = WriteBatch { expect: Vec::new(), writes: vec![(table, key, value)] };
         let Metadata::Memory(memory) = &self.rig.metadata else { panic!("not in memory") };
         memory.commit(&batch, Durability::Durable).unwrap();
     }
 
-    fn inode(&self, ino: Ino, change: impl FnOnce(&mut Inode)) {
+    pub fn inode(&self, ino: Ino, change: impl FnOnce(&mut Inode)) {
         let mut inode = self.rig.zone.inode(ino).unwrap().unwrap();
         change(&mut inode);
         self.set(Table::Inode, keys::ino(ino), Some(model::encode(&inode).unwrap()));
     }
 
-    fn dentry(&self, parent: Ino, name: &str) -> (u64, Dentry) {
+    pub fn dentry(&self, parent: Ino, name: &str) -> (u64, Dentry) {
         self.rig.zone.lookup(parent, Name::new(name.as_bytes()).unwrap()).unwrap().unwrap()
     }
 
-    fn put_dentry(&self, parent: Ino, at: u64, dentry: &Dentry) {
+    pub fn put_dentry(&self, parent: Ino, at: u64, dentry: &Dentry) {
         self.set(Table::Dentry, keys::dentry(parent, at), Some(model::encode(dentry).unwrap()));
     }
 
-    fn put_extent(&self, ino: Ino, at: u64, extent: Extent) {
+    pub fn put_extent(&self, ino: Ino, at: u64, extent: Extent) {
         self.set(Table::Extent, keys::extent(ino, at), Some(model::encode(&extent).unwrap()));
     }
 
@@ -97,10 +97,10 @@ impl Volume {
     }
 }
 
-type Damage = (&'static str, fn(&Volume));
+pub type Damage = (&'static str, fn(&Volume));
 
 /// What the checker must say, and the damage done.
-const DAMAGES: &[Damage] = &[
+pub const DAMAGES: &[Damage] = &[
     ("the root directory is missing", |v| v.set(Table::Inode, keys::ino(Ino::ROOT), None)),
     ("does not know its own id", |v| v.set(Table::Sys, keys::sys(ZoneInfo::KEY), None)),
     ("counts 9 entries", |v| v.inode(v.sub, |inode| inode.size = 9)),

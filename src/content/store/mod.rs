@@ -166,6 +166,11 @@ impl SegmentStore {
         self.mounts.add(MountedStore::new(id, objects, shape, lane_sizes(&self.config, &shape, total)))
     }
 
+    /// Whether a store is there, which need not answer.
+    pub(crate) fn has_store(&self, id: StoreId) -> bool {
+        self.mounts.get(id).is_ok()
+    }
+
     /// Takes a store away, in which no content should be. Answers it, to be mounted again if
     /// some is on its way there after all: from now on none begins.
     pub fn unmount_store(&self, id: StoreId) -> Option<(Arc<dyn ObjectStore>, StoreShape)> {

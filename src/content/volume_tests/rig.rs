@@ -222,6 +222,11 @@ impl Rig {
         Err(Error::Io(format!("the blobs of inode {ino} are gone, again and again")))
     }
 
+    /// The bytes of one extent.
+    pub fn store_read(&self, extent: &Extent, out: &mut [u8]) {
+        self.store.read(extent.blob, extent.blob_offset, out).unwrap();
+    }
+
     pub fn blobs(&self) -> BTreeMap<BlobId, Blob> {
         zone_blobs(&*self.zone).unwrap()
     }

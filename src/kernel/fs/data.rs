@@ -5,7 +5,7 @@ use super::{NexusFs, regular, regular_inode};
 use crate::command::Command;
 use crate::content::WriteHint;
 use crate::error::{Error, Result};
-use crate::ids::{Ino, NodeId};
+use crate::ids::{BlobId, Ino, NodeId};
 use crate::model::{Inode, MAX_FILE_BYTES};
 use crate::zone::Zone;
 
@@ -48,12 +48,16 @@ impl NexusFs {
                 slice(out, offset, at, *run_offset)?.fill(0);
                 at = *run_offset;
                 let run = slice(out, offset, at, at + extent.len)?;
-                let read = match extent.blob.is_some() {
-                    true => self.content.read(extent.blob, extent.blob_offset, run),
-                    false => {
+                let read = match extent.blob {
+                    BlobId::NONE => {
                         run.fill(0);
                         Ok(())
                     }
+                    BlobId::LOST => Err(Error::Io(format!(
+                        "{} bytes of inode {ino} at {run_offset} are lost: a repair of the volume found their blob gone",
+                        extent.len
+                    ))),
+                    blob => self.content.read(blob, extent.blob_offset, run),
                 };
                 match read {
                     Ok(()) => at += extent.len,

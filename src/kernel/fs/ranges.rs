@@ -4,7 +4,7 @@ use super::extents::{plan, step_end};
 use super::{NexusFs, Seek, regular_inode};
 use crate::command::{Command, RangeOp};
 use crate::error::{Error, Result};
-use crate::ids::{Ino, NodeId};
+use crate::ids::{BlobId, Ino, NodeId};
 use crate::model::MAX_FILE_BYTES;
 use crate::zone::Zone;
 
@@ -64,7 +64,8 @@ impl NexusFs {
                 Ok(())
             })?;
             let plan = seen.ok_or(Error::Stale)?;
-            for (run_offset, extent) in plan.runs.iter().filter(|(_, extent)| extent.blob.is_some()) {
+            // What is lost counts as data, so that nobody takes it for zeros.
+            for (run_offset, extent) in plan.runs.iter().filter(|(_, extent)| extent.blob != BlobId::NONE) {
                 match what {
                     Seek::Data => return Ok((*run_offset).max(offset)),
                     Seek::Hole if *run_offset > at => return Ok(at),

@@ -10,9 +10,9 @@ use crate::ids::BlobId;
 pub struct Extent {
     /// Bytes; never zero.
     pub len: u64,
-    /// The blob, or [`BlobId::NONE`] for reserved zeros.
+    /// The blob, [`BlobId::NONE`] for reserved zeros, or [`BlobId::LOST`].
     pub blob: BlobId,
-    /// Offset of the first byte in the blob; 0 for reserved zeros.
+    /// Offset of the first byte in the blob; 0 where there is none.
     pub blob_offset: u64,
 }
 

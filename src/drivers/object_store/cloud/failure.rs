@@ -8,8 +8,12 @@ const MOST_WORDS: usize = 240;
 const NO_CREDENTIALS: &str = "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
                               GOOGLE_APPLICATION_CREDENTIALS or AZURE_STORAGE_ACCOUNT_KEY, or use the cloud's files";
 
+const REFUSED: &str = "the credentials are refused: check them";
+const NO_FILE: &str = "GOOGLE_APPLICATION_CREDENTIALS names a file that can't be used: it has to be the JSON file of \
+                       a service account's key";
+
 /// Marks in a service's words, with what they mean. The first that is found counts.
-const MEANINGS: [(&str, &str); 16] = [
+const MEANINGS: [(&str, &str); 23] = [
     ("Missing AccessKeyId", NO_CREDENTIALS),
     // Where a machine in the cloud would be told its credentials.
     ("169.254.169.254", NO_CREDENTIALS),
@@ -23,7 +27,14 @@ const MEANINGS: [(&str, &str); 16] = [
     ("PermanentRedirect", "the bucket is in another region: name it with --region"),
     ("AuthorizationHeaderMalformed", "the bucket is in another region: name it with --region"),
     ("incorrectly configured region", "the bucket is in another region: name it with --region"),
-    ("AuthenticationFailed", "the credentials are refused: check them"),
+    ("AuthenticationFailed", REFUSED),
+    ("Server failed to authenticate", REFUSED),
+    ("AuthenticationRequired", REFUSED),
+    ("Account must be specified", "whose storage is not known: set AZURE_STORAGE_ACCOUNT_NAME"),
+    ("Invalid Access Key", "AZURE_STORAGE_ACCOUNT_KEY is no key: it has to be base64, as the portal shows it"),
+    ("Unable to open service account", NO_FILE),
+    ("Unable to decode service account", NO_FILE),
+    ("No RSA key found", NO_FILE),
     ("AccessDenied", "access is denied: the key must be allowed to list, read, write and delete below the prefix"),
     ("SlowDown", "it asks for fewer requests; they will be tried again"),
     ("InvalidBucketName", "that can't be a bucket's name"),
@@ -86,6 +97,22 @@ mod tests {
             panic!("taken for a missing object")
         };
         assert_eq!(text, "s3://b: there is no such bucket: check its name, or make it");
+    }
+
+    /// As the clients word what is wrong with their settings.
+    #[test]
+    fn settings_that_do_not_do_are_told() {
+        for (words, says) in [
+            ("Unable to open service account file from /x: No such file", "GOOGLE_APPLICATION_CREDENTIALS"),
+            ("Unable to decode service account file: expected value", "GOOGLE_APPLICATION_CREDENTIALS"),
+            ("Account must be specified", "set AZURE_STORAGE_ACCOUNT_NAME"),
+            ("Invalid Access Key: Invalid padding", "AZURE_STORAGE_ACCOUNT_KEY is no key"),
+            ("401: <Code>AuthenticationRequired</Code>", "the credentials are refused"),
+            ("403: <Message>Server failed to authenticate the request.", "the credentials are refused"),
+        ] {
+            let error = object_store::Error::Generic { store: "a cloud", source: words.into() };
+            assert!(matches!(explain("az://b", &error), Error::Unavailable(text) if text.contains(says)), "{words}");
+        }
     }
 
     #[test]

@@ -241,7 +241,9 @@ impl Remote {
             let meta = entry.map_err(|error| self.failed(&error))?;
             // What else lies there is nobody's blob.
             let name = meta.location.filename().filter(|name| name.len() == 16);
-            if let Some(id) = name.and_then(|name| u64::from_str_radix(name, 16).ok()) {
+            // Not every service knows where to begin.
+            let id = name.and_then(|name| u64::from_str_radix(name, 16).ok()).filter(|id| *id > after.0);
+            if let Some(id) = id {
                 found.push(Listed { id: BlobId(id), len: Some(meta.size) });
             }
         }
