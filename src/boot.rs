@@ -20,6 +20,7 @@ use nexus_kernel::object_store::Traffic;
 use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, StoreId, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
+use nexus_zone::node::{SharedContent, ZoneNode};
 use nexus_zone::{Access, LocalZone, LogConfig, NewZone, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
 
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Identity, Layout, random_u64};
 use crate::memory::MemoryPlan;
 use crate::stores::StoreList;
+use crate::zones::{self, NodeMakings, Watch};
 
 /// Findings that a check tells one by one.
 pub const MAX_FINDINGS: usize = 10_000;
@@ -48,10 +50,13 @@ pub struct Volume {
     collector: Mutex<Option<ReclaimHandle>>,
     pub(crate) fs: Arc<NexusFs>,
     pub(crate) root: Arc<LocalZone>,
-    log: Arc<NodeLog>,
+    pub(crate) node: Mutex<Option<Arc<ZoneNode>>>,
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) shared: Arc<SharedContent>,
+    pub(crate) log: Arc<NodeLog>,
     pub(crate) content: Arc<SegmentStore>,
     pub(crate) zones: ZoneSet,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     // Last, so that the lock is let go of when all files are closed.
     pub(crate) folder: DataFolder,
 }
@@ -251,10 +256,37 @@ impl Volume {
         };
         let far = folder.identity().drivers.object_store == ObjectStoreKind::Cloud;
         let Parts { clock, content, stores, log, root, .. } = Self::open_parts(&folder, config, purpose)?;
-        let zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
+        let mut zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
+        let writer = folder.identity().writer;
+        let (shared, watch) = (SharedContent::new(content.clone(), writer), Arc::<Watch>::default());
+        let mut joined = Vec::new();
+        let node = match purpose {
+            Purpose::Serve if zones::has_zones(&path) => {
+                let makings = NodeMakings {
+                    log: log.clone(),
+                    content: content.clone(),
+                    shared: shared.clone(),
+                    writer,
+                    memory: config.memory,
+                    name: config.node_name(),
+                    watch: watch.clone(),
+                    clock: clock.clone(),
+                };
+                let node = zones::make_node(&path, &makings).map_err(failed("take part in zones"))?;
+                joined = node.open().map_err(failed("open the zones"))?;
+                Some(node)
+            }
+            _ => None,
+        };
+        zones.extend(joined.iter().map(|joined| joined.zone().clone() as Arc<dyn Zone>));
         content.attach(&zones).map_err(failed("attach the content store"))?;
         let zones = ZoneSet::new(zones);
-        let fs = NexusFs::with_zone(root.clone(), content.clone(), options).map_err(failed("start the file system"))?;
+        let fs = NexusFs::with_zone(root.clone(), shared.clone(), options).map_err(failed("start the file system"))?;
+        let fs = Arc::new(fs);
+        watch.of(&fs);
+        for joined in &joined {
+            fs.attach_at(joined.index(), joined.zone().clone()).map_err(failed("attach a zone"))?;
+        }
         if purpose == Purpose::Serve && !folder.is_finished() {
             root.checkpoint().map_err(failed("write the new volume"))?;
             folder.finish()?;
@@ -276,7 +308,10 @@ impl Volume {
             stores: Mutex::new(stores),
             services,
             collector: Mutex::new(collector),
-            fs: Arc::new(fs),
+            fs,
+            node: Mutex::new(node),
+            watch,
+            shared,
             root,
             log,
             content,
@@ -426,6 +461,9 @@ impl Volume {
             log::warn!("what was deleted but still in use is freed at the next start: {error}");
         }
         self.fs.set_read_only(true).map_err(|error| self.failed("close", error))?;
+        if let Some(node) = self.node.lock().take() {
+            node.close().map_err(|error| self.failed("close the zones of", error))?;
+        }
         self.root.close().map_err(|error| self.failed("close the root zone of", error))?;
         self.log.close().map_err(|error| self.failed("close the log of", error))
     }

@@ -403,6 +403,12 @@ impl Settings {
 }
 
 impl Config {
+    /// What other nodes are told that this one is called: the machine's name.
+    pub fn node_name(&self) -> String {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        if name.is_empty() { "node".to_owned() } else { name }
+    }
+
     /// Decides all settings; see [`Settings::layered`].
     pub fn load(file: Option<&Path>, flags: Settings) -> Result<Config> {
         Settings::layered(file, flags)?.decide(&Surroundings::of_process())

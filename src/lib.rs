@@ -13,6 +13,7 @@ pub mod place;
 pub mod repair;
 pub mod residency;
 pub mod stores;
+pub mod zones;
 
 pub use boot::Volume;
 pub use config::{Config, Settings};

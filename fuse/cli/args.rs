@@ -12,6 +12,7 @@ use nexus_kernel::model::FsyncLevel;
 
 use super::cache;
 use super::fsck_args::{FSCK_HELP, FsckArgs};
+use super::zone;
 
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]
@@ -88,6 +89,19 @@ pub enum Command {
     /// Take an attached bucket away; what is in it stays
     #[command(after_help = DETACH_HELP)]
     Detach(DetachArgs),
+    /// Make a directory a zone, which other nodes can join
+    #[command(after_help = zone::SHARE_HELP)]
+    Share(zone::ShareArgs),
+    /// Join the zone of an invitation
+    #[command(after_help = zone::JOIN_HELP)]
+    Join(zone::JoinArgs),
+    /// Look after zones: list them, invite to them, remove members, leave
+    #[command(after_help = zone::ZONE_HELP, subcommand_required = true, arg_required_else_help = true)]
+    Zone {
+        /// What to do.
+        #[command(subcommand)]
+        command: zone::ZoneCommand,
+    },
     /// Print the completion script of a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -316,6 +330,14 @@ pub struct MountArgs {
     /// io_uring; the same as -o transport=
     #[arg(long, value_name = "TRANSPORT")]
     pub transport: Option<nexus_fuse_transport::Choice>,
+    /// Answer other nodes of this volume's zones at this address and port, as 0.0.0.0:7420; the
+    /// same as -o listen=
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Tell other nodes to come to this host and port, if not to where it listens; may be given
+    /// several times
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Vec<String>,
     /// Mount options, comma-separated: ro, allow_other, noatime, ... (see README)
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -523,6 +545,8 @@ impl MountArgs {
     pub fn all_options(&self) -> String {
         let mut options = self.options.clone();
         options.extend(self.transport.map(|choice| format!("transport={choice}")));
+        options.extend(self.listen.map(|address| format!("listen={address}")));
+        options.extend(self.advertise.iter().map(|address| format!("advertise={address}")));
         options.join(",")
     }
 

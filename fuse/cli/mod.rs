@@ -17,6 +17,7 @@ mod scrub;
 mod status;
 mod store;
 mod umount;
+mod zone;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -78,6 +79,9 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Migrate(args) => exit(place::migrate(args).map(|text| print(&text)), 1),
         Command::Attach(args) => exit(attach::attach(args).map(|text| print(&text)), 1),
         Command::Detach(args) => exit(attach::detach(&args.target).map(|text| print(&text)), 1),
+        Command::Share(args) => exit(zone::share(args).map(|text| print(&text)), 1),
+        Command::Join(args) => exit(zone::join(args).map(|text| print(&text)), 1),
+        Command::Zone { command } => exit(zone::run(command).map(|text| print(&text)), 1),
         Command::Completions { shell } => exit(pages::completions(*shell), 1),
         Command::Man { out } => exit(pages::man(out.as_deref()), 1),
     }

@@ -55,6 +55,8 @@ pub fn run_helper(call: &MountCall) -> Result<(), String> {
         target: call.target.clone(),
         volume,
         transport: None,
+        listen: None,
+        advertise: Vec::new(),
         options: vec![options],
         foreground: false,
         daemon: None,

@@ -5,6 +5,7 @@ mod client;
 mod protocol;
 mod server;
 mod socket;
+mod zones;
 
 pub use client::{Client, ControlError};
 pub use protocol::{
@@ -12,3 +13,4 @@ pub use protocol::{
     VERSION, ZoneStatus,
 };
 pub use server::{Handler, Server};
+pub use zones::{ZoneAsk, ZoneMember, ZoneView};

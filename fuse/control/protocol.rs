@@ -134,6 +134,11 @@ pub enum Request {
     },
     /// Bring them back, for the mount stays.
     Resume,
+    /// Something about zones.
+    Zone {
+        /// What.
+        ask: super::zones::ZoneAsk,
+    },
     /// Unmount, and end once the volume is closed.
     Unmount,
 }
@@ -245,6 +250,16 @@ pub enum Reply {
     Evicted {
         /// Bytes that are not here any more.
         bytes: u64,
+    },
+    /// Answer to questions about zones.
+    Zones {
+        /// How they are.
+        zones: Vec<super::zones::ZoneView>,
+    },
+    /// An invitation, or another text to be handed on.
+    Text {
+        /// The text.
+        text: String,
     },
     /// Answer to [`Request::Check`]: a line for each finding.
     Findings {

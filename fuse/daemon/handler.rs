@@ -19,12 +19,14 @@ use crate::control::{
     StoreStatus, ZoneStatus,
 };
 use crate::mount::{MountOptions, Mounted, Unmount};
+use crate::zones::ZoneMounts;
 
 /// Answers control requests.
 pub struct DaemonHandler {
     volume: Arc<Volume>,
     mounted: Arc<Mounted>,
     attachments: Arc<Attachments>,
+    zones: Arc<ZoneMounts>,
     config: Config,
     started: Instant,
 }
@@ -35,9 +37,10 @@ impl DaemonHandler {
         volume: Arc<Volume>,
         mounted: Arc<Mounted>,
         attachments: Arc<Attachments>,
+        zones: Arc<ZoneMounts>,
         config: Config,
     ) -> DaemonHandler {
-        DaemonHandler { volume, mounted, attachments, config, started: Instant::now() }
+        DaemonHandler { volume, mounted, attachments, zones, config, started: Instant::now() }
     }
 
     fn status(&self) -> Status {
@@ -135,6 +138,17 @@ impl DaemonHandler {
         Ok(Reply::Placed { changed })
     }
 
+    /// Takes away what is mounted in the mount.
+    fn suspend(&self, how: Unmount) -> Result<(), String> {
+        self.attachments.suspend(how)?;
+        self.zones.suspend(how).inspect_err(|_| self.attachments.resume())
+    }
+
+    fn resume(&self) {
+        self.zones.resume();
+        self.attachments.resume();
+    }
+
     fn remount(&self, options: &str) -> Result<Reply, String> {
         let options = MountOptions::parse(options).map_err(|error| error.to_string())?;
         if let Some(read_only) = options.read_only {
@@ -203,17 +217,18 @@ impl Handler for DaemonHandler {
             Request::Detach { target } => self.attachments.detach(&target).map(|()| Reply::Done),
             Request::Suspend { lazy } => {
                 let how = if lazy { Unmount::Lazy } else { Unmount::WhenIdle };
-                self.attachments.suspend(how).map(|()| Reply::Done)
+                self.suspend(how).map(|()| Reply::Done)
             }
             Request::Resume => {
-                self.attachments.resume();
+                self.resume();
                 Ok(Reply::Done)
             }
+            Request::Zone { ask } => self.zones.handle(ask, |inode| self.mounted.node(inode)),
             Request::Remount { options } => self.remount(&options),
             Request::Unmount => {
-                self.attachments.suspend(Unmount::WhenIdle)?;
+                self.suspend(Unmount::WhenIdle)?;
                 self.mounted.unmount(Unmount::WhenIdle).map(|()| Reply::Done).map_err(|error| {
-                    self.attachments.resume();
+                    self.resume();
                     error.to_string()
                 })
             }

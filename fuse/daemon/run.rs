@@ -19,6 +19,7 @@ use crate::adapter::Coherence;
 use crate::attach::Attachments;
 use crate::control::Server;
 use crate::mount::{self, MountError, MountOptions, MountSpec, Mounted, Unmount};
+use crate::zones::ZoneMounts;
 
 /// How long a daemon that is closing may hold a data folder that a new one wants.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(30);
@@ -112,12 +113,14 @@ fn run_on(
             return Err(failure);
         }
     };
+    let mut notes = Vec::new();
+    let zones = zones(plan, &volume, &mounted, &mut notes)?;
     let attachments = Arc::new(attach(plan, &volume, &mounted)?);
-    let handler = DaemonHandler::new(volume.clone(), mounted.clone(), attachments.clone(), plan.config.clone());
+    let (config, inside) = (plan.config.clone(), Inside { attachments: attachments.clone(), zones: zones.clone() });
+    let handler = DaemonHandler::new(volume.clone(), mounted.clone(), attachments, zones, config);
     // Without a socket the mount works, and can be unmounted; only nobody can ask how it is.
     let server = Server::start(&Layout::of(volume.path()).socket, Arc::new(handler))
         .inspect_err(|error| log::error!("the control socket cannot be made: {error}"));
-    let mut notes = Vec::new();
     if point.cleared > 0 {
         notes.push("a dead daemon's mount was cleared away".to_owned());
     }
@@ -133,8 +136,9 @@ fn run_on(
         throwaway: plan.config.drivers.are_throwaway(),
         notes,
     });
-    let ended = supervise(&happened, &mounted, &attachments);
-    take_away(&attachments);
+    let ended = supervise(&happened, &mounted, &inside);
+    inside.take_away();
+    inside.zones.stop();
     drop(server);
     signals.end();
     let closed = match ended {
@@ -186,8 +190,9 @@ fn serve(
         Some(path) => mount::resolve_subdir(volume.fs(), path)?,
         None => nexus_kernel::NodeId::ROOT,
     };
-    let spec =
-        MountSpec { source: plan.source.clone(), target: plan.target.clone(), options, coherence: Coherence::Sole };
+    let fs_type = mount::FS_TYPE;
+    let (source, target, coherence) = (plan.source.clone(), plan.target.clone(), Coherence::Sole);
+    let spec = MountSpec { source, target, options, coherence, fs_type };
     let signals = SignalWatch::start(events.clone()).map_err(|error| Failure::System("take signals", error))?;
     let mounted = Arc::new(mount::serve(spec, volume.fs().clone(), root)?);
     volume.note_mounts(&[mounted.target().to_owned()])?;
@@ -212,15 +217,41 @@ fn attach(plan: &Plan, volume: &Volume, mounted: &Mounted) -> Result<Attachments
     Ok(attachments)
 }
 
-/// Takes attached buckets away, whoever uses them.
-fn take_away(attachments: &Attachments) {
-    if let Err(problem) = attachments.suspend(Unmount::Lazy) {
-        log::warn!("{problem}");
+/// What is mounted in the mount.
+struct Inside {
+    attachments: Arc<Attachments>,
+    zones: Arc<ZoneMounts>,
+}
+
+impl Inside {
+    /// Takes it away, whoever uses it.
+    fn take_away(&self) {
+        for taken in [self.attachments.suspend(Unmount::Lazy), self.zones.suspend(Unmount::Lazy)] {
+            if let Err(problem) = taken {
+                log::warn!("{problem}");
+            }
+        }
     }
 }
 
+/// Mounts the zones that stand in the mount, and listens for other nodes.
+fn zones(
+    plan: &Plan,
+    volume: &Arc<Volume>,
+    mounted: &Mounted,
+    notes: &mut Vec<String>,
+) -> Result<Arc<ZoneMounts>, Failure> {
+    let options = MountOptions::parse(&plan.config.options).map_err(MountError::from)?;
+    let zones = ZoneMounts::new(volume.clone(), mounted, &options);
+    if let Err(problem) = zones.begin(&options) {
+        log::error!("{problem}");
+        notes.push(problem);
+    }
+    Ok(zones)
+}
+
 /// Waits until the mount is gone, and takes it away when told to.
-fn supervise(happened: &Receiver<Event>, mounted: &Mounted, attachments: &Attachments) -> Result<(), Failure> {
+fn supervise(happened: &Receiver<Event>, mounted: &Mounted, inside: &Inside) -> Result<(), Failure> {
     let mut deadline: Option<Instant> = None;
     loop {
         let event = match deadline {
@@ -239,7 +270,7 @@ fn supervise(happened: &Receiver<Event>, mounted: &Mounted, attachments: &Attach
             }
             Ok(Event::Terminate) if deadline.is_none() => {
                 log::info!("asked to end: unmounting {}", mounted.target().display());
-                take_away(attachments);
+                inside.take_away();
                 match mounted.unmount(Unmount::WhenIdle) {
                     Ok(()) => {}
                     Err(error) => {

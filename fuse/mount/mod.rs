@@ -30,6 +30,9 @@ pub const FS_TYPE: &str = "fuse.nexus";
 /// File system type of a bucket that is attached to a mount.
 pub const ATTACHED_TYPE: &str = "fuse.nexus-attached";
 
+/// File system type of a zone that stands somewhere in a mount.
+pub const ZONE_TYPE: &str = "fuse.nexus-zone";
+
 /// Whether this process may mount and unmount by itself.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()

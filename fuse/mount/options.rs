@@ -69,6 +69,10 @@ pub struct MountOptions {
     pub max_read: Option<u32>,
     /// `transport=auto|device|io_uring`: what carries the kernel's requests.
     pub transport: Option<Choice>,
+    /// `listen=HOST:PORT`: where other nodes of the volume's zones may come to.
+    pub listen: Option<std::net::SocketAddr>,
+    /// `advertise=HOST:PORT`, several times: where they are told to come to.
+    pub advertise: Vec<String>,
     /// `nonempty`: mount over a directory that has entries.
     pub nonempty: bool,
     /// `remount`: change a mount that is there.
@@ -111,6 +115,12 @@ impl MountOptions {
                 let choice = needed(name, value)?.parse();
                 self.transport = Some(choice.map_err(|why: String| bad(name, value, &why))?);
             }
+            "listen" => {
+                let address = needed(name, value)?.parse();
+                self.listen =
+                    Some(address.map_err(|_| bad(name, value, "must be an address and a port, as 0.0.0.0:7420"))?);
+            }
+            "advertise" => self.advertise.push(needed(name, value)?.to_owned()),
             "max_read" => {
                 let bytes = size(name, value)?;
                 let bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes >= 4096);

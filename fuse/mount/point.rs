@@ -56,8 +56,7 @@ pub fn prepare(target: &Path, nonempty: bool) -> Result<MountPoint, MountError> 
     if !metadata.is_dir() {
         return Err(MountError::NotADirectory(target));
     }
-    let mut entries = target.read_dir().map_err(|error| unusable(&target, error))?;
-    if !nonempty && entries.next().is_some() {
+    if !nonempty && target.read_dir().map_err(|error| unusable(&target, error))?.next().is_some() {
         return Err(MountError::NotEmpty(target));
     }
     Ok(MountPoint { target, created, cleared })

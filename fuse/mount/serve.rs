@@ -33,6 +33,8 @@ pub struct MountSpec {
     pub options: MountOptions,
     /// Whether this is the only mount of the file system.
     pub coherence: Coherence,
+    /// Its type, as /proc/mounts shows it.
+    pub fs_type: &'static str,
 }
 
 impl MountSpec {
@@ -43,6 +45,7 @@ impl MountSpec {
             target: target.into(),
             options: MountOptions::default(),
             coherence: Coherence::Sole,
+            fs_type: super::FS_TYPE,
         }
     }
 }
@@ -139,7 +142,7 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
         View { root, owner: Ownership { uid: spec.options.uid, gid: spec.options.gid }, coherence: spec.coherence };
     let served = Served::new(adapter(&spec, fs, view));
     let settings = served.settings();
-    start(super::FS_TYPE, spec.source, &spec.options, (point, view), Arc::new(served), &settings)
+    start(spec.fs_type, spec.source, &spec.options, (point, view), Arc::new(served), &settings)
 }
 
 /// Mounts an attached bucket, which `handler` answers for, on the empty directory `target`.

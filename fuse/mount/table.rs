@@ -31,9 +31,9 @@ impl Entry {
         self.fs_type == super::FS_TYPE
     }
 
-    /// Whether this is a mount of ours, or a bucket that is attached to one.
+    /// Whether this is a mount of ours, or a bucket or zone in one.
     pub fn is_ours(&self) -> bool {
-        self.is_nexus() || self.fs_type == super::ATTACHED_TYPE
+        self.is_nexus() || [super::ATTACHED_TYPE, super::ZONE_TYPE].contains(&self.fs_type.as_str())
     }
 
     /// Whether it refuses changes.

@@ -28,6 +28,22 @@ impl VfsRouter {
         Ok(ZoneIndex(index))
     }
 
+    /// Adds a zone at a place of its own; [`Error::Exists`] if that is taken.
+    pub fn attach_at(&self, index: ZoneIndex, zone: Arc<dyn Zone>) -> Result<()> {
+        let mut zones = self.zones.write();
+        let place = usize::from(index.0);
+        if zones.len() <= place {
+            zones.resize(place + 1, None);
+        }
+        match zones.get_mut(place) {
+            Some(free @ None) => {
+                *free = Some(zone);
+                Ok(())
+            }
+            _ => Err(Error::Exists),
+        }
+    }
+
     /// Takes a zone out; its nodes are stale from now on. The root zone stays.
     pub fn detach(&self, index: ZoneIndex) -> Result<Arc<dyn Zone>> {
         if index == ZoneIndex(0) {

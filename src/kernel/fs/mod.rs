@@ -9,6 +9,7 @@ mod detached;
 mod directory;
 mod extents;
 mod handles;
+mod mount_points;
 mod namespace;
 mod open;
 mod options;
@@ -40,6 +41,7 @@ use handles::OpenCounts;
 use reaper::{Holder, Reaper};
 
 pub use builder::FsBuilder;
+pub use mount_points::ZoneMount;
 pub use options::{AtimePolicy, FsOptions};
 pub use types::{Attr, Caller, DirEntry, FsStats, OpenOptions, Seek, XattrFlags};
 
@@ -103,6 +105,17 @@ impl NexusFs {
         let index = self.router.attach(zone)?;
         self.sweep(index)?;
         Ok(index)
+    }
+
+    /// Adds a zone that other nodes have, too, at its place. What it left over is its own
+    /// business: others may use it.
+    pub fn attach_at(&self, index: ZoneIndex, zone: Arc<dyn Zone>) -> Result<()> {
+        self.router.attach_at(index, zone)
+    }
+
+    /// Whether a file is open.
+    pub fn is_open(&self, node: NodeId) -> bool {
+        self.handles.is_open(node)
     }
 
     /// The mount table.

@@ -17,6 +17,10 @@ pub const FILLING_KEY: &str = "filling";
 /// to be emptied begin so; their inode number follows.
 pub const DETACHED_PREFIX: &str = "detached/";
 
+/// Names in the `sys` table of directories that zones are mounted on begin so; their inode number
+/// follows. The value is the number of the directory that they stand in, as eight bytes.
+pub const MOUNT_PREFIX: &str = "mount/";
+
 /// Longest encoded [`MountTarget`].
 const MAX_TARGET_BYTES: usize = 4096;
 
@@ -82,6 +86,8 @@ impl Txn<'_> {
         inode.ctime = now;
         self.put_inode(ino, Some(inode));
         self.put(Table::Symlink, keys::ino(ino), Bytes::copy_from_slice(target));
+        let place = Bytes::copy_from_slice(&parent.0.to_be_bytes());
+        self.put(Table::Sys, keys::sys(&format!("{MOUNT_PREFIX}{ino}")), place);
         self.set_entry_kind(parent, position, dentry, FileKind::Mount)?;
         self.touch(parent, now)?;
         Ok(Outcome { inode: Some((ino, inode)), ..Outcome::default() })
@@ -103,6 +109,7 @@ impl Txn<'_> {
         inode.ctime = now;
         self.put_inode(ino, Some(inode));
         self.delete(Table::Symlink, keys::ino(ino));
+        self.delete(Table::Sys, keys::sys(&format!("{MOUNT_PREFIX}{ino}")));
         self.set_entry_kind(parent, position, dentry, FileKind::Directory)?;
         self.touch(parent, now)?;
         Ok(Outcome { inode: Some((ino, inode)), ..Outcome::default() })

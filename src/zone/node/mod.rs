@@ -1,6 +1,7 @@
 //! This node's part in replicated zones: founding them, taking others in, joining, leaving, and
 //! answering the other members.
 
+mod content;
 mod files;
 mod joined;
 mod links;
@@ -27,6 +28,7 @@ use crate::raft::{Flusher, GroupConfig, Listener, Member, MemberId, Metastores, 
 use files::{ZoneFiles, ZoneFolder, ZoneRecord};
 use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key};
 
+pub use content::SharedContent;
 pub use joined::{JoinedZone, MemberStatus, ZoneReport};
 
 /// Threads of the runtime: they wait for the network more than they work.
@@ -170,6 +172,30 @@ impl ZoneNode {
     /// Where it listens, if it does.
     pub fn listening(&self) -> Option<SocketAddr> {
         self.server.lock().as_ref().map(Server::address)
+    }
+
+    /// Tells others from now on to come here.
+    pub fn advertise(&self, addresses: Vec<String>) {
+        *self.addresses.write() = addresses;
+    }
+
+    /// Has another member lead a zone. Asked for where this node does not lead, too.
+    pub fn transfer(&self, joined: &JoinedZone, to: MemberId) -> Result<()> {
+        let group = joined.zone().group();
+        let leader = group.status().leader;
+        if leader == Some(to) {
+            return Ok(());
+        }
+        if leader != Some(joined.member()) {
+            return Err(Error::Unavailable("another node leads the zone: ask there".into()));
+        }
+        self.handle.block_on(async {
+            group.transfer(to).await?;
+            match group.other_leader(leader, Duration::from_secs(10)).await {
+                Some(_) => Ok(()),
+                None => Err(Error::Unavailable("that member has not taken over; is it there?".into())),
+            }
+        })
     }
 
     /// Where others are told to find it.

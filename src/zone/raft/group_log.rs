@@ -71,6 +71,8 @@ struct Content {
     bytes: usize,
     /// The oldest record that is needed beside entries.
     marks: Option<Lsn>,
+    /// The record that tells of the last purge. Before it is durable, what it purged is needed.
+    purged_by: Lsn,
 }
 
 /// One zone's log. Calls that change it come one at a time, in order.
@@ -154,8 +156,9 @@ impl GroupLog {
     /// Removes the entries up to `upto`.
     pub fn purge(&self, upto: Position) -> Result<()> {
         let mut content = self.content.lock();
-        self.record(&mut content, Record::Purge(upto), Claim::Reserved)?;
-        self.let_go(&content)
+        let lsn = self.record(&mut content, Record::Purge(upto), Claim::Reserved)?;
+        content.purged_by = lsn;
+        Ok(())
     }
 
     /// The entries in `range` that are there, in order, without a gap.
@@ -172,8 +175,9 @@ impl GroupLog {
     /// for little, writes what it needs once more. To be called now and then.
     pub fn relieve(&self) -> Result<()> {
         let mut content = self.content.lock();
-        self.let_go(&content)?;
         let log = self.flusher.log();
+        log.sync_to(content.purged_by)?;
+        self.let_go(&content)?;
         if log.held_back_by(self.zone) <= HELD_SEGMENTS {
             return Ok(());
         }

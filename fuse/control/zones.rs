@@ -1,0 +1,108 @@
+//! Messages about zones.
+
+use serde::{Deserialize, Serialize};
+
+/// What can be asked of a daemon about zones.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "zone", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ZoneAsk {
+    /// Make a directory a zone; answered with an invitation.
+    Share {
+        /// The directory's inode number.
+        inode: u64,
+        /// What to call the zone.
+        name: String,
+        /// For how many seconds the invitation is to hold.
+        ttl_sec: u64,
+    },
+    /// Join a zone, and mount it on an empty directory.
+    Join {
+        /// The invitation.
+        invite: String,
+        /// The directory's inode number.
+        inode: u64,
+    },
+    /// Tell of all zones.
+    List,
+    /// Invite one more node.
+    Invite {
+        /// The zone: its name, or the beginning of its id.
+        name: String,
+        /// For how many seconds the invitation is to hold.
+        ttl_sec: u64,
+    },
+    /// Take a member out.
+    RemoveMember {
+        /// The zone.
+        name: String,
+        /// The member: its name, or the beginning of its id.
+        member: String,
+    },
+    /// Have another member lead.
+    TransferLeader {
+        /// The zone.
+        name: String,
+        /// The member.
+        member: String,
+    },
+    /// Leave a zone.
+    Leave {
+        /// The zone.
+        name: String,
+    },
+    /// A sum over the zone's state, the same at every member that is up to date.
+    Digest {
+        /// The zone.
+        name: String,
+    },
+}
+
+/// How a zone is, from this node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ZoneView {
+    /// What people call it.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// Where it is mounted.
+    pub mounts: Vec<std::path::PathBuf>,
+    /// What this node does in it: leader, follower, candidate, learner, stopped.
+    pub role: String,
+    /// Whether a majority of its members is known to be there.
+    pub has_quorum: bool,
+    /// The term.
+    pub term: u64,
+    /// The last entry in this node's log.
+    pub last: Option<u64>,
+    /// The last entry that is committed, as far as this node knows.
+    pub committed: Option<u64>,
+    /// The last entry that is applied here.
+    pub applied: Option<u64>,
+    /// The last entry that this node's metastore has.
+    pub checkpoint: u64,
+    /// Bytes of entries that are kept for the others.
+    pub log_bytes: u64,
+    /// Bytes of the metastore.
+    pub metastore_bytes: u64,
+    /// Its members.
+    pub members: Vec<ZoneMember>,
+}
+
+/// A member of a zone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ZoneMember {
+    /// Its id in the zone.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Whether it votes.
+    pub votes: bool,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Whether it is this node.
+    pub here: bool,
+    /// Entries that it lags behind the leader; only the leader knows.
+    pub lag: Option<u64>,
+}
