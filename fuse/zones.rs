@@ -282,6 +282,13 @@ impl ZoneMounts {
             }
             ZoneAsk::Leave { name } => {
                 let joined = self.volume.zone_named(&name).map_err(text)?;
+                let report = joined.report().map_err(|error| error.to_string())?;
+                if report.members.len() < 2 && report.group.role != Role::Stopped {
+                    return Err(format!(
+                        "this node is the last member of zone {name}, whose files would be gone: copy them out of it, \
+                         or have another node join first"
+                    ));
+                }
                 let places: Vec<PathBuf> = self.places(joined.index());
                 if let Some(place) = places.first() {
                     let within = mount::table::mounts().map_err(|error| error.to_string())?;

@@ -22,6 +22,7 @@ mod storm;
 mod tool;
 mod transport;
 mod tree;
+mod zones;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +88,8 @@ enum Suite {
     Clouds,
     /// An existing bucket as files.
     Attach,
+    /// A directory that several daemons have.
+    Zones,
     /// The network before such a server: slow, wrong, cut, counted.
     Network,
     /// Sizes: many files, large files, full disks.
@@ -137,6 +140,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Store => ("store", report::run(&lab, &store::cases(), filter)),
         Suite::Clouds => ("clouds", report::run(&lab, &clouds::cases(), filter)),
         Suite::Attach => ("attach", report::run(&lab, &attach::cases(), filter)),
+        Suite::Zones => ("zones", report::run(&lab, &zones::cases(), filter)),
         Suite::Network => ("network", report::run(&lab, &network::cases(), filter)),
         Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),
         Suite::Soak => ("soak", report::run(&lab, &soak::cases(), filter)),

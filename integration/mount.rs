@@ -196,6 +196,11 @@ impl Mount {
                 Err(error) => Err(error.into()),
             }
         })?;
+        self.ended()
+    }
+
+    /// Waits until a daemon that was unmounted by its own command has ended, with success.
+    pub fn ended(&mut self) -> Check {
         let mut ended = None;
         wait_until("the daemon ends", PATIENCE, || {
             ended = match &mut self.daemon {

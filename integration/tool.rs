@@ -20,6 +20,7 @@ pub struct Tool {
 }
 
 /// How a program ended.
+#[derive(Debug)]
 pub struct Ended {
     name: String,
     /// Its exit code; -1 for a signal.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_content::{
-    ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, RepairPlan, SegmentStore, Severity, ZoneSet,
+    ContentConfig, NO_FILE, ReclaimConfig, ReclaimHandle, Reclaimer, RepairPlan, SegmentStore, Severity, ZoneSet,
 };
 use nexus_drivers::disk::RealDisk;
 use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
@@ -284,6 +284,12 @@ impl Volume {
         let fs = NexusFs::with_zone(root.clone(), shared.clone(), options).map_err(failed("start the file system"))?;
         let fs = Arc::new(fs);
         watch.of(&fs);
+        let collector = Reclaimer::new(content.clone(), zones.clone(), clock.clone(), reclaim_config(far));
+        let (collector, weak) = (collector.reading(shared.clone()), Arc::downgrade(&fs));
+        watch.adopt_with(Arc::new(move |index, writer| {
+            let fs = weak.upgrade().ok_or(nexus_kernel::Error::Stale)?;
+            collector.adopt(&fs.router().zone(index)?, writer).map(drop)
+        }));
         for joined in &joined {
             fs.attach_at(joined.index(), joined.zone().clone()).map_err(failed("attach a zone"))?;
         }
@@ -426,7 +432,11 @@ impl Volume {
     pub fn check(&self, deep: bool) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         let mut left_out = 0usize;
+        let has_zones = zones::has_zones(self.path());
         let summary = nexus_content::check(&*self.root, &self.content, deep, &mut |finding| {
+            if has_zones && finding.severity == Severity::Note && finding.text.ends_with(NO_FILE) {
+                return;
+            }
             if report.findings.len() < MAX_FINDINGS {
                 report.findings.push(finding.to_string());
             } else if finding.severity == Severity::Damage {

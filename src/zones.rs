@@ -151,7 +151,11 @@ pub trait Watcher: Send + Sync {
 pub struct Watch {
     watcher: RwLock<Option<Arc<dyn Watcher>>>,
     fs: OnceLock<Weak<NexusFs>>,
+    adopter: RwLock<Option<Adopter>>,
 }
+
+/// Takes over a zone's content from the writer that is named.
+type Adopter = Arc<dyn Fn(ZoneIndex, u32) -> KernelResult<()> + Send + Sync>;
 
 struct Heard {
     watch: Weak<Watch>,
@@ -182,6 +186,11 @@ impl Listeners for Hearing {
         Arc::new(Heard { watch: Arc::downgrade(&self.0), index })
     }
 
+    fn adopt(&self, index: ZoneIndex, writer: u32) -> KernelResult<()> {
+        let adopter = self.0.adopter.read().clone();
+        adopter.map_or(Ok(()), |adopter| adopter(index, writer))
+    }
+
     fn held(&self, index: ZoneIndex, inodes: &[Ino]) -> Vec<Ino> {
         let fs = self.0.fs.get().and_then(Weak::upgrade);
         let is_open = |ino: &&Ino| fs.as_ref().is_some_and(|fs| fs.is_open(NodeId::new(index, **ino)));
@@ -190,6 +199,11 @@ impl Listeners for Hearing {
 }
 
 impl Watch {
+    /// Says who takes content over.
+    pub(crate) fn adopt_with(&self, adopter: Adopter) {
+        *self.adopter.write() = Some(adopter);
+    }
+
     /// Says whose files are open.
     pub fn of(&self, fs: &Arc<NexusFs>) {
         let _ = self.fs.set(Arc::downgrade(fs));
@@ -374,6 +388,13 @@ impl Volume {
         self.fs.router().detach(joined.index()).map_err(failed)?;
         self.node()?.leave(joined).map_err(failed)?;
         self.zones.remove(&dynamic);
+        // Nothing stands behind these any more; they become directories again.
+        for place in self.fs.zone_mounts(ZoneIndex(0)).map_err(failed)? {
+            if place.target.zone == joined.id().0 {
+                let (parent, name) = self.fs.place_of(place.node).map_err(failed)?;
+                self.fs.unmount_zone(parent, &name).map_err(failed)?;
+            }
+        }
         Ok(())
     }
 }

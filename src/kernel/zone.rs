@@ -70,9 +70,15 @@ pub trait Zone: Send + Sync {
     }
 
     /// Waits until reads see everything that was acknowledged to anybody, on any machine,
-    /// before this call. `false` where that is always so.
+    /// before this call, or until it is clear that this can't be waited for. `false` where it is
+    /// always so.
     fn catch_up(&self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// As [`Zone::catch_up`], but fails where it can't be known that nothing is missing.
+    fn be_current(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Whether other nodes have the zone, too, and change it.

@@ -6,6 +6,10 @@ use nexus_kernel::{BlobId, Error, Result};
 use super::Checker;
 use crate::store::{SegmentStore, Where};
 
+/// The end of a note on a blob that the zone's files have nothing in. Where content of several
+/// zones is kept, it may be another's.
+pub const NO_FILE: &str = "belongs to no file and will be deleted";
+
 impl Checker<'_> {
     pub(super) fn check_content(&mut self, store: &SegmentStore, deep: bool) -> Result<()> {
         let records: Vec<_> = self.blobs.iter().map(|(id, (blob, _))| (*id, *blob)).collect();
@@ -22,7 +26,7 @@ impl Checker<'_> {
         for (id, len) in store.list_files()? {
             if !self.blobs.contains_key(&id) {
                 let len = if len == u64::MAX { String::new() } else { format!(", {len} bytes,") };
-                self.note(format_args!("blob {:016x}{len} belongs to no file and will be deleted", id.0));
+                self.note(format_args!("blob {:016x}{len} {NO_FILE}", id.0));
             }
         }
         Ok(())

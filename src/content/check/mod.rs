@@ -21,6 +21,7 @@ use nexus_kernel::{BlobId, Error, Result, Table, Zone};
 use crate::store::SegmentStore;
 use marks::Marks;
 
+pub use blobs::NO_FILE;
 pub use finding::{CheckSummary, Finding, Severity};
 
 /// Checks a zone and its content; `deep` also holds sealed blobs against their checksums.

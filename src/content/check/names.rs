@@ -78,18 +78,22 @@ impl Checker<'_> {
                     checker.damage(format_args!("{name}: is there twice"));
                 }
             }
-            if dentry.kind == FileKind::Mount {
-                return Ok(());
-            }
+            // A zone is mounted on a directory, which is here whatever becomes of the zone.
+            let is_dir = matches!(dentry.kind, FileKind::Directory | FileKind::Mount);
+            let wanted = if is_dir { FileKind::Directory } else { dentry.kind };
             let mark = checker.marks.get(dentry.ino);
             match mark.kind {
                 None => checker.damage(format_args!("{name}: inode {} is not there", dentry.ino)),
-                Some(kind) if kind != dentry.kind => {
+                Some(kind) if kind != wanted => {
                     checker.damage(format_args!("{name}: inode {} is of another kind", dentry.ino));
                 }
                 Some(_) => {}
             }
-            if dentry.kind == FileKind::Directory {
+            if is_dir {
+                let is_mount = dentry.kind == FileKind::Mount;
+                if state.inode(dentry.ino)?.is_some_and(|child| child.flags.has(InodeFlags::MOUNT) != is_mount) {
+                    checker.damage(format_args!("{name}: the entry and its directory disagree on a zone"));
+                }
                 folder.folders += 1;
                 if let Some(child) = state.inode(dentry.ino)?.filter(|child| child.parent != parent) {
                     checker.damage(format_args!("{name}: inode {} says it stands in {}", dentry.ino, child.parent));
@@ -234,7 +238,8 @@ impl Checker<'_> {
     pub(super) fn check_attributes(&mut self, state: &dyn MetaRead) -> Result<()> {
         self.each(state, Table::Symlink, |checker, key, _| {
             let ino = Ino(keys::parse_one(key)?);
-            if checker.marks.get(ino).kind != Some(FileKind::Symlink) {
+            let is_mount = state.inode(ino)?.is_some_and(|inode| inode.flags.has(InodeFlags::MOUNT));
+            if checker.marks.get(ino).kind != Some(FileKind::Symlink) && !is_mount {
                 checker.damage(format_args!("a symlink's target belongs to inode {ino}, which is none"));
             }
             Ok(())

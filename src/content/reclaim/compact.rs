@@ -80,7 +80,7 @@ impl Reclaimer {
     }
 
     /// Moves what a zone's files have in a blob to other blobs of `target`.
-    fn empty(
+    pub(super) fn empty(
         &self,
         zone: &Arc<dyn Zone>,
         blob: BlobId,
@@ -120,7 +120,7 @@ impl Reclaimer {
                 break;
             }
             let mut data = vec![0; usize::try_from(chunk.end - chunk.start).map_err(|_| Error::Invalid)?];
-            if let Err(error) = self.store.read(blob, chunk.start, &mut data) {
+            if let Err(error) = self.source.read(blob, chunk.start, &mut data) {
                 self.relocate(zone, blob, &mut batch, progress)?;
                 log::error!("blob {:016x} can't be read, so its space can't be given back: {error}", blob.0);
                 memory.wrong.insert(blob);

@@ -13,6 +13,7 @@
 //! | file, no record | dropped, or never known | deleted once the zones are settled |
 //! | record sealed, few live bytes | sparse | extents copied, `Relocate` |
 
+mod adopt;
 mod compact;
 mod migrate;
 mod seal;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use nexus_kernel::failpoint::reach;
 use nexus_kernel::model::{Blob, BlobState};
-use nexus_kernel::{BlobId, Clock, Command, Error, Result, Zone};
+use nexus_kernel::{BlobId, Clock, Command, ContentStore, Error, Result, Zone};
 use parking_lot::Mutex;
 
 use crate::config::ReclaimConfig;
@@ -79,6 +80,8 @@ pub struct Reclaimer {
     clock: Arc<dyn Clock>,
     config: ReclaimConfig,
     memory: Mutex<Memory>,
+    /// Where content is read that is to be copied.
+    source: Arc<dyn ContentStore>,
 }
 
 /// What passes remember of each other. All of it is found again after a restart.
@@ -110,7 +113,13 @@ impl Reclaimer {
     /// A collector for the content of `zones`, which must be all that use the store, and
     /// be attached to it.
     pub fn new(store: Arc<SegmentStore>, zones: ZoneSet, clock: Arc<dyn Clock>, config: ReclaimConfig) -> Reclaimer {
-        Reclaimer { store, zones, clock, config, memory: Mutex::default() }
+        let source = store.clone();
+        Reclaimer { store, zones, clock, config, memory: Mutex::default(), source }
+    }
+
+    /// The same, which reads what it copies from `source`: content of other nodes, too.
+    pub fn reading(self, source: Arc<dyn ContentStore>) -> Reclaimer {
+        Reclaimer { source, ..self }
     }
 
     /// One pass, within the budget.
@@ -175,7 +184,7 @@ impl Reclaimer {
     /// Decides on what was left over by an earlier run, once all zones tell what they know.
     fn decide(&self) -> Result<()> {
         let zones = self.zones.all();
-        if self.store.is_undecided() && zones.iter().all(|zone| zone.catch_up().is_ok()) {
+        if self.store.is_undecided() && zones.iter().all(|zone| zone.be_current().is_ok()) {
             self.store.decide(&zones)?;
         }
         Ok(())

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::ZoneNode;
 use super::files::ZoneFiles;
 use super::links::ClientLinks;
 use super::steward;
+use super::{Listeners, ZoneNode};
 use crate::net::{NodeIdentity, NodeKey, ZoneId};
 use crate::raft::{Group, GroupLog, GroupStatus, LogStore, Member, MemberId, RaftParts, RaftZone, Replica, Role};
 
@@ -29,6 +29,7 @@ pub struct JoinedZone {
     zone: Arc<RaftZone>,
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
+    listeners: Arc<dyn Listeners>,
     steward: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -106,6 +107,7 @@ impl JoinedZone {
             zone: Arc::new(RaftZone::new(raft, parts.zone.clone())?),
             log,
             links,
+            listeners: parts.listeners.clone(),
             steward: Mutex::new(None),
         })
     }
@@ -148,6 +150,11 @@ impl JoinedZone {
     /// Its log on this node.
     pub(super) fn log(&self) -> &Arc<GroupLog> {
         &self.log
+    }
+
+    /// Who looks after the rest of this node.
+    pub(super) fn listeners(&self) -> &Arc<dyn Listeners> {
+        &self.listeners
     }
 
     /// Ways to its members.

@@ -67,6 +67,9 @@ impl Links for ClientLinks {
     }
 }
 
+/// What an append follows, and what it ends with.
+type Sent = (Option<Position>, Option<Position>);
+
 struct ClientLink(Result<PeerClient>);
 
 /// A failed call, as the group takes it: what was lost on the way can be tried again at once.
@@ -113,7 +116,7 @@ impl Link for ClientLink {
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<AppendReply>>>> {
         let client = self.0.clone();
         // What each append was about, for its answer, which does not say.
-        let sent: Arc<Mutex<VecDeque<(Option<Position>, Option<Position>)>>> = Arc::default();
+        let sent: Arc<Mutex<VecDeque<Sent>>> = Arc::default();
         let noted = sent.clone();
         let appends: BoxStream<'static, net::Append> = appends
             .map(move |append| {

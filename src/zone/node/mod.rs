@@ -52,6 +52,10 @@ pub trait Listeners: Send + Sync {
     /// Who is told of changes in a zone.
     fn listener(&self, index: ZoneIndex) -> Arc<dyn Listener>;
 
+    /// Takes over what a zone's files have in blobs of another writer, so that it is not lost
+    /// with that. To be called by no task.
+    fn adopt(&self, index: ZoneIndex, writer: u32) -> Result<()>;
+
     /// Which of these inodes are in use on this node.
     fn held(&self, index: ZoneIndex, inodes: &[Ino]) -> Vec<Ino>;
 }
@@ -321,13 +325,13 @@ impl ZoneNode {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        joined.zone().catch_up()?;
+        joined.zone().be_current()?;
         Ok(joined)
     }
 
     /// Takes a member out of a zone: its certificate counts for nothing from then on.
     pub fn remove_member(&self, joined: &JoinedZone, member: MemberId) -> Result<()> {
-        steward::ask_to_remove(joined, member)
+        steward::ask_to_remove(joined, member, steward::Parting::Removed)
     }
 
     /// Leaves a zone: the others go on without this node, which forgets all of it.
@@ -337,7 +341,7 @@ impl ZoneNode {
             if status.role == Role::Leader {
                 joined.hand_on(&self.handle)?;
             }
-            steward::ask_to_remove(joined, joined.member())?;
+            steward::ask_to_remove(joined, joined.member(), steward::Parting::Leaving)?;
         }
         self.close_one(joined)?;
         self.folder.remove(joined.index())?;

@@ -253,7 +253,7 @@ impl ZoneNode {
         let denied = |why: &str| net::Refusal::Denied(why.to_owned());
         let failed = |error: Error| refused(&error);
         let zone = joined.zone();
-        zone.catch_up().map_err(failed)?;
+        zone.be_current().map_err(failed)?;
         let key = invite_key(&request.token.hash());
         let (mut invite, mut ca, mut clash) = (None, None, false);
         zone.read(&mut |state| {

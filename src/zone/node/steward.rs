@@ -21,6 +21,18 @@ const RELIEF: Duration = Duration::from_secs(2);
 const MOST_LOG_BYTES: usize = 16 << 20;
 /// How long a member that is to go may take to be out.
 const REMOVAL: Duration = Duration::from_secs(30);
+/// The same for one that leaves, whose content is copied first.
+const PARTING: Duration = Duration::from_secs(3600);
+
+/// How a member goes. The numbers are values of [`LEAVING`] records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Parting {
+    /// By itself: what it alone has is taken over first.
+    Leaving = 1,
+    /// Taken out by another.
+    Removed = 2,
+}
 
 /// Members that were let in; their value is an encoded [`Member`].
 pub const JOINING: &str = "joining/";
@@ -73,7 +85,19 @@ async fn tend(joined: &JoinedZone) -> Result<()> {
             }
             continue;
         }
-        drop(value);
+        let leaves = value.as_ref() == [Parting::Leaving as u8];
+        let writer = group.status().membership.members.get(&id).map(|member| member.writer);
+        if let Some(writer) = writer {
+            let (listeners, index) = (joined.listeners().clone(), joined.index());
+            let adopted = tokio::task::spawn_blocking(move || listeners.adopt(index, writer)).await;
+            let adopted = adopted.map_err(|error| Error::Io(error.to_string()))?;
+            match adopted {
+                Err(error) if leaves => return Err(error),
+                // Who is removed may be gone for good, with what it had.
+                Err(error) => log::error!("content that was on member {id} alone is lost to the zone: {error}"),
+                Ok(()) => {}
+            }
+        }
         group.remove(id).await?;
         log::info!("member {id} is no member of zone {} any more", joined.name());
         for key in [member_key(id), format!("{LEAVING}{id}"), format!("{JOINING}{id}")] {
@@ -112,23 +136,19 @@ fn listed(joined: &JoinedZone, prefix: &str) -> Result<Vec<(MemberId, bytes::Byt
 }
 
 /// Has whoever leads take a member out, and waits until it has.
-pub fn ask_to_remove(joined: &JoinedZone, member: MemberId) -> Result<()> {
+pub fn ask_to_remove(joined: &JoinedZone, member: MemberId, how: Parting) -> Result<()> {
     let is_there = || joined.zone().group().status().membership.members.contains_key(&member);
     if !is_there() {
         return Err(Error::NotFound);
     }
     // Revoked first: it is not to come back while it is taken out.
-    joined.zone().propose(&Command::SetSys { key: format!("{LEAVING}{member}"), value: Some(vec![1]) })?;
-    let until = Instant::now() + REMOVAL;
+    joined.zone().propose(&Command::SetSys { key: format!("{LEAVING}{member}"), value: Some(vec![how as u8]) })?;
+    let until = Instant::now() + if how == Parting::Leaving { PARTING } else { REMOVAL };
     while is_there() {
         if member == joined.member() && joined.zone().group().status().role == Role::Learner {
             return Ok(());
         }
         if Instant::now() >= until {
-            if member == joined.member() {
-                // The others have stopped to tell it anything, which is how it ends.
-                return Ok(());
-            }
             return Err(Error::Unavailable("the member is to go, but is not out yet; see `zone status`".into()));
         }
         std::thread::sleep(Duration::from_millis(20));
