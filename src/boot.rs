@@ -462,6 +462,10 @@ impl Volume {
     /// that the next start has nothing to recover.
     pub fn close(&self) -> Result<()> {
         self.services.unload_all();
+        // Whoever waits for other nodes, which may be gone, is to wait no longer.
+        if let Some(node) = self.node_if_any() {
+            node.stop_waiting();
+        }
         if let Some(collector) = self.collector.lock().take() {
             collector.stop();
         }

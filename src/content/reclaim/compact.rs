@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use nexus_kernel::command::Relocation;
-use nexus_kernel::content::{ContentStore, Staged};
+use nexus_kernel::content::Staged;
 use nexus_kernel::failpoint::reach;
 use nexus_kernel::model::{BlobState, Piece};
 use nexus_kernel::{BlobId, Command, Error, Result, StoreId, Zone};

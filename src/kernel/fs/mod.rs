@@ -206,7 +206,8 @@ impl NexusFs {
     /// Notes a read, if the policy asks for it. A read never fails for that.
     fn touch(&self, zone: &dyn Zone, ino: Ino, inode: &Inode) {
         let policy = AtimePolicy::from_byte(self.atime.load(Ordering::Relaxed));
-        if policy == AtimePolicy::Never || self.is_read_only() {
+        // In a zone that others have too, a read would have to be agreed on by all.
+        if policy == AtimePolicy::Never || self.is_read_only() || zone.is_replicated() {
             return;
         }
         let now = zone.now();

@@ -166,9 +166,10 @@ impl Reaper {
         }
     }
 
-    /// Frees everything that is queued, before it returns.
+    /// Frees everything that is queued, before it returns; but in zones that others have, too,
+    /// which may have to wait for them.
     pub(super) fn reap_now(&self) -> Result<()> {
-        while self.shared.reap_batch()? {}
+        while self.shared.reap_batch(false)? {}
         Ok(())
     }
 
@@ -213,7 +214,7 @@ impl Shared {
             self.filled.notify_one();
         }
         if len > QUEUE_LIMIT
-            && let Err(error) = self.reap_batch()
+            && let Err(error) = self.reap_batch(true)
         {
             log::warn!("orphans were not freed: {error}");
         }
@@ -232,7 +233,7 @@ impl Shared {
             }
             let stopping = queue.stopping;
             drop(queue);
-            match self.reap_batch() {
+            match self.reap_batch(!stopping) {
                 Ok(false) if stopping => return,
                 Ok(_) => {}
                 Err(Error::NoSpace | Error::QuotaExceeded) if stopping => return,
@@ -247,7 +248,7 @@ impl Shared {
 
     /// Frees one batch; answers whether there was any. What finds no space for its command stays
     /// queued; what fails otherwise stays an orphan in its zone until the next start.
-    fn reap_batch(&self) -> Result<bool> {
+    fn reap_batch(&self, shared: bool) -> Result<bool> {
         let _one_at_a_time = self.reaping.lock();
         if self.read_only.load(Ordering::Acquire) {
             return Ok(false);
@@ -260,7 +261,7 @@ impl Shared {
         batch.sort_unstable();
         let mut result = Ok(!batch.is_empty());
         for nodes in batch.chunk_by(|a, b| a.zone() == b.zone()) {
-            if let Err(error) = self.reap(nodes) {
+            if let Err(error) = self.reap(nodes, shared) {
                 if matches!(error, Error::NoSpace | Error::QuotaExceeded) {
                     self.queue.lock().nodes.extend(nodes);
                 }
@@ -271,9 +272,12 @@ impl Shared {
     }
 
     /// Frees nodes of one zone.
-    fn reap(&self, nodes: &[NodeId]) -> Result<()> {
+    fn reap(&self, nodes: &[NodeId], shared: bool) -> Result<()> {
         let Some(first) = nodes.first() else { return Ok(()) };
         let zone = self.router.zone(first.zone())?;
+        if zone.is_replicated() && !shared {
+            return Ok(());
+        }
         let command = Command::Reap { inos: nodes.iter().map(|node| node.ino()).collect(), budget: EXTENT_BUDGET };
         while zone.propose(&command)?.count > 0 {}
         Ok(())

@@ -58,6 +58,15 @@ impl ClientLinks {
     }
 }
 
+impl ClientLinks {
+    /// Whether another member takes this node for none any more. Not to be called by a task.
+    pub fn is_turned_away(&self, id: MemberId, member: &Member) -> bool {
+        let Ok(client) = self.client(id, member) else { return false };
+        let asked = self.runtime.block_on(client.read_index(QUESTION));
+        matches!(asked, Err(CallError::Refused(net::Refusal::Denied(_))))
+    }
+}
+
 impl Links for ClientLinks {
     fn link(&self, id: MemberId, member: &Member) -> Arc<dyn Link> {
         match self.client(id, member) {

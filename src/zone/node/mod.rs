@@ -355,6 +355,11 @@ impl ZoneNode {
         joined.close()
     }
 
+    /// Has all who wait for other members give up: this node is about to end.
+    pub fn stop_waiting(&self) {
+        self.zones().iter().for_each(|joined| joined.zone().stop_waiting());
+    }
+
     /// Ends all zones on this node in good order.
     pub fn close(&self) -> Result<()> {
         let mut first = Ok(());

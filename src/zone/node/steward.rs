@@ -145,8 +145,13 @@ pub fn ask_to_remove(joined: &JoinedZone, member: MemberId, how: Parting) -> Res
     joined.zone().propose(&Command::SetSys { key: format!("{LEAVING}{member}"), value: Some(vec![how as u8]) })?;
     let until = Instant::now() + if how == Parting::Leaving { PARTING } else { REMOVAL };
     while is_there() {
-        if member == joined.member() && joined.zone().group().status().role == Role::Learner {
-            return Ok(());
+        // The others have stopped to tell who is out, which therefore has to ask.
+        if member == joined.member() {
+            let others = joined.zone().group().status().membership.members;
+            let mut others = others.iter().filter(|(id, _)| **id != member);
+            if others.any(|(id, about)| joined.links().is_turned_away(*id, about)) {
+                return Ok(());
+            }
         }
         if Instant::now() >= until {
             return Err(Error::Unavailable("the member is to go, but is not out yet; see `zone status`".into()));

@@ -74,6 +74,7 @@ pub struct RaftZone {
     /// Inode numbers that are this member's to give.
     inos: Mutex<Range<u64>>,
     config: RaftZoneConfig,
+    ending: AtomicBool,
     drain: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -111,6 +112,7 @@ impl RaftZone {
             alone_until: Mutex::new(None),
             inos: Mutex::new(0..0),
             config,
+            ending: AtomicBool::new(false),
             drain: Mutex::new(Some(thread)),
         })
     }
@@ -140,6 +142,12 @@ impl RaftZone {
         }
     }
 
+    /// Refuses changes from now on, and has those who wait for theirs give up.
+    pub fn stop_waiting(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.replica().pending.fail_all(&Error::Unavailable("this node is about to end".into()));
+    }
+
     /// Ends the zone on this node in good order. Others go on.
     pub fn close(&self) -> Result<()> {
         if self.shared.closed.swap(true, Ordering::AcqRel) {
@@ -161,7 +169,7 @@ impl RaftZone {
 
     /// Proposes, and waits for the answer.
     fn propose_and_wait(&self, command: &Command) -> Result<Outcome> {
-        if self.shared.closed.load(Ordering::Acquire) {
+        if self.shared.closed.load(Ordering::Acquire) || self.ending.load(Ordering::Acquire) {
             return Err(Error::Unavailable("the zone is closed".into()));
         }
         let payload = command.encode()?.into();

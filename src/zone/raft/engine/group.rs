@@ -44,8 +44,8 @@ pub struct GroupConfig {
 impl Default for GroupConfig {
     fn default() -> Self {
         GroupConfig {
-            heartbeat: Duration::from_millis(250),
-            election: Duration::from_millis(800),
+            heartbeat: Duration::from_millis(200),
+            election: Duration::from_millis(500),
             snapshot_entries: 20_000,
             keep_entries: 10_000,
             message_entries: 256,

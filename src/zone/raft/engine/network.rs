@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, future};
 use nexus_kernel::Error;
@@ -19,6 +20,9 @@ use super::machine::SnapshotBody;
 use super::types::{RaftVote, TypeConfig, entry, log_id, position, raft_vote, vote};
 use crate::raft::entry::{Member, MemberId};
 use crate::raft::messages::{self, Append, AppendReply, Link, Links};
+
+/// Pause before a member that can't be reached is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Makes networks to members.
 pub struct Network {
@@ -143,7 +147,13 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
     {
         Box::pin(async move {
             let appends = input.map(|rpc| append(&rpc));
-            let replies = self.within(RPCTypes::AppendEntries, &option, self.link.replicate(appends.boxed())).await?;
+            let opened = self.within(RPCTypes::AppendEntries, &option, self.link.replicate(appends.boxed())).await;
+            if opened.is_err() {
+                // The library waits where it hands out entries, which a stream that was never
+                // opened has not asked for; without this it would try again at once.
+                tokio::time::sleep(RETRY).await;
+            }
+            let replies = opened?;
             let replies = replies.map(|reply| reply.map(stream_result).map_err(|error| failed(&error)));
             Ok(replies.boxed() as BoxStream<'s, _>)
         })
