@@ -338,6 +338,8 @@ mod tests {
             memory_bytes: Some(2 << 30),
             max_read: Some(128 << 10),
             transport: None,
+            listen: None,
+            advertise: Vec::new(),
             nonempty: true,
             remount: false,
         };
