@@ -59,6 +59,11 @@ impl Mount {
         self
     }
 
+    /// Takes such arguments out again, for the next start.
+    pub fn forget_arguments(&mut self, arguments: &[&str]) {
+        self.arguments.retain(|argument| !arguments.contains(&argument.as_str()));
+    }
+
     /// Sets an environment variable for the daemon, and for `fsck`.
     pub fn with_variable(mut self, name: &str, value: &str) -> Mount {
         self.environment.push((name.to_owned(), value.to_owned()));

@@ -1,6 +1,7 @@
 //! Opens and closes a volume: puts the drivers, the zone, the content store and the
 //! syscalls together in the order that they need each other.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +12,11 @@ use nexus_content::{
 };
 use nexus_drivers::disk::RealDisk;
 use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
-use nexus_drivers::object_store::{LocalDiskStore, MemoryStore};
+use nexus_drivers::object_store::{Limiter, LocalDiskStore, MemoryStore};
 use nexus_kernel::disk::{Disk, DiskSpace};
 use nexus_kernel::fs::FsOptions;
 use nexus_kernel::metastore::{Durability, Table, WriteBatch};
 use nexus_kernel::model::{Blob, BlobState, FsyncLevel, Usage, ZoneInfo, decode};
-use nexus_kernel::object_store::Traffic;
 use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, StoreId, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use crate::config::{ByteSize, Config, MetastoreKind, ObjectStoreKind};
 use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Identity, Layout, random_u64};
+use crate::limits::SharedLimiter;
 use crate::memory::MemoryPlan;
 use crate::stores::StoreList;
 use crate::zones::{self, NodeMakings, Watch};
@@ -46,6 +47,7 @@ const USAGE_INTERVAL: Duration = Duration::from_secs(600);
 pub struct Volume {
     pub(crate) config: Config,
     pub(crate) stores: Mutex<StoreList>,
+    pub(crate) limiters: Mutex<BTreeMap<StoreId, SharedLimiter>>,
     services: ServiceRegistry,
     collector: Mutex<Option<ReclaimHandle>>,
     pub(crate) fs: Arc<NexusFs>,
@@ -137,6 +139,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     content: Arc<SegmentStore>,
     stores: StoreList,
+    limiters: BTreeMap<StoreId, SharedLimiter>,
     metastore: Arc<dyn Metastore>,
     log: Arc<NodeLog>,
     root: Arc<LocalZone>,
@@ -197,6 +200,8 @@ impl Volume {
         if drivers.object_store != ObjectStoreKind::Cloud {
             crate::cloud::check_local(config)?;
         }
+        let mut stores = StoreList::load(&path)?;
+        let mut limiters = BTreeMap::new();
         let blobs: Arc<dyn ObjectStore> = match drivers.object_store {
             ObjectStoreKind::Local => {
                 Arc::new(LocalDiskStore::open(disk.clone(), &layout.blobs).map_err(failed("open the object store"))?)
@@ -207,7 +212,13 @@ impl Volume {
                     Purpose::Serve => crate::cloud::Access::Change { new: !folder.is_finished() },
                     Purpose::Check | Purpose::Repair => crate::cloud::Access::Look,
                 };
-                crate::cloud::open(folder, config, &layout, access)?
+                let limits = config.store_limits.over(stores.default_limits());
+                if purpose == Purpose::Serve {
+                    stores.set_limits(StoreId(0), limits)?;
+                }
+                let limiter = Limiter::new(limits);
+                limiters.insert(StoreId(0), limiter.clone());
+                crate::cloud::open(folder, config, &layout, access, limiter)?
             }
         };
         let far = drivers.object_store == ObjectStoreKind::Cloud;
@@ -219,13 +230,14 @@ impl Volume {
         };
         let content = SegmentStore::open(disk.clone(), blobs, clock.clone(), &path, content_config)
             .map_err(failed("open the content store"))?;
-        let stores = StoreList::load(&path)?;
         for store in stores.stores() {
             let access = match purpose {
                 Purpose::Serve => crate::cloud::Access::Change { new: false },
                 Purpose::Check | Purpose::Repair => crate::cloud::Access::Look,
             };
-            let objects = crate::cloud::open_place(folder, config, (store.id, &store.place), &layout, access)?;
+            let limiter = Limiter::new(store.limits);
+            limiters.insert(store.id, limiter.clone());
+            let objects = crate::cloud::open_place(folder, config, (store.id, &store.place), &layout, access, limiter)?;
             content
                 .mount_store(store.id, objects, crate::cloud::shape(store.fsync))
                 .map_err(failed("mount a store"))?;
@@ -245,7 +257,7 @@ impl Volume {
         let zone = ZoneIndex(0);
         let parts = ZoneParts { zone, log: log.clone(), metastore: metastore.clone(), clock: clock.clone() };
         let root = Arc::new(open_zone(folder, parts, zone_config)?);
-        Ok(Parts { clock, content, stores, metastore, log, root })
+        Ok(Parts { clock, content, stores, limiters, metastore, log, root })
     }
 
     fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, purpose: Purpose) -> Result<Volume> {
@@ -255,7 +267,7 @@ impl Volume {
             move |error| Error::kernel(&path, format!("{what} in {}", path.display()), error)
         };
         let far = folder.identity().drivers.object_store == ObjectStoreKind::Cloud;
-        let Parts { clock, content, stores, log, root, .. } = Self::open_parts(&folder, config, purpose)?;
+        let Parts { clock, content, stores, limiters, log, root, .. } = Self::open_parts(&folder, config, purpose)?;
         let mut zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
         let writer = folder.identity().writer;
         let (shared, watch) = (SharedContent::new(content.clone(), writer), Arc::<Watch>::default());
@@ -312,6 +324,7 @@ impl Volume {
         Ok(Volume {
             config: config.clone(),
             stores: Mutex::new(stores),
+            limiters: Mutex::new(limiters),
             services,
             collector: Mutex::new(collector),
             fs,
@@ -416,16 +429,6 @@ impl Volume {
         let collector = self.collector(config);
         collector.seal_once().map_err(|error| self.failed("flush", error))?;
         Ok(Flushed { left_bytes: self.content.unsealed_bytes(newest), mark: newest })
-    }
-
-    /// What was asked of a store in the cloud since the start; `None` for one on this disk.
-    pub fn traffic(&self) -> Option<Traffic> {
-        self.content.traffic(StoreId(0))
-    }
-
-    /// Bytes of content that are only on this disk, if it is to go elsewhere.
-    pub fn waiting_bytes(&self) -> u64 {
-        self.content.unsealed_bytes_of(StoreId(0))
     }
 
     /// Looks for damage; `deep` reads all content.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nexus_content::{ContentConfig, ReclaimConfig, StoreShape};
 pub use nexus_drivers::object_store::{Bucket, ObjectInfo, PAGE_KEYS, Page, ProbeStep};
-use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore};
+use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore, Limiter};
 use nexus_kernel::model::FsyncLevel;
 use nexus_kernel::{ObjectStore, StoreId};
 
@@ -53,7 +53,13 @@ pub enum Access {
 
 /// Opens the store of the volume in `folder`. One that does not answer is opened all the same,
 /// unless the volume is new: what is cached can be read, and the rest comes back with it.
-pub fn open(folder: &DataFolder, config: &Config, layout: &Layout, access: Access) -> Result<Arc<dyn ObjectStore>> {
+pub fn open(
+    folder: &DataFolder,
+    config: &Config,
+    layout: &Layout,
+    access: Access,
+    limiter: Arc<Limiter>,
+) -> Result<Arc<dyn ObjectStore>> {
     let Some(place) = &folder.identity().cloud else {
         return Err(Error::Damaged { path: folder.path().to_owned(), problem: "FORMAT names no store".to_owned() });
     };
@@ -63,7 +69,7 @@ pub fn open(folder: &DataFolder, config: &Config, layout: &Layout, access: Acces
         endpoint: config.endpoint.clone().or_else(|| place.endpoint.clone()),
         region: config.region.clone().or_else(|| place.region.clone()),
     };
-    open_place(folder, config, (StoreId(0), &place), layout, access)
+    open_place(folder, config, (StoreId(0), &place), layout, access, limiter)
 }
 
 /// How the volume's first store is coded, with what is given this time.
@@ -123,6 +129,7 @@ pub fn open_place(
     (id, place): (StoreId, &CloudPlace),
     layout: &Layout,
     access: Access,
+    limiter: Arc<Limiter>,
 ) -> Result<Arc<dyn ObjectStore>> {
     let identity = folder.identity();
     let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
@@ -130,7 +137,7 @@ pub fn open_place(
     check_command(folder, config, id, place)?;
     // Before the claim below, which takes the store away from another copy of the data folder.
     let keys = place.coding.keys().map_err(refused)?;
-    let mut store = CloudStore::open(&place.url, &options(place)).map_err(failed)?;
+    let mut store = CloudStore::limited(&place.url, &options(place), limiter).map_err(failed)?;
     let scratch = layout.cache_of(id);
     let coded = |store: Arc<dyn ObjectStore>| {
         if place.coding.is_plain() && config_is_plain(folder, id) {

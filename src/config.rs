@@ -13,6 +13,9 @@
 //! store_compression = "zstd" # NEXUS_STORE_COMPRESSION --store-compression   none, lz4, zstd, zstd:LEVEL
 //! store_key = "file:/k"       # NEXUS_STORE_KEY  --store-key      encrypts: file:/PATH, env:NAME, command:CMD
 //! store_fsync = "remote"    # NEXUS_STORE_FSYNC   --store-fsync    what fsync waits for: remote, local
+//! store_max_requests = "8"   # NEXUS_STORE_MAX_REQUESTS   --store-max-requests   at once; none for no limit
+//! store_upload_limit = "10M" # NEXUS_STORE_UPLOAD_LIMIT   --store-upload-limit   bytes a second
+//! store_download_limit = "none" # NEXUS_STORE_DOWNLOAD_LIMIT --store-download-limit
 //! memory = "512M"            # NEXUS_MEMORY        --memory
 //! cache = "96M"              # NEXUS_CACHE         --cache
 //! log = "info"               # NEXUS_LOG           --log
@@ -33,8 +36,10 @@ use serde::{Deserialize, Deserializer};
 use crate::coding::{Coding, Compression, KeySource, KeyUse, parse_compression};
 use crate::error::{Error, Result};
 use crate::folder::Drivers;
+use crate::limits::{Count, LimitsChange, Rate};
 use crate::memory::{self, MemoryPlan};
 use crate::stores::parse_fsync;
+pub use crate::surroundings::Surroundings;
 
 /// Longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -100,6 +105,8 @@ pub struct Config {
     pub store_cache: u64,
     /// What fsync of content in the cloud waits for, where a directory's placement leaves that open.
     pub store_fsync: FsyncLevel,
+    /// Limits of the volume's first store that are said anew.
+    pub store_limits: LimitsChange,
     /// How new content is compressed this time, in a store whose content is coded.
     pub store_compression: Option<Compression>,
     /// Where its keys are this time.
@@ -142,6 +149,15 @@ pub struct Settings {
     /// See [`Config::store_fsync`].
     #[serde(default, deserialize_with = "fsync_level")]
     pub store_fsync: Option<FsyncLevel>,
+    /// See [`Config::store_limits`].
+    #[serde(default, deserialize_with = "parsed")]
+    pub store_max_requests: Option<Count>,
+    /// See [`Config::store_limits`].
+    #[serde(default, deserialize_with = "parsed")]
+    pub store_upload_limit: Option<Rate>,
+    /// See [`Config::store_limits`].
+    #[serde(default, deserialize_with = "parsed")]
+    pub store_download_limit: Option<Rate>,
     /// See [`Config::store_compression`].
     #[serde(default, deserialize_with = "compression")]
     pub store_compression: Option<Compression>,
@@ -160,72 +176,6 @@ pub struct Settings {
     /// See [`Config::options`].
     #[serde(default)]
     pub options: Option<String>,
-}
-
-/// What decides where files are looked for: who runs this, and the XDG folders.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Surroundings {
-    /// Whether this is the superuser.
-    pub root: bool,
-    /// `HOME`.
-    pub home: Option<PathBuf>,
-    /// `XDG_CONFIG_HOME`, if absolute.
-    pub config_home: Option<PathBuf>,
-    /// `XDG_STATE_HOME`, if absolute.
-    pub state_home: Option<PathBuf>,
-}
-
-impl Surroundings {
-    /// Those of this process.
-    pub fn of_process() -> Surroundings {
-        let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        Surroundings {
-            root: rustix::process::geteuid().is_root(),
-            home: folder("HOME"),
-            config_home: folder("XDG_CONFIG_HOME"),
-            state_home: folder("XDG_STATE_HOME"),
-        }
-    }
-
-    /// The configuration file that is read if it is there.
-    pub fn config_file(&self) -> Option<PathBuf> {
-        if self.root {
-            return Some(PathBuf::from("/etc/nexus/config.toml"));
-        }
-        let folder = self.config_home.clone().or_else(|| self.home.as_ref().map(|home| home.join(".config")))?;
-        Some(folder.join("nexus/config.toml"))
-    }
-
-    /// The folder that volumes lie in by name.
-    pub fn volumes(&self) -> Result<PathBuf> {
-        if self.root {
-            return Ok(PathBuf::from("/var/lib/nexus"));
-        }
-        self.state_home
-            .clone()
-            .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
-            .map(|folder| folder.join("nexus"))
-            .ok_or_else(|| Error::Setting {
-                place: "HOME".to_owned(),
-                problem: "is not set, so there is no default data folder: name one with --data".to_owned(),
-            })
-    }
-
-    /// The data folder of a volume that is given by name or by path: whatever has a slash is a path.
-    pub fn volume(&self, name: &Path) -> Result<PathBuf> {
-        let bytes = name.as_os_str().as_encoded_bytes();
-        if bytes.contains(&b'/') {
-            return std::path::absolute(name).map_err(|error| Error::io(format!("reach {}", name.display()), error));
-        }
-        if bytes.is_empty() || bytes.starts_with(b".") {
-            return Err(Error::Setting {
-                place: format!("volume {:?}", name.display().to_string()),
-                problem: "a volume's name has at least one letter and does not begin with a dot (a path has a slash)"
-                    .to_owned(),
-            });
-        }
-        Ok(self.volumes()?.join(name))
-    }
 }
 
 impl Settings {
@@ -253,6 +203,9 @@ impl Settings {
             store_fsync: text("NEXUS_STORE_FSYNC")?
                 .map(|level| parse_fsync(&level).map_err(|problem| setting("NEXUS_STORE_FSYNC", problem)))
                 .transpose()?,
+            store_max_requests: parse_variable("NEXUS_STORE_MAX_REQUESTS", text("NEXUS_STORE_MAX_REQUESTS")?)?,
+            store_upload_limit: parse_variable("NEXUS_STORE_UPLOAD_LIMIT", text("NEXUS_STORE_UPLOAD_LIMIT")?)?,
+            store_download_limit: parse_variable("NEXUS_STORE_DOWNLOAD_LIMIT", text("NEXUS_STORE_DOWNLOAD_LIMIT")?)?,
             memory: parse_variable("NEXUS_MEMORY", text("NEXUS_MEMORY")?)?,
             cache: parse_variable("NEXUS_CACHE", text("NEXUS_CACHE")?)?,
             log: text("NEXUS_LOG")?
@@ -317,6 +270,9 @@ impl Settings {
             region: stronger.region.or(self.region),
             store_cache: stronger.store_cache.or(self.store_cache),
             store_fsync: stronger.store_fsync.or(self.store_fsync),
+            store_max_requests: stronger.store_max_requests.or(self.store_max_requests),
+            store_upload_limit: stronger.store_upload_limit.or(self.store_upload_limit),
+            store_download_limit: stronger.store_download_limit.or(self.store_download_limit),
             store_compression: stronger.store_compression.or(self.store_compression),
             store_key: stronger.store_key.or(self.store_key),
             memory: stronger.memory.or(self.memory),
@@ -392,6 +348,11 @@ impl Settings {
             region,
             store_cache: self.store_cache.map_or(DEFAULT_STORE_CACHE, |size| size.0),
             store_fsync: self.store_fsync.unwrap_or_default(),
+            store_limits: LimitsChange {
+                max_requests: self.store_max_requests,
+                upload: self.store_upload_limit,
+                download: self.store_download_limit,
+            },
             store_compression: self.store_compression,
             store_key: self.store_key,
             memory,

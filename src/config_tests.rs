@@ -38,6 +38,7 @@ fn flags_beat_the_file_and_the_file_beats_the_environment() {
             store_compression: None,
             store_key: None,
             store_fsync: nexus_kernel::model::FsyncLevel::Store,
+            store_limits: LimitsChange::default(),
             memory: 1 << 30,
             cache: None,
             log: log::LevelFilter::Debug,

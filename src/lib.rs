@@ -8,11 +8,13 @@ pub mod coding;
 pub mod config;
 pub mod error;
 pub mod folder;
+pub mod limits;
 pub mod memory;
 pub mod place;
 pub mod repair;
 pub mod residency;
 pub mod stores;
+mod surroundings;
 pub mod zones;
 
 pub use boot::Volume;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use nexus_content::ReclaimConfig;
 pub use nexus_content::{Garbage, Migrated, Scrubbed};
+use nexus_drivers::object_store::Limiter;
 use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, FsyncLevel, Inode, Placement, decode};
 use nexus_kernel::object_store::Traffic;
@@ -15,6 +16,7 @@ use crate::cloud::{self, Access};
 use crate::config::CloudPlace;
 use crate::error::{Error, Result};
 use crate::folder::{Layout, id_text};
+use crate::limits::StoreLimits;
 use crate::stores::{NamedStore, StoreList, fsync_name};
 
 /// Bytes that one step of a migration moves at the most.
@@ -31,6 +33,8 @@ pub struct StoreState {
     pub store: NamedStore,
     /// Bytes that are to go there and are only on this disk.
     pub waiting_bytes: u64,
+    /// What it may be asked for.
+    pub limits: StoreLimits,
     /// What it was asked for since the start.
     pub traffic: Traffic,
 }
@@ -41,18 +45,29 @@ impl Volume {
         let stores = self.stores.lock();
         let state = |store: &NamedStore| StoreState {
             waiting_bytes: self.content.unsealed_bytes_of(store.id),
+            limits: self.limits(store.id),
             traffic: self.content.traffic(store.id).unwrap_or_default(),
             store: store.clone(),
         };
         stores.stores().iter().map(state).collect()
     }
 
+    /// What was asked of a store in the cloud since the start; `None` for one on this disk.
+    pub fn traffic(&self) -> Option<Traffic> {
+        self.content.traffic(StoreId(0))
+    }
+
+    /// Bytes of content that are only on this disk, if it is to go elsewhere.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.content.unsealed_bytes_of(StoreId(0))
+    }
+
     /// Adds a store, from now on and for all later mounts. It has to answer, and to belong to
     /// no other volume.
-    pub fn add_store(&self, name: &str, place: CloudPlace, fsync: FsyncLevel) -> Result<()> {
+    pub fn add_store(&self, name: &str, place: CloudPlace, fsync: FsyncLevel, limits: StoreLimits) -> Result<()> {
         let refused = |problem| Error::Setting { place: format!("store {name}"), problem };
         let mut stores = self.stores.lock();
-        let store = stores.propose(name, cloud::marked(place)?, fsync).map_err(refused)?;
+        let store = stores.propose(name, cloud::marked(place)?, fsync, limits).map_err(refused)?;
         match cloud::owner(self.path(), &store.place)? {
             Some(owner) if owner != id_text(&self.identity().id) => {
                 let problem =
@@ -63,9 +78,12 @@ impl Volume {
         }
         let layout = Layout::of(self.path());
         let access = Access::Change { new: true };
-        let objects = cloud::open_place(&self.folder, &self.config, (store.id, &store.place), &layout, access)?;
+        let limiter = Limiter::new(limits);
+        let place = (store.id, &store.place);
+        let objects = cloud::open_place(&self.folder, &self.config, place, &layout, access, limiter.clone())?;
         // Known before content can go there.
         stores.add(store.clone())?;
+        self.limiters.lock().insert(store.id, limiter);
         let mounted = self.content.mount_store(store.id, objects, cloud::shape(store.fsync));
         mounted.map_err(|error| self.failed("mount a store of", error))
     }
@@ -103,6 +121,7 @@ impl Volume {
             return Err(refused("something was written there just now: try again".to_owned()));
         }
         stores.remove(id)?;
+        self.limiters.lock().remove(&id);
         let layout = Layout::of(self.path());
         if let Err(error) = std::fs::remove_file(layout.claim_of(id))
             && error.kind() != std::io::ErrorKind::NotFound
@@ -206,7 +225,7 @@ impl Volume {
         collector.scrub(after, SCRUB_BYTES).map_err(|error| self.failed("scrub", error))
     }
 
-    fn store_id(&self, stores: &StoreList, name: &str) -> Result<StoreId> {
+    pub(crate) fn store_id(&self, stores: &StoreList, name: &str) -> Result<StoreId> {
         stores.id(name).ok_or_else(|| {
             let known = stores.stores().iter().map(|store| format!(", {}", store.name)).collect::<String>();
             let problem = format!("there is no such store; there are: {}{known}", crate::stores::DEFAULT_STORE);

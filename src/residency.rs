@@ -2,7 +2,7 @@
 
 use nexus_kernel::{Ino, NodeId};
 
-use crate::boot::Volume;
+use crate::boot::{Flushed, Volume};
 use crate::error::Result;
 
 pub use nexus_content::{Cursor, Residency};
@@ -14,6 +14,19 @@ impl Volume {
     /// Where the bytes of files are.
     pub fn residency(&self, nodes: &[NodeId]) -> Result<Residency> {
         self.content.residency(&*self.root, &inos(nodes)).map_err(|error| self.failed("look for content of", error))
+    }
+
+    /// Counts what of the files is meant for a store elsewhere and is only here; with `send`, has
+    /// a part of it sent before. To be called until nothing is left of what there was at first:
+    /// with no `mark`, then with the one of the first answer.
+    pub fn flush_files(&self, nodes: &[NodeId], mark: Option<u64>, send: bool) -> Result<Flushed> {
+        let newest = mark.unwrap_or_else(|| self.content.newest_segment());
+        if send {
+            self.sync()?;
+        }
+        let left = self.content.flush_files(&*self.root, &inos(nodes), newest, send);
+        let left_bytes = left.map_err(|error| self.failed("flush content of", error))?;
+        Ok(Flushed { left_bytes, mark: newest })
     }
 
     /// Fetches a part of what of the files is not here; answers how many bytes were looked at,

@@ -12,6 +12,12 @@
 //! key = "file:/path"           # if it is encrypted: where the key is, and its mark
 //! mark = "0123456789abcdef"
 //! fsync = "local"              # if fsync does not wait for the store
+//! max_requests = 8             # limits, where there are any: requests at once,
+//! upload = 1048576             # bytes sent a second,
+//! download = 1048576           # and bytes fetched
+//!
+//! [default]                    # limits of the store that the volume was made with
+//! upload = 1048576
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -26,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::coding::{Coding, Compression, KeyUse, compression_name, parse_compression};
 use crate::config::{CloudPlace, check_endpoint};
 use crate::error::{Error, Result};
+use crate::limits::StoreLimits;
 
 /// What the store that a volume was made with is called.
 pub const DEFAULT_STORE: &str = "default";
@@ -48,6 +55,8 @@ pub struct NamedStore {
     pub place: CloudPlace,
     /// Whether fsync waits for it, where a directory's placement leaves that open.
     pub fsync: FsyncLevel,
+    /// What it may be asked for.
+    pub limits: StoreLimits,
 }
 
 /// The stores of a volume, as its data folder remembers them.
@@ -57,6 +66,8 @@ pub struct StoreList {
     stores: Vec<NamedStore>,
     /// Numbers up to this one were given away, some of them maybe to stores that are gone.
     last_id: u16,
+    /// Limits of the store that the volume was made with.
+    default: StoreLimits,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -66,6 +77,19 @@ struct Written {
     last_id: u16,
     #[serde(default)]
     store: Vec<WrittenStore>,
+    #[serde(default, skip_serializing_if = "WrittenLimits::is_empty")]
+    default: WrittenLimits,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct WrittenLimits {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_requests: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upload: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    download: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,6 +110,12 @@ struct WrittenStore {
     mark: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fsync: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_requests: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upload: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    download: Option<u64>,
 }
 
 impl StoreList {
@@ -102,7 +132,12 @@ impl StoreList {
             |problem: String| Error::Damaged { path: folder.to_owned(), problem: format!("{FILE}: {problem}") };
         let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text".to_owned()))?;
         let written: Written = toml::from_str(&text).map_err(|error| damaged(error.message().replace('\n', ", ")))?;
-        let mut list = StoreList { folder: folder.to_owned(), stores: Vec::new(), last_id: written.last_id };
+        let mut list = StoreList {
+            folder: folder.to_owned(),
+            stores: Vec::new(),
+            last_id: written.last_id,
+            default: written.default.limits(),
+        };
         for store in written.store {
             let store = store.checked().map_err(damaged)?;
             if list.stores.iter().any(|other| other.id == store.id || other.name == store.name) {
@@ -135,8 +170,19 @@ impl StoreList {
         self.stores.iter().find(|store| store.id == id).map(|store| store.name.as_str())
     }
 
+    /// Limits of the store that the volume was made with.
+    pub fn default_limits(&self) -> StoreLimits {
+        self.default
+    }
+
     /// The store that would be added; a sentence if it can't be.
-    pub fn propose(&self, name: &str, place: CloudPlace, fsync: FsyncLevel) -> std::result::Result<NamedStore, String> {
+    pub fn propose(
+        &self,
+        name: &str,
+        place: CloudPlace,
+        fsync: FsyncLevel,
+        limits: StoreLimits,
+    ) -> std::result::Result<NamedStore, String> {
         check_name(name)?;
         if self.id(name).is_some() {
             return Err(format!("there is a store {name} already: choose another name"));
@@ -148,7 +194,7 @@ impl StoreList {
         if id > StoreId::MAX.0 {
             return Err(format!("a volume can have {} stores in its life, and has had them all", StoreId::MAX.0));
         }
-        Ok(NamedStore { id: StoreId(id), name: name.to_owned(), place, fsync })
+        Ok(NamedStore { id: StoreId(id), name: name.to_owned(), place, fsync, limits })
     }
 
     /// Adds a store, durably.
@@ -170,8 +216,27 @@ impl StoreList {
         Ok(())
     }
 
+    /// Remembers limits of a store, durably; of one that is not there, nothing.
+    pub fn set_limits(&mut self, id: StoreId, limits: StoreLimits) -> Result<()> {
+        let mut next = self.clone();
+        match next.stores.iter_mut().find(|store| store.id == id) {
+            Some(store) => store.limits = limits,
+            None if id == StoreId(0) => next.default = limits,
+            None => {}
+        }
+        if next != *self {
+            next.save()?;
+            *self = next;
+        }
+        Ok(())
+    }
+
     fn save(&self) -> Result<()> {
-        let written = Written { last_id: self.last_id, store: self.stores.iter().map(WrittenStore::of).collect() };
+        let written = Written {
+            last_id: self.last_id,
+            store: self.stores.iter().map(WrittenStore::of).collect(),
+            default: WrittenLimits::of(self.default),
+        };
         let failed = |error: io::Error| Error::io(format!("write {}", self.folder.join(FILE).display()), error);
         let text = toml::to_string(&written).map_err(|error| failed(io::Error::other(error)))?;
         let new = self.folder.join(FILE_NEW);
@@ -183,6 +248,22 @@ impl StoreList {
             File::open(&self.folder)?.sync_all()
         };
         write().map_err(failed)
+    }
+}
+
+impl WrittenLimits {
+    fn of(limits: StoreLimits) -> WrittenLimits {
+        let StoreLimits { max_requests, upload, download } = limits;
+        WrittenLimits { max_requests, upload, download }
+    }
+
+    fn limits(self) -> StoreLimits {
+        let WrittenLimits { max_requests, upload, download } = self;
+        StoreLimits { max_requests, upload, download }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == WrittenLimits::default()
     }
 }
 
@@ -199,6 +280,9 @@ impl WrittenStore {
             key: coding.key.as_ref().map(|key| key.source.to_string()),
             mark: coding.key.as_ref().map(|key| key.mark.clone()),
             fsync: (store.fsync != FsyncLevel::Store).then(|| fsync_name(store.fsync).to_owned()),
+            max_requests: store.limits.max_requests,
+            upload: store.limits.upload,
+            download: store.limits.download,
         }
     }
 
@@ -217,7 +301,8 @@ impl WrittenStore {
         let coding = Coding { compression, key: key.transpose()? };
         let place = CloudPlace { coding, url: self.url.parse()?, endpoint: self.endpoint, region: self.region };
         let fsync = self.fsync.as_deref().map_or(Ok(FsyncLevel::Store), parse_fsync)?;
-        Ok(NamedStore { id: StoreId(self.id), name: self.name, place, fsync })
+        let limits = StoreLimits { max_requests: self.max_requests, upload: self.upload, download: self.download };
+        Ok(NamedStore { id: StoreId(self.id), name: self.name, place, fsync, limits })
     }
 }
 
@@ -256,6 +341,8 @@ fn check_name(name: &str) -> std::result::Result<(), String> {
 mod tests {
     use super::*;
 
+    const LIMITS: StoreLimits = StoreLimits { max_requests: Some(3), upload: Some(1 << 20), download: None };
+
     fn place(url: &str) -> CloudPlace {
         let coding = Coding { compression: Compression::Lz4, key: None };
         CloudPlace { coding, url: url.parse().unwrap(), endpoint: Some("http://h:9000".to_owned()), region: None }
@@ -267,16 +354,20 @@ mod tests {
         let mut list = StoreList::load(folder.path()).unwrap();
         assert!(list.stores().is_empty());
         assert_eq!(list.id(DEFAULT_STORE), Some(StoreId(0)));
-        let far = list.propose("far", place("s3://b/p/q"), FsyncLevel::Local).unwrap();
+        let far = list.propose("far", place("s3://b/p/q"), FsyncLevel::Local, LIMITS).unwrap();
         list.add(far).unwrap();
-        let other = list.propose("other", place("gs://b"), FsyncLevel::Store).unwrap();
+        let other = list.propose("other", place("gs://b"), FsyncLevel::Store, StoreLimits::default()).unwrap();
         assert_eq!(other.id, StoreId(2));
         list.add(other).unwrap();
+        list.set_limits(StoreId(2), LIMITS).unwrap();
+        list.set_limits(StoreId(0), StoreLimits { download: Some(5000), ..LIMITS }).unwrap();
+        list.set_limits(StoreId(9), LIMITS).unwrap();
         assert_eq!(StoreList::load(folder.path()).unwrap(), list);
+        assert_eq!((list.stores()[1].limits, list.default_limits().download), (LIMITS, Some(5000)));
         list.remove(StoreId(2)).unwrap();
         let mut again = StoreList::load(folder.path()).unwrap();
         assert_eq!(again, list);
-        let third = again.propose("other", place("gs://b"), FsyncLevel::Store).unwrap();
+        let third = again.propose("other", place("gs://b"), FsyncLevel::Store, StoreLimits::default()).unwrap();
         assert_eq!(third.id, StoreId(3));
         again.add(third).unwrap();
         assert_eq!(again.name(StoreId(3)), Some("other"));
@@ -288,12 +379,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut list = StoreList::load(folder.path()).unwrap();
         for bad in ["", "default", "a b", "a/b", &"x".repeat(65)] {
-            assert!(list.propose(bad, place("s3://b"), FsyncLevel::Store).is_err(), "{bad}");
+            assert!(list.propose(bad, place("s3://b"), FsyncLevel::Store, LIMITS).is_err(), "{bad}");
         }
-        let far = list.propose("far", place("s3://b"), FsyncLevel::Store).unwrap();
+        let far = list.propose("far", place("s3://b"), FsyncLevel::Store, StoreLimits::default()).unwrap();
         list.add(far).unwrap();
-        assert!(list.propose("far", place("s3://c"), FsyncLevel::Store).is_err());
-        assert!(list.propose("near", place("s3://b"), FsyncLevel::Store).is_err());
+        assert!(list.propose("far", place("s3://c"), FsyncLevel::Store, LIMITS).is_err());
+        assert!(list.propose("near", place("s3://b"), FsyncLevel::Store, LIMITS).is_err());
     }
 
     #[test]

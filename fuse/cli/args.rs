@@ -7,12 +7,12 @@ use clap_complete::Shell;
 use nexus::Settings;
 use nexus::coding::{Compression, KeySource, parse_compression};
 use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, StoreUrl, parse_level};
+use nexus::limits::{Count, LimitsChange, Rate};
 use nexus::stores::parse_fsync;
 use nexus_kernel::model::FsyncLevel;
 
-use super::cache;
 use super::fsck_args::{FSCK_HELP, FsckArgs};
-use super::zone;
+use super::{cache, examples, zone};
 
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]
@@ -41,38 +41,38 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Mount a volume; folder and volume are made if missing
-    #[command(after_help = MOUNT_HELP)]
+    #[command(after_help = examples::MOUNT_HELP)]
     Mount(Box<MountArgs>),
     /// Unmount, and wait until the volume is closed
-    #[command(after_help = UMOUNT_HELP)]
+    #[command(after_help = examples::UMOUNT_HELP)]
     Umount(UmountArgs),
     /// Tell what is mounted, how large it is and how well
-    #[command(after_help = STATUS_HELP)]
+    #[command(after_help = examples::STATUS_HELP)]
     Status(StatusArgs),
     /// Look for damage in a volume
     #[command(after_help = FSCK_HELP)]
     Fsck(FsckArgs),
     /// Give the space of deleted content back now
-    #[command(after_help = GC_HELP)]
+    #[command(after_help = examples::GC_HELP)]
     Gc(GcArgs),
     /// Read all sealed content back from where it is, and hold it against its checksums
-    #[command(after_help = SCRUB_HELP)]
+    #[command(after_help = examples::SCRUB_HELP)]
     Scrub(ScrubArgs),
     /// Send what is only on this disk to the volume's store now, and wait
-    #[command(after_help = FLUSH_HELP)]
+    #[command(after_help = examples::FLUSH_HELP)]
     Flush(FlushArgs),
     /// Add stores in the cloud to a mounted volume, list them, take them away; try out a bucket
-    #[command(after_help = STORE_HELP, subcommand_required = true, arg_required_else_help = true)]
+    #[command(after_help = examples::STORE_HELP, subcommand_required = true, arg_required_else_help = true)]
     Store {
         /// What to do with it.
         #[command(subcommand)]
         command: StoreCommand,
     },
     /// Say which store new content of a directory goes to, and what fsync waits for there
-    #[command(after_help = PLACE_HELP)]
+    #[command(after_help = examples::PLACE_HELP)]
     Place(PlaceArgs),
     /// Move what files have elsewhere to a store
-    #[command(after_help = MIGRATE_HELP)]
+    #[command(after_help = examples::MIGRATE_HELP)]
     Migrate(MigrateArgs),
     /// Fetch content of files that is in a bucket, so that it is read from this disk
     #[command(after_help = cache::WARMUP_HELP)]
@@ -84,10 +84,10 @@ pub enum Command {
     #[command(after_help = cache::DU_HELP)]
     Du(cache::DuArgs),
     /// Show the objects of an existing bucket as files, at a directory of a mounted volume
-    #[command(after_help = ATTACH_HELP)]
+    #[command(after_help = examples::ATTACH_HELP)]
     Attach(AttachArgs),
     /// Take an attached bucket away; what is in it stays
-    #[command(after_help = DETACH_HELP)]
+    #[command(after_help = examples::DETACH_HELP)]
     Detach(DetachArgs),
     /// Make a directory a zone, which other nodes can join
     #[command(after_help = zone::SHARE_HELP)]
@@ -103,168 +103,19 @@ pub enum Command {
         command: zone::ZoneCommand,
     },
     /// Print the completion script of a shell
-    #[command(after_help = COMPLETIONS_HELP)]
+    #[command(after_help = examples::COMPLETIONS_HELP)]
     Completions {
         /// Which shell.
         shell: Shell,
     },
     /// Print the manual page, or write those of all commands
-    #[command(after_help = MAN_HELP)]
+    #[command(after_help = examples::MAN_HELP)]
     Man {
         /// Write nexus-fuse.1 and a page for each command into this folder
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
 }
-
-const MOUNT_HELP: &str = "\
-Examples:
-  nexus-fuse mount /mnt/nexus                  the default volume
-  nexus-fuse mount /mnt/photos --volume photos a volume by name
-  nexus-fuse mount ./work --data ~/work.nexus  a volume by folder
-  nexus-fuse mount /mnt/nexus -f --log debug   stay in front and tell much
-  nexus-fuse mount /mnt/nexus -o ro,allow_other
-  nexus-fuse mount /mnt/nexus --volume far --store s3://bucket/prefix --region eu-west-1
-  NEXUS_METASTORE=memory nexus-fuse mount /mnt/scratch --data /tmp/scratch
-
-The daemon goes to the background once the mount answers, and logs to daemon.log in the
-data folder. SIGTERM and SIGINT unmount and close the volume; SIGHUP reopens the log.
-
-Settings come, in rising order, from NEXUS_* variables, the configuration file
-(/etc/nexus/config.toml for root, else ~/.config/nexus/config.toml) and flags:
-  data, metastore, object_store, store, endpoint, region, store_cache, store_fsync,
-  store_compression, store_key, memory, cache, log, options
-Credentials of a store are taken from where the cloud's own tools take them: AWS_ACCESS_KEY_ID and
-AWS_SECRET_ACCESS_KEY or ~/.aws/credentials, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_*.
-
-In /etc/fstab, with the helper that scripts/install puts in place:
-  photos  /mnt/photos  fuse.nexus  defaults,allow_other  0  0";
-
-const UMOUNT_HELP: &str = "\
-Examples:
-  nexus-fuse umount /mnt/nexus
-  nexus-fuse umount --lazy /mnt/nexus    detach now, end when the last user has gone
-
-umount(8) and fusermount3 -u unmount as well; the daemon then closes the volume by itself.";
-
-const STATUS_HELP: &str = "\
-Examples:
-  nexus-fuse status                  all mounts of Nexus on this machine
-  nexus-fuse status /mnt/nexus       one of them
-  nexus-fuse status --json | jq      for programs
-
-Exits with 1 if something is wrong with one of them.";
-
-const GC_HELP: &str = "\
-Examples:
-  nexus-fuse gc /mnt/nexus
-  nexus-fuse gc --dry-run /mnt/nexus     only tell what it would free
-
-The daemon does this by itself in the background; the command does it now.";
-
-const SCRUB_HELP: &str = "\
-Examples:
-  nexus-fuse scrub /mnt/nexus
-
-Works while the volume is in use, and past the cache: what is in a bucket is read there, which costs
-its requests and traffic. Exits with 1 if something is damaged, and names it.";
-
-const FLUSH_HELP: &str = "\
-Examples:
-  nexus-fuse flush /mnt/nexus && echo all of it is in the bucket
-
-The daemon sends by itself what was not written to for a while; the command does it now, and
-tells how much is left. On a volume without a store in the cloud it makes everything durable.";
-
-const STORE_HELP: &str = "\
-Examples:
-  nexus-fuse store test s3://bucket/prefix --region eu-west-1
-  nexus-fuse store add archive s3://bucket/prefix --region eu-west-1 --mount /mnt/nexus
-  nexus-fuse store ls --mount /mnt/nexus
-  nexus-fuse place /mnt/nexus/old archive
-  nexus-fuse store rm archive --mount /mnt/nexus
-  nexus-fuse mount /mnt/far --volume far --store s3://bucket/prefix --region eu-west-1";
-
-const STORE_ADD_HELP: &str = "\
-Examples:
-  nexus-fuse store add archive s3://bucket/prefix --region eu-west-1 --mount /mnt/nexus
-  nexus-fuse store add near s3://bucket/x --endpoint http://10.0.0.5:9000 --fsync local
-
-The store is there at once and at every later mount; nothing goes there until a directory is
-placed there (`nexus-fuse place`). It has to answer, and its prefix to be no other volume's. Its
-credentials are those that the daemon was started with, from the environment or from files.";
-
-const STORE_LS_HELP: &str = "\
-Examples:
-  nexus-fuse store ls
-  nexus-fuse store ls --mount /mnt/nexus";
-
-const STORE_RM_HELP: &str = "\
-Examples:
-  nexus-fuse migrate /mnt/nexus default          first bring home what is there
-  nexus-fuse place /mnt/nexus default
-  nexus-fuse store rm archive --mount /mnt/nexus
-
-Refused while content of any file is there, or files and directories are placed there. What is left
-in the bucket is the object NEXUS, which keeps the prefix for this volume until it is deleted.";
-
-const PLACE_HELP: &str = "\
-Examples:
-  nexus-fuse place /mnt/nexus/old                       where content goes now
-  nexus-fuse place /mnt/nexus/old archive               new content below goes to store archive
-  nexus-fuse place /mnt/nexus/db --fsync local          fsync waits for this disk only
-  nexus-fuse place /mnt/nexus/old default               back to the volume's first store
-
-What is there already stays where it is (`nexus-fuse migrate` moves it). Files and directories
-that are made later take over what their directory has; one that is moved elsewhere keeps its own.";
-
-const MIGRATE_HELP: &str = "\
-Examples:
-  nexus-fuse migrate /mnt/nexus/old archive
-  nexus-fuse migrate /mnt/nexus/old default
-
-The files can be used meanwhile. Cut short, it loses nothing; called again, it goes on where it
-stopped. What is moved goes through this disk, and up from there; `nexus-fuse flush` waits for that.";
-
-const STORE_TEST_HELP: &str = "\
-Examples:
-  nexus-fuse store test s3://bucket/prefix --region eu-west-1
-  nexus-fuse store test s3://bucket/prefix --endpoint http://127.0.0.1:9000
-  nexus-fuse store test gs://bucket/prefix
-
-Tries with the credentials that a mount from here would have: listing, storing, storing only what
-is not there, reading of ranges, uploads in parts, deleting. Tells latency and throughput, and
-leaves nothing there. Exits with 1 if something does not work.";
-
-const ATTACH_HELP: &str = "\
-Examples:
-  mkdir /mnt/nexus/data && nexus-fuse attach s3://bucket/prefix /mnt/nexus/data --region eu-west-1
-  nexus-fuse attach s3://bucket /mnt/nexus/logs --read-only --refresh 60
-  nexus-fuse attach s3://bucket /mnt/nexus/x --endpoint http://127.0.0.1:9000
-
-Each object is a file, each common prefix a directory, for reading and writing. Files are stored
-whole, at close and at fsync; close tells whether that worked. There are no links, owners or
-permissions of single files. docs/attach.md tells what else is different.
-
-The attachment is remembered and comes back at the next mount; `detach` ends that. Credentials
-are those that the daemon got when the volume was mounted; where they lie, `mount --help` tells.";
-
-const DETACH_HELP: &str = "\
-Examples:
-  nexus-fuse detach /mnt/nexus/data
-
-`nexus-fuse status` lists what is attached.";
-
-const COMPLETIONS_HELP: &str = "\
-Examples:
-  nexus-fuse completions bash > /etc/bash_completion.d/nexus-fuse
-  nexus-fuse completions zsh > ~/.zfunc/_nexus-fuse
-  nexus-fuse completions fish > ~/.config/fish/completions/nexus-fuse.fish";
-
-const MAN_HELP: &str = "\
-Examples:
-  nexus-fuse man | man -l -
-  nexus-fuse man --out /usr/local/share/man/man1";
 
 /// Which volume, and with which settings.
 #[derive(Args, Debug, Clone, Default)]
@@ -313,6 +164,15 @@ pub struct VolumeArgs {
     /// is durable on this disk) [default: remote]
     #[arg(long, value_name = "LEVEL", value_parser = parse_fsync)]
     pub store_fsync: Option<FsyncLevel>,
+    /// Most requests to the store at once, or none for no limit; remembered, as are the next two
+    #[arg(long, value_name = "COUNT")]
+    pub store_max_requests: Option<Count>,
+    /// Most bytes sent to the store in a second, or none
+    #[arg(long, value_name = "RATE")]
+    pub store_upload_limit: Option<Rate>,
+    /// Most bytes fetched from the store in a second, or none
+    #[arg(long, value_name = "RATE")]
+    pub store_download_limit: Option<Rate>,
     /// How much to log: off, error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     pub log: Option<log::LevelFilter>,
@@ -391,16 +251,19 @@ pub struct GcArgs {
 #[derive(Subcommand, Debug, Clone)]
 pub enum StoreCommand {
     /// Try all that a volume asks of a bucket, and tell how fast it is
-    #[command(after_help = STORE_TEST_HELP)]
+    #[command(after_help = examples::STORE_TEST_HELP)]
     Test(StoreTestArgs),
     /// Add a store to a mounted volume
-    #[command(after_help = STORE_ADD_HELP)]
+    #[command(after_help = examples::STORE_ADD_HELP)]
     Add(StoreAddArgs),
+    /// Change the limits of a store of a mounted volume
+    #[command(after_help = examples::STORE_SET_HELP)]
+    Set(StoreSetArgs),
     /// List the stores of a mounted volume
-    #[command(after_help = STORE_LS_HELP)]
+    #[command(after_help = examples::STORE_LS_HELP)]
     Ls(StoreLsArgs),
     /// Take a store away that holds nothing of the volume
-    #[command(after_help = STORE_RM_HELP)]
+    #[command(after_help = examples::STORE_RM_HELP)]
     Rm(StoreRmArgs),
 }
 
@@ -422,6 +285,43 @@ pub struct StoreAddArgs {
     /// Encrypt it with the key from file:/PATH, env:NAME or command:COMMAND (of the daemon)
     #[arg(long, value_name = "SOURCE")]
     pub key: Option<KeySource>,
+    /// What it may be asked for.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// A mount point, a data folder or a volume's name [default: the default volume]
+    #[arg(long, value_name = "VOLUME")]
+    pub mount: Option<PathBuf>,
+}
+
+/// Limits of a store.
+#[derive(Args, Debug, Clone)]
+pub struct LimitArgs {
+    /// Most requests at once, or none for no limit
+    #[arg(long, value_name = "COUNT")]
+    pub max_requests: Option<Count>,
+    /// Most bytes sent in a second: 10M, 512K/s, or none
+    #[arg(long, value_name = "RATE")]
+    pub upload_limit: Option<Rate>,
+    /// Most bytes fetched in a second, or none
+    #[arg(long, value_name = "RATE")]
+    pub download_limit: Option<Rate>,
+}
+
+impl LimitArgs {
+    /// What is said of limits.
+    pub fn change(&self) -> LimitsChange {
+        LimitsChange { max_requests: self.max_requests, upload: self.upload_limit, download: self.download_limit }
+    }
+}
+
+/// Arguments of `store set`.
+#[derive(Args, Debug, Clone)]
+pub struct StoreSetArgs {
+    /// What it is called; `default` is the store that the volume was made with
+    pub name: String,
+    /// What it may be asked for.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// A mount point, a data folder or a volume's name [default: the default volume]
     #[arg(long, value_name = "VOLUME")]
     pub mount: Option<PathBuf>,
@@ -510,7 +410,8 @@ pub struct DetachArgs {
 /// Arguments of `flush`.
 #[derive(Args, Debug, Clone)]
 pub struct FlushArgs {
-    /// A mount point, a data folder or a volume's name [default: the default volume]
+    /// A file or directory of a mounted volume, or all of one: a mount point, a data folder or a
+    /// volume's name [default: the default volume]
     pub target: Option<PathBuf>,
 }
 
@@ -532,6 +433,9 @@ impl VolumeArgs {
             store_fsync: self.store_fsync,
             store_compression: self.store_compression,
             store_key: self.store_key.clone(),
+            store_max_requests: self.store_max_requests,
+            store_upload_limit: self.store_upload_limit,
+            store_download_limit: self.store_download_limit,
             memory: self.memory,
             cache: self.cache,
             log: self.log,

@@ -91,6 +91,12 @@ pub fn by_name(name: Option<&Path>, file: Option<&Path>) -> Result<Volume, Strin
     }
 }
 
+/// Whether a volume is in this folder.
+pub fn is_data_folder(path: &Path) -> bool {
+    let found = if path.is_dir() { DataFolder::inspect(path) } else { Ok(Found::Nothing) };
+    matches!(found, Ok(Found::Volume(_) | Found::Unfinished(_)) | Err(nexus::Error::Damaged { .. }))
+}
+
 fn existing(data: PathBuf) -> Result<Volume, String> {
     match DataFolder::inspect(&data) {
         Ok(Found::Nothing) => Err(format!("{} is neither a mount point of Nexus nor a volume", data.display())),

@@ -4,6 +4,7 @@
 mod args;
 mod attach;
 mod cache;
+mod examples;
 mod find;
 mod flush;
 mod fsck;
@@ -13,6 +14,7 @@ mod helper;
 mod mount;
 mod pages;
 mod place;
+mod progress;
 mod scrub;
 mod status;
 mod store;
@@ -91,6 +93,7 @@ fn run_store(command: &StoreCommand) -> Result<ExitCode, String> {
     match command {
         StoreCommand::Test(args) => store::test(args),
         StoreCommand::Add(args) => store::add(args).map(|text| print(&text)),
+        StoreCommand::Set(args) => store::set(args).map(|text| print(&text)),
         StoreCommand::Ls(args) => store::ls(args.mount.as_deref()).map(|text| print(&text)),
         StoreCommand::Rm(args) => store::rm(args).map(|text| print(&text)),
     }

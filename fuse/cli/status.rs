@@ -143,6 +143,9 @@ fn describe_running(status: &Status) -> String {
             ByteSize(store.waiting_bytes),
             ByteSize(store.cached_bytes)
         );
+        if let Some(limits) = super::store::limits(store) {
+            let _ = writeln!(out, "    limits   {limits}");
+        }
         let _ = writeln!(
             out,
             "    requests {} to put ({}), {} to get ({}), {} heads, {} lists, {} deletes; {} failed",

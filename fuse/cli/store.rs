@@ -10,9 +10,9 @@ use nexus::coding::{Coding, compression_name};
 use nexus::config::{ByteSize, CloudPlace};
 use nexus::stores::{DEFAULT_STORE, fsync_name};
 
-use super::args::{StoreAddArgs, StoreRmArgs, StoreTestArgs};
+use super::args::{LimitArgs, StoreAddArgs, StoreRmArgs, StoreSetArgs, StoreTestArgs};
 use super::find;
-use crate::control::{ControlError, Reply, Request, StorePlace, StoreStatus};
+use crate::control::{ControlError, Reply, Request, StoreLimitsText, StorePlace, StoreStatus};
 
 /// Taking a store away first frees what is dead there.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -47,6 +47,7 @@ pub fn add(args: &StoreAddArgs) -> Result<String, String> {
             key: args.key.as_ref().map(ToString::to_string),
         },
         fsync: fsync_name(args.fsync).to_owned(),
+        limits: limits_text(&args.limits),
     };
     ask(&volume, &request)?;
     Ok(format!(
@@ -56,6 +57,38 @@ pub fn add(args: &StoreAddArgs) -> Result<String, String> {
         volume.name(),
         args.name
     ))
+}
+
+/// Changes limits of a store.
+pub fn set(args: &StoreSetArgs) -> Result<String, String> {
+    if args.limits.change().is_empty() {
+        return Err("say what is to change: --max-requests, --upload-limit or --download-limit".to_owned());
+    }
+    let volume = find::by_name(args.mount.as_deref(), None)?;
+    ask(&volume, &Request::StoreSet { name: args.name.clone(), limits: limits_text(&args.limits) })?;
+    let status = match ask(&volume, &Request::Status)? {
+        Reply::Status(status) => status,
+        other => return Err(format!("the daemon answered something else: {other:?}")),
+    };
+    let changed = status.store.iter().chain(&status.stores).find(|store| store.name == args.name);
+    Ok(format!("store {}: {}", args.name, changed.and_then(limits).unwrap_or_else(|| "no limits".to_owned())))
+}
+
+fn limits_text(limits: &LimitArgs) -> StoreLimitsText {
+    StoreLimitsText {
+        max_requests: limits.max_requests.map(|count| count.to_string()),
+        upload: limits.upload_limit.map(|rate| rate.to_string()),
+        download: limits.download_limit.map(|rate| rate.to_string()),
+    }
+}
+
+/// The limits of a store, in words, if it has any.
+pub(super) fn limits(store: &StoreStatus) -> Option<String> {
+    let requests = store.max_requests.map(|count| format!("{count} requests at once"));
+    let up = store.upload_limit.map(|rate| format!("{} a second up", ByteSize(rate)));
+    let down = store.download_limit.map(|rate| format!("{} a second down", ByteSize(rate)));
+    let all: Vec<String> = [requests, up, down].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| format!("at most {}", all.join(", ")))
 }
 
 /// Takes a store away.
@@ -82,7 +115,8 @@ pub fn ls(mount: Option<&Path>) -> Result<String, String> {
 
 fn line(store: &StoreStatus) -> String {
     let (waiting, cached) = (ByteSize(store.waiting_bytes), ByteSize(store.cached_bytes));
-    format!("{:12} {}: {waiting} not there yet, {cached} cached here", store.name, store.url)
+    let limits = limits(store).map(|limits| format!("; {limits}")).unwrap_or_default();
+    format!("{:12} {}: {waiting} not there yet, {cached} cached here{limits}", store.name, store.url)
 }
 
 /// Asks the daemon of a volume, which has to be mounted.
@@ -108,6 +142,15 @@ fn describe(steps: &[ProbeStep]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_told_in_words() {
+        let mut store = StoreStatus::default();
+        assert_eq!(limits(&store), None);
+        store.max_requests = Some(4);
+        store.download_limit = Some(10 << 20);
+        assert_eq!(limits(&store).unwrap(), "at most 4 requests at once, 10 MiB a second down");
+    }
 
     #[test]
     fn each_step_has_a_line() {

@@ -9,8 +9,8 @@ mod zones;
 
 pub use client::{Client, ControlError};
 pub use protocol::{
-    AttachmentStatus, ContentStatus, Health, MountStatus, Reply, Request, SpaceStatus, Status, StorePlace, StoreStatus,
-    VERSION, ZoneStatus,
+    AttachmentStatus, ContentStatus, Health, MountStatus, Reply, Request, SpaceStatus, Status, StoreLimitsText,
+    StorePlace, StoreStatus, VERSION, ZoneStatus,
 };
 pub use server::{Handler, Server};
 pub use zones::{ZoneAsk, ZoneMember, ZoneView};

@@ -45,6 +45,17 @@ pub enum Request {
         #[serde(default)]
         mark: Option<u64>,
     },
+    /// Count what of files is meant for a store elsewhere and is only here, and send a part of
+    /// it; to be asked again, with the mark of the first answer, until nothing is left.
+    FlushFiles {
+        /// Their inode numbers.
+        inodes: Vec<u64>,
+        /// What of the content is meant; all that there is if nothing is said.
+        #[serde(default)]
+        mark: Option<u64>,
+        /// Whether to send, or only to count.
+        send: bool,
+    },
     /// Look for damage; `deep` reads all content too.
     Check {
         /// Read content.
@@ -58,6 +69,16 @@ pub enum Request {
         place: StorePlace,
         /// What fsync waits for: store, local or remote.
         fsync: String,
+        /// What it may be asked for.
+        #[serde(default)]
+        limits: StoreLimitsText,
+    },
+    /// Change limits of a store; answered with [`Reply::Done`].
+    StoreSet {
+        /// What it is called.
+        name: String,
+        /// What is to change.
+        limits: StoreLimitsText,
     },
     /// Take a store away that holds nothing.
     StoreRemove {
@@ -163,6 +184,21 @@ pub struct StorePlace {
     pub key: Option<String>,
 }
 
+/// Limits of a store as the command line takes them; as they are where nothing is said.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreLimitsText {
+    /// Requests at once, or `none`.
+    #[serde(default)]
+    pub max_requests: Option<String>,
+    /// Bytes sent a second, or `none`.
+    #[serde(default)]
+    pub upload: Option<String>,
+    /// Bytes fetched a second, or `none`.
+    #[serde(default)]
+    pub download: Option<String>,
+}
+
 /// What the daemon answers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
@@ -202,7 +238,7 @@ pub enum Reply {
         /// What is wrong, a sentence each.
         damage: Vec<String>,
     },
-    /// Answer to [`Request::Flush`].
+    /// Answer to [`Request::Flush`] and [`Request::FlushFiles`].
     Flushed {
         /// Bytes of what was meant that are still only on the local disk.
         left_bytes: u64,
@@ -402,6 +438,15 @@ pub struct StoreStatus {
     pub name: String,
     /// Which.
     pub url: String,
+    /// Most requests at once; not there if there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// Most bytes sent a second, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_limit: Option<u64>,
+    /// Most bytes fetched a second, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download_limit: Option<u64>,
     /// Bytes of content that are only on the local disk.
     pub waiting_bytes: u64,
     /// Bytes of its content that are kept on the local disk too.

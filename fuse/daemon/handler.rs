@@ -6,17 +6,18 @@ use std::time::Instant;
 use nexus::coding::{Coding, KeyUse, parse_compression};
 use nexus::config::CloudPlace;
 use nexus::folder::id_text;
-use nexus::place::Garbage;
+use nexus::limits::{LimitsChange, StoreLimits};
+use nexus::place::{Garbage, StoreState};
 use nexus::residency::{Cursor, Residency};
 use nexus::stores::{DEFAULT_STORE, parse_fsync};
 use nexus::{Config, Volume};
 use nexus_kernel::object_store::Traffic;
-use nexus_kernel::{BlobId, NodeId};
+use nexus_kernel::{BlobId, NodeId, StoreId};
 
 use crate::attach::Attachments;
 use crate::control::{
-    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status, StorePlace,
-    StoreStatus, ZoneStatus,
+    AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status,
+    StoreLimitsText, StorePlace, StoreStatus, ZoneStatus,
 };
 use crate::mount::{MountOptions, Mounted, Unmount};
 use crate::zones::ZoneMounts;
@@ -109,23 +110,25 @@ impl DaemonHandler {
     fn store(&self) -> Option<StoreStatus> {
         let place = self.volume.identity().cloud.as_ref()?;
         let traffic = self.volume.traffic().unwrap_or_default();
-        Some(store_status(DEFAULT_STORE, place, self.volume.waiting_bytes(), &traffic))
+        let limits = self.volume.limits(StoreId(0));
+        Some(store_status(DEFAULT_STORE, place, limits, self.volume.waiting_bytes(), &traffic))
     }
 
     fn stores(&self) -> Vec<StoreStatus> {
         let stores = self.volume.stores();
-        let status = stores
-            .iter()
-            .map(|state| store_status(&state.store.name, &state.store.place, state.waiting_bytes, &state.traffic));
-        status.collect()
+        let status = |state: &StoreState| {
+            store_status(&state.store.name, &state.store.place, state.limits, state.waiting_bytes, &state.traffic)
+        };
+        stores.iter().map(status).collect()
     }
 
-    fn add_store(&self, name: &str, place: StorePlace, fsync: &str) -> Result<Reply, String> {
+    fn add_store(&self, name: &str, place: StorePlace, fsync: &str, limits: &StoreLimitsText) -> Result<Reply, String> {
         let key = place.key.map(|source| Ok::<_, String>(KeyUse { source: source.parse()?, mark: String::new() }));
         let compression = place.compression.as_deref().map_or(Ok(Default::default()), parse_compression)?;
         let coding = Coding { compression, key: key.transpose()? };
         let place = CloudPlace { coding, url: place.url.parse()?, endpoint: place.endpoint, region: place.region };
-        self.volume.add_store(name, place, parse_fsync(fsync)?).map(|()| Reply::Done).map_err(|e| e.to_string())
+        let limits = limits_change(limits)?.over(StoreLimits::default());
+        self.volume.add_store(name, place, parse_fsync(fsync)?, limits).map(|()| Reply::Done).map_err(|e| e.to_string())
     }
 
     fn nodes(&self, inodes: &[u64]) -> Vec<NodeId> {
@@ -184,11 +187,18 @@ impl Handler for DaemonHandler {
                 let flushed = self.volume.flush(mark).map_err(text)?;
                 Ok(Reply::Flushed { left_bytes: flushed.left_bytes, mark: flushed.mark })
             }
+            Request::FlushFiles { inodes, mark, send } => {
+                let flushed = self.volume.flush_files(&self.nodes(&inodes), mark, send).map_err(text)?;
+                Ok(Reply::Flushed { left_bytes: flushed.left_bytes, mark: flushed.mark })
+            }
             Request::Check { deep } => {
                 let report = self.volume.check(deep).map_err(text)?;
                 Ok(Reply::Findings { findings: report.findings, checked: report.checked })
             }
-            Request::StoreAdd { name, place, fsync } => self.add_store(&name, place, &fsync),
+            Request::StoreAdd { name, place, fsync, limits } => self.add_store(&name, place, &fsync, &limits),
+            Request::StoreSet { name, limits } => {
+                self.volume.set_limits(&name, limits_change(&limits)?).map(|_| Reply::Done).map_err(text)
+            }
             Request::StoreRemove { name } => self.volume.remove_store(&name).map(|()| Reply::Done).map_err(text),
             Request::Place { inodes, store, fsync } => self.place(&inodes, store.as_deref(), fsync.as_deref()),
             Request::Placement { inode } => {
@@ -236,10 +246,27 @@ impl Handler for DaemonHandler {
     }
 }
 
-fn store_status(name: &str, place: &CloudPlace, waiting_bytes: u64, traffic: &Traffic) -> StoreStatus {
+fn limits_change(text: &StoreLimitsText) -> Result<LimitsChange, String> {
+    Ok(LimitsChange {
+        max_requests: text.max_requests.as_deref().map(str::parse).transpose()?,
+        upload: text.upload.as_deref().map(str::parse).transpose()?,
+        download: text.download.as_deref().map(str::parse).transpose()?,
+    })
+}
+
+fn store_status(
+    name: &str,
+    place: &CloudPlace,
+    limits: StoreLimits,
+    waiting_bytes: u64,
+    traffic: &Traffic,
+) -> StoreStatus {
     StoreStatus {
         name: name.to_owned(),
         url: place.url.to_string(),
+        max_requests: limits.max_requests,
+        upload_limit: limits.upload,
+        download_limit: limits.download,
         waiting_bytes,
         cached_bytes: traffic.cached_bytes,
         puts: traffic.puts,

@@ -113,6 +113,15 @@ fn command(plan: &Plan) -> Command {
     if let Some(key) = &config.store_key {
         command.arg("--store-key").arg(key.to_string());
     }
+    let nexus::limits::LimitsChange { max_requests, upload, download } = config.store_limits;
+    if let Some(count) = max_requests {
+        command.arg("--store-max-requests").arg(count.to_string());
+    }
+    for (flag, rate) in [("--store-upload-limit", upload), ("--store-download-limit", download)] {
+        if let Some(rate) = rate {
+            command.arg(flag).arg(rate.to_string());
+        }
+    }
     command.arg("--memory").arg(config.memory.to_string());
     if let Some(cache) = config.cache {
         command.arg("--cache").arg(cache.to_string());

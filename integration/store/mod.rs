@@ -3,8 +3,10 @@
 
 mod coded;
 mod failpoints;
+mod limits;
 pub mod server;
 mod several;
+mod waiting;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -35,6 +37,8 @@ pub fn cases() -> Vec<Case> {
     let mut cases = several::cases();
     cases.extend(coded::cases());
     cases.extend(failpoints::cases());
+    cases.extend(limits::cases());
+    cases.extend(waiting::cases());
     cases.extend([
         Case::new("a volume comes back from its bucket", comes_back),
         Case::new("small files share requests", requests),

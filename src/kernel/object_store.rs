@@ -85,6 +85,10 @@ pub trait ObjectStore: Send + Sync {
     fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>>;
     /// Bytes of a range.
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>>;
+    /// The same for somebody who does not wait for them: what others wait for goes first.
+    fn get_ahead<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        self.get(id, range)
+    }
     /// Whether the blob is there, and how long it is.
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>>;
     /// Removes a blob.

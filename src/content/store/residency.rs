@@ -1,8 +1,8 @@
 //! What of files is kept on this disk: counted, fetched and thrown out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nexus_kernel::{BlobId, Error, Ino, Result, Zone, block_on};
+use nexus_kernel::{BlobId, ContentStore, Error, Ino, Result, Zone, block_on};
 
 use super::SegmentStore;
 use crate::metadata::{BlobExtent, file_extents};
@@ -51,6 +51,24 @@ impl SegmentStore {
             }
         }
         Ok(found)
+    }
+
+    /// Bytes of the files that are only here though their store is elsewhere, of those in segments
+    /// up to number `mark`; with `send`, after one such segment was sent.
+    pub fn flush_files(&self, zone: &dyn Zone, inos: &[Ino], mark: u64, send: bool) -> Result<u64> {
+        let mut only_here: BTreeMap<BlobId, u64> = BTreeMap::new();
+        for ino in inos {
+            // If these are not all, the rest is counted once they are sent.
+            let meant = |blob: BlobId| blob.origin().1 <= mark && self.is_only_here(blob);
+            let (extents, _) = file_extents(zone, *ino, meant, EXTENTS)?;
+            for (blob, extent) in extents {
+                *only_here.entry(blob).or_default() += extent.len;
+            }
+        }
+        if send && let Some((blob, _)) = only_here.pop_first() {
+            self.upload(&[blob])?;
+        }
+        Ok(only_here.values().sum())
     }
 
     /// Fetches what of the files is not on this disk, from `from` on, about `budget` bytes of

@@ -225,7 +225,7 @@ impl Shared {
                     // Nobody is at it yet, and they may all be busy for long.
                     Some(piece) => {
                         drop(state);
-                        self.fetch_piece(id, &piece, len, &file)?;
+                        self.fetch_piece(id, &piece, len, &file, false)?;
                         state = self.state.lock();
                     }
                     None => self.fetched.wait(&mut state),
@@ -256,7 +256,7 @@ impl Shared {
                     }
                 };
             };
-            let got = self.fetch(id, &missing, len, &file)?;
+            let got = self.fetch(id, &missing, len, &file, false)?;
             let start = missing.start * self.unit;
             if start <= range.start && range.end <= start + got.len() as u64 {
                 return Ok(got.slice((range.start - start) as usize..(range.end - start) as usize));
@@ -287,11 +287,12 @@ impl Shared {
         Some(cached)
     }
 
-    /// Fetches units that are noted as being fetched, and keeps them.
-    fn fetch(&self, id: BlobId, frames: &Range<u64>, len: u64, file: &File) -> Result<Bytes> {
+    /// Fetches units that are noted as being fetched, and keeps them; `ahead` if nobody waits yet.
+    fn fetch(&self, id: BlobId, frames: &Range<u64>, len: u64, file: &File, ahead: bool) -> Result<Bytes> {
         let start = frames.start * self.unit;
         let end = (frames.end * self.unit).min(len);
-        let got = block_on(self.store.get(id, start..end));
+        let got = if ahead { self.store.get_ahead(id, start..end) } else { self.store.get(id, start..end) };
+        let got = block_on(got);
         let kept = match &got {
             Ok(bytes) if bytes.len() as u64 == end - start => file.write_all_at(bytes, start).is_ok(),
             _ => false,
@@ -314,8 +315,8 @@ impl Shared {
     }
 
     /// Fetches a request that was queued.
-    fn fetch_piece(&self, id: BlobId, piece: &Range<u64>, len: u64, file: &File) -> Result<()> {
-        let got = self.fetch(id, piece, len, file).map(drop);
+    fn fetch_piece(&self, id: BlobId, piece: &Range<u64>, len: u64, file: &File, ahead: bool) -> Result<()> {
+        let got = self.fetch(id, piece, len, file, ahead).map(drop);
         self.state.lock().release(piece);
         got
     }
@@ -344,7 +345,7 @@ impl Shared {
             };
             let (len, file) = (cached.len, Arc::clone(&cached.file));
             drop(state);
-            if let Err(error) = self.fetch_piece(id, &piece, len, &file) {
+            if let Err(error) = self.fetch_piece(id, &piece, len, &file, true) {
                 // Who reads it will be told.
                 log::debug!("blob {:016x} could not be fetched ahead: {error}", id.0);
             }

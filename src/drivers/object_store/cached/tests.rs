@@ -215,7 +215,7 @@ fn a_fetch_that_ends_after_its_blob_was_thrown_out_counts_for_nothing() {
     let old = Arc::clone(&cache.0.state.lock().blobs[&id].file);
     cache.0.forget(id);
     block_on(cache.get(id, 0..10)).unwrap();
-    cache.0.fetch(id, &(7..8), 10 * FRAME, &old).unwrap();
+    cache.0.fetch(id, &(7..8), 10 * FRAME, &old, false).unwrap();
     let read = block_on(cache.get(id, 7 * FRAME..8 * FRAME)).unwrap();
     assert!(read == content[7 * FRAME as usize..8 * FRAME as usize]);
 }

@@ -9,6 +9,7 @@ mod bucket;
 mod connect;
 mod failure;
 mod fence;
+mod limits;
 mod probe;
 mod profile;
 mod upload;
@@ -23,17 +24,19 @@ use bytes::Bytes;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
 use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore, Traffic};
-use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
+use object_store::{GetOptions, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
 pub use bucket::{Bucket, ObjectInfo, PAGE_KEYS, Page};
 pub use connect::CloudOptions;
 pub use fence::{Claimant, Fence};
+pub use limits::{Limiter, StoreLimits};
 pub use probe::ProbeStep;
 pub use url::{Provider, StoreUrl};
 
 use failure::explain;
+use limits::{Limited, Urgency};
 
 /// Threads that wait for the network.
 const THREADS: usize = 2;
@@ -72,7 +75,13 @@ struct Counters {
 impl CloudStore {
     /// A store to read from. Asks nothing yet.
     pub fn open(url: &StoreUrl, options: &CloudOptions) -> Result<CloudStore> {
-        CloudStore::over(connect::connect(url, options)?, url.to_string(), url.prefix.clone())
+        CloudStore::limited(url, options, Limiter::new(StoreLimits::default()))
+    }
+
+    /// The same, under limits.
+    pub fn limited(url: &StoreUrl, options: &CloudOptions, limiter: Arc<Limiter>) -> Result<CloudStore> {
+        let objects = Arc::new(Limited::new(connect::connect(url, options)?, limiter));
+        CloudStore::over(objects, url.to_string(), url.prefix.clone())
     }
 
     fn over(objects: Arc<dyn object_store::ObjectStore>, name: String, prefix: String) -> Result<CloudStore> {
@@ -172,7 +181,7 @@ impl Remote {
         }
     }
 
-    async fn get(&self, id: BlobId, range: Range<u64>) -> Result<Bytes> {
+    async fn get(&self, id: BlobId, range: Range<u64>, urgency: Urgency) -> Result<Bytes> {
         if range.start > range.end {
             return Err(Error::Invalid);
         }
@@ -183,7 +192,12 @@ impl Remote {
             };
         }
         self.counters.gets.fetch_add(1, Ordering::Relaxed);
-        let got = self.objects.get_range(&self.blob(id), range.clone()).await;
+        let mut options = GetOptions::new().with_range(Some(range.clone()));
+        options.extensions.insert(urgency);
+        let got = match self.objects.get_opts(&self.blob(id), options).await {
+            Ok(answer) => answer.bytes().await,
+            Err(error) => Err(error),
+        };
         let wanted = range.end - range.start;
         match got {
             Ok(bytes) if bytes.len() as u64 == wanted => {
@@ -262,7 +276,12 @@ impl ObjectStore for CloudStore {
 
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
         let remote = self.remote.clone();
-        self.spawn(async move { remote.get(id, range).await })
+        self.spawn(async move { remote.get(id, range, Urgency::Demand).await })
+    }
+
+    fn get_ahead<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        let remote = self.remote.clone();
+        self.spawn(async move { remote.get(id, range, Urgency::Ahead).await })
     }
 
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {

@@ -107,3 +107,31 @@ fn without_a_claim_nothing_is_changed() {
     assert_eq!(block_on(store.put(BlobId::new(1, 1), &mut Memory::new("x"))), Err(Error::ReadOnly));
     assert_eq!(block_on(store.delete(BlobId::new(1, 1))), Err(Error::ReadOnly));
 }
+
+/// What somebody waits for comes before all that is read ahead and was asked for earlier.
+#[test]
+fn demand_overtakes_what_is_read_ahead() {
+    const LEN: u64 = 512 << 10;
+    let (objects, folder) = (Arc::new(InMemory::new()), tempfile::tempdir().unwrap());
+    let id = BlobId::new(1, 1);
+    block_on(claimed(&objects, folder.path(), "v").unwrap().put(id, &mut Memory::new(vec![7; LEN as usize]))).unwrap();
+    let limits = StoreLimits { max_requests: Some(2), download: Some(2 << 20), upload: None };
+    let limiter = Limiter::new(limits);
+    let limited = Arc::new(Limited::new(objects, limiter.clone()));
+    let store = CloudStore::over(limited, "memory".into(), "some/prefix".into()).unwrap();
+    let (store, done) = (&store, &parking_lot::Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(move || {
+                block_on(store.get_ahead(id, 0..LEN)).unwrap();
+                done.lock().push("ahead");
+            });
+        }
+        while limiter.waiting() < 4 {
+            std::thread::yield_now();
+        }
+        block_on(store.get(id, 0..LEN)).unwrap();
+        done.lock().push("demand");
+    });
+    assert_eq!(*done.lock(), ["demand", "ahead", "ahead", "ahead", "ahead"]);
+}

@@ -186,10 +186,10 @@ impl CodedStore {
         Ok(object)
     }
 
-    async fn read(&self, id: BlobId, range: Range<u64>) -> Result<Bytes> {
+    async fn read(&self, id: BlobId, range: Range<u64>, ahead: bool) -> Result<Bytes> {
         let known = self.tables.lock().get(id);
         if let Some(object) = known {
-            match self.read_by(&object, id, &range).await {
+            match self.read_by(&object, id, &range, ahead).await {
                 // The object may be another than the one remembered: an upload that was given up
                 // can arrive after the one that followed it.
                 Err(Error::Corrupt(_)) => self.tables.lock().remove(id),
@@ -197,10 +197,10 @@ impl CodedStore {
             }
         }
         let object = self.look(id).await?;
-        self.read_by(&object, id, &range).await
+        self.read_by(&object, id, &range, ahead).await
     }
 
-    async fn read_by(&self, object: &Object, id: BlobId, range: &Range<u64>) -> Result<Bytes> {
+    async fn read_by(&self, object: &Object, id: BlobId, range: &Range<u64>, ahead: bool) -> Result<Bytes> {
         if range.start > range.end || range.end > object.footer.len {
             return Err(Error::Invalid);
         }
@@ -210,7 +210,9 @@ impl CodedStore {
         let (first, end) = (range.start / FRAME, range.end.div_ceil(FRAME));
         let start_of = |frame: u64| object.starts.get(frame as usize).copied().ok_or(Error::Invalid);
         let (from, to) = (start_of(first)?, start_of(end)?);
-        let stored = match self.inner.get(self.inner_id(id), from..to).await {
+        let inner = self.inner_id(id);
+        let asked = if ahead { self.inner.get_ahead(inner, from..to) } else { self.inner.get(inner, from..to) };
+        let stored = match asked.await {
             // The object ends before, though its table says that it does not.
             Err(Error::Invalid) => return Err(damaged(id, "it is cut short")),
             other => other?,
@@ -350,7 +352,11 @@ impl ObjectStore for CodedStore {
     }
 
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(self.read(id, range))
+        Box::pin(self.read(id, range, false))
+    }
+
+    fn get_ahead<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(self.read(id, range, true))
     }
 
     fn get_original<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
@@ -358,7 +364,7 @@ impl ObjectStore for CodedStore {
         if range.start == 0 {
             self.tables.lock().remove(id);
         }
-        Box::pin(self.read(id, range))
+        Box::pin(self.read(id, range, false))
     }
 
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
