@@ -2,7 +2,6 @@
 //! syscalls together in the order that they need each other.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +14,8 @@ use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
 use nexus_drivers::object_store::{Limiter, LocalDiskStore, MemoryStore};
 use nexus_kernel::disk::{Disk, DiskSpace};
 use nexus_kernel::fs::FsOptions;
-use nexus_kernel::metastore::{Durability, Table, WriteBatch};
-use nexus_kernel::model::{Blob, BlobState, FsyncLevel, Usage, ZoneInfo, decode};
+use nexus_kernel::metastore::{Durability, WriteBatch};
+use nexus_kernel::model::{FsyncLevel, Usage, ZoneInfo};
 use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, StoreId, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
@@ -373,7 +372,7 @@ impl Volume {
                 Ok((usage, stats)) => state.zones.push(ZoneState { index, info: zone.info(), usage, stats }),
                 Err(error) => state.problems.push(format!("zone {index}: {error}")),
             }
-            if let Err(error) = count_content(&*zone, &mut state.content) {
+            if let Err(error) = zones::count_content(&*zone, &mut state.content) {
                 state.problems.push(format!("content of zone {index}: {error}"));
             }
         }
@@ -543,30 +542,6 @@ fn open_metastore(
             Ok(Arc::new(metastore))
         }
     }
-}
-
-/// Adds a zone's blobs to `content`.
-fn count_content(zone: &dyn Zone, content: &mut ContentState) -> nexus_kernel::Result<()> {
-    zone.read(&mut |state| {
-        let mut bad = None;
-        state.scan(Table::Blob, &[], &[0xff; 9], &mut |_, value| match decode::<Blob>("blob", value) {
-            Ok(blob) => {
-                let (count, bytes) = match blob.state {
-                    BlobState::Open => (&mut content.segments, &mut content.segment_bytes),
-                    BlobState::Sealed => (&mut content.blobs, &mut content.blob_bytes),
-                };
-                *count += 1;
-                *bytes = bytes.saturating_add(blob.len);
-                content.live_bytes = content.live_bytes.saturating_add(blob.live);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                bad = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        bad.map_or(Ok(()), Err)
-    })
 }
 
 /// Opens the root zone over its log and metastore. Only a volume that is still being made,

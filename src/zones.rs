@@ -2,20 +2,22 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use nexus_drivers::metastore::{RedbMetastore, RedbOptions};
 use nexus_kernel::disk::Disk;
-use nexus_kernel::model::MountTarget;
+use nexus_kernel::metastore::Table;
+use nexus_kernel::model::{Blob, BlobState, MountTarget, decode};
 use nexus_kernel::{Command, Ino, Metastore, NexusFs, NodeId, Result as KernelResult, Zone, ZoneIndex};
 use nexus_zone::node::{Listeners, NewRoot, NodeParts, ZoneMetastores, ZoneNode, ZoneReport};
 use nexus_zone::raft::{GroupConfig, Listener, MemberId, Metastores, RaftZoneConfig, ReplicaConfig};
 use nexus_zone::{ExportError, export};
 use parking_lot::RwLock;
 
-use crate::boot::Volume;
+use crate::boot::{ContentState, Volume};
 use crate::error::{Error, Result};
 
 pub use nexus_zone::net::{Invite, ZoneId};
@@ -430,4 +432,28 @@ pub(crate) fn make_node(path: &Path, makings: &NodeMakings) -> KernelResult<Arc<
     })?;
     makings.shared.connect(&node);
     Ok(node)
+}
+
+/// Adds a zone's blobs to `content`.
+pub(crate) fn count_content(zone: &dyn Zone, content: &mut ContentState) -> KernelResult<()> {
+    zone.read(&mut |state| {
+        let mut bad = None;
+        state.scan(Table::Blob, &[], &[0xff; 9], &mut |_, value| match decode::<Blob>("blob", value) {
+            Ok(blob) => {
+                let (count, bytes) = match blob.state {
+                    BlobState::Open => (&mut content.segments, &mut content.segment_bytes),
+                    BlobState::Sealed => (&mut content.blobs, &mut content.blob_bytes),
+                };
+                *count += 1;
+                *bytes = bytes.saturating_add(blob.len);
+                content.live_bytes = content.live_bytes.saturating_add(blob.live);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        bad.map_or(Ok(()), Err)
+    })
 }

@@ -118,7 +118,7 @@ impl Nodes {
         let mut last = Vec::new();
         wait_until("all nodes have the same state", PATIENCE, || {
             last = self.0.iter().map(Node::digest).collect::<Check<Vec<_>>>()?;
-            Ok(last.iter().all(|digest| *digest == last[0]))
+            Ok(last.iter().all(|digest| Some(digest) == last.first()))
         })
         .during(format!("{last:?}"))
     }
@@ -130,6 +130,14 @@ impl Nodes {
             node.mount.fsck()?;
         }
         Ok(())
+    }
+
+    fn at(&self, place: usize) -> Check<&Node> {
+        self.0.get(place).ok_or_else(|| crate::failure::Stop::Failed("no such node".into()))
+    }
+
+    fn at_mut(&mut self, place: usize) -> Check<&mut Node> {
+        self.0.get_mut(place).ok_or_else(|| crate::failure::Stop::Failed("no such node".into()))
     }
 
     fn leader(&self) -> Check<usize> {
@@ -175,7 +183,7 @@ fn shared(lab: &Lab) -> Check {
         }
     }
     for round in 0..20 {
-        let (writer, reader) = (&nodes.0[round % 3], &nodes.0[(round + 1) % 3]);
+        let (writer, reader) = (nodes.at(round % 3)?, nodes.at((round + 1) % 3)?);
         let text = format!("round {round}");
         fs::write(writer.path("again"), &text)?;
         expect(&reader.path("again"), text.as_bytes())?;
@@ -206,8 +214,8 @@ fn shared(lab: &Lab) -> Check {
         wait_until("the zone is mounted again", PATIENCE, || Ok(node.path("before").exists()))?;
         expect(&node.path("of b").join("large"), &large)?;
     }
-    fs::write(nodes.0[2].path("in the morning"), "well")?;
-    expect(&nodes.0[0].path("in the morning"), b"well")?;
+    fs::write(nodes.at(2)?.path("in the morning"), "well")?;
+    expect(&nodes.at(0)?.path("in the morning"), b"well")?;
     nodes.agree()?;
     nodes.finish()
 }
@@ -330,7 +338,8 @@ fn leader_killed(lab: &Lab) -> Check {
         println!("    {} files, the slowest took {slowest:?}", acknowledged.len());
         ensure!(slowest < FAILOVER, "a file took {slowest:?} when the leader was gone");
         ensure!(acknowledged.len() > 20, "only {} files were made", acknowledged.len());
-        if let Some(node) = nodes.0.get_mut(leader) {
+        {
+            let node = nodes.at_mut(leader)?;
             node.mount.start()?;
             wait_until("the zone is mounted again", PATIENCE, || Ok(node.path("before").exists()))?;
         }
@@ -341,7 +350,7 @@ fn leader_killed(lab: &Lab) -> Check {
             }
         }
         if let Some(name) = acknowledged.last() {
-            expect(&nodes.0[leader].path(name), name.as_bytes())?;
+            expect(&nodes.at(leader)?.path(name), name.as_bytes())?;
         }
     }
     nodes.finish()
@@ -351,12 +360,12 @@ fn no_majority(lab: &Lab) -> Check {
     let mut nodes = Nodes::new(lab, 3)?;
     let names = ["kept 1", "kept 2"];
     for name in names {
-        fs::write(nodes.0[0].path(name), name)?;
+        fs::write(nodes.at(0)?.path(name), name)?;
     }
     nodes.agree()?;
-    nodes.0[1].mount.kill()?;
-    nodes.0[2].mount.kill()?;
-    let alone = &nodes.0[0];
+    nodes.at_mut(1)?.mount.kill()?;
+    nodes.at_mut(2)?.mount.kill()?;
+    let alone = &nodes.at(0)?;
     let point = alone.mount.point().to_owned();
     let zone = alone.zone.clone();
     let writing = std::thread::spawn(move || {
@@ -373,9 +382,9 @@ fn no_majority(lab: &Lab) -> Check {
     ensure!(refused.is_err(), "a change was made by one of three");
     ensure!(took < PATIENCE, "it took {took:?} until a change was refused");
     println!("    refused after {took:?}: {refused:?}");
-    nodes.0[1].mount.start()?;
-    wait_until("changes are made again", PATIENCE, || Ok(fs::write(nodes.0[0].path("with two"), "x").is_ok()))?;
-    nodes.0[2].mount.start()?;
+    nodes.at_mut(1)?.mount.start()?;
+    wait_until("changes are made again", PATIENCE, || Ok(fs::write(nodes.at(0)?.path("with two"), "x").is_ok()))?;
+    nodes.at_mut(2)?.mount.start()?;
     for node in &nodes.0 {
         wait_until("the zone is mounted", PATIENCE, || Ok(node.path("with two").exists()))?;
         for name in names {
@@ -394,28 +403,28 @@ fn leaving(lab: &Lab) -> Check {
     ensure!(fs::read_dir(&gone.zone)?.next().is_none(), "files of a zone are there after it was left");
     ensure!(gone.zone(&["ls"]).ok()?.contains("no zones"), "it is still listed");
     fs::remove_dir(&gone.zone).during("the directory is a directory like any other")?;
-    fs::write(nodes.0[0].path("without the third"), "x")?;
-    expect(&nodes.0[1].path("without the third"), b"x")?;
-    ensure!(!nodes.0[0].zone(&["status", "zone"]).ok()?.contains("carol"), "it is still a member");
+    fs::write(nodes.at(0)?.path("without the third"), "x")?;
+    expect(&nodes.at(1)?.path("without the third"), b"x")?;
+    ensure!(!nodes.at(0)?.zone(&["status", "zone"]).ok()?.contains("carol"), "it is still a member");
     // It may come back, by a new invitation, as somebody new.
-    let invite = nodes.0[1].zone(&["invite", "zone"]).ok()?;
+    let invite = nodes.at(1)?.zone(&["invite", "zone"]).ok()?;
     gone.mount.program().arg("join").arg(invite.trim()).arg(&gone.zone).ok()?;
     expect(&gone.path("without the third"), b"x")?;
     let member = gone.member()?;
     gone.mount.kill()?;
-    nodes.0[0].zone(&["remove-member", "zone", &member]).ok()?;
-    fs::write(nodes.0[1].path("after the removal"), "x")?;
+    nodes.at(0)?.zone(&["remove-member", "zone", &member]).ok()?;
+    fs::write(nodes.at(1)?.path("after the removal"), "x")?;
     // A dead member that was removed comes back, and is not let in.
     gone.mount.start()?;
-    let said = nodes.0[0].zone(&["status", "zone"]).ok()?;
+    let said = nodes.at(0)?.zone(&["status", "zone"]).ok()?;
     ensure!(said.matches("  member ").count() == 2, "{said}");
     ensure!(!gone.path("after the removal").exists(), "who was removed is told of changes");
     gone.stop()?;
     // The last one can't leave: its files would be gone.
-    nodes.0[1].zone(&["leave", "zone"]).ok()?;
-    let last = nodes.0[0].zone(&["leave", "zone"]).run()?;
+    nodes.at(1)?.zone(&["leave", "zone"]).ok()?;
+    let last = nodes.at(0)?.zone(&["leave", "zone"]).run()?;
     ensure!(last.code != 0 && last.err.contains("last member"), "{last:?}");
-    expect(&nodes.0[0].path("after the removal"), b"x")?;
+    expect(&nodes.at(0)?.path("after the removal"), b"x")?;
     nodes.finish()
 }
 

@@ -76,7 +76,7 @@ impl Machine {
         let content = Arc::new(NoContent);
         let disk = Arc::new(self.disk.clone());
         let log = NodeLog::open(disk, Path::new("/log"), content.clone(), LogConfig::default()).unwrap();
-        let node = ZoneNode::new(NodeParts {
+        ZoneNode::new(NodeParts {
             folder: self.dir.path().join("zones"),
             log,
             content,
@@ -93,8 +93,7 @@ impl Machine {
                 ..GroupConfig::default()
             },
         })
-        .unwrap();
-        node
+        .unwrap()
     }
 
     fn started(&self) -> Arc<ZoneNode> {
