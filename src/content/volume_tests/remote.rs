@@ -88,27 +88,3 @@ fn a_survey_counts_and_a_scrub_reads_all() {
     let dead = collector.survey().unwrap();
     assert!(dead.dead + dead.sparse > 0 && dead.dead_bytes + dead.sparse_bytes >= 30_000, "{dead:?}");
 }
-
-/// A flush of files sends what there is of them, waits for nothing that is written later, and
-/// leaves other files' segments alone.
-#[test]
-fn files_are_flushed_without_others() {
-    let rig = Rig::over(SimDisk::new(), memory(), Arc::new(MemoryStore::new()), small()).unwrap();
-    let zone = rig.zone.as_ref();
-    let (wanted, other) = (rig.create().unwrap(), rig.create().unwrap());
-    rig.write(wanted, 0, &Random::new(1).bytes(50_000)).unwrap();
-    rig.write(other, 0, &Random::new(2).bytes(200_000)).unwrap();
-    let mark = rig.store.newest_segment();
-    assert_eq!(rig.store.flush_files(zone, &[wanted], mark, false).unwrap(), 50_000);
-    rig.store.flush_files(zone, &[wanted], mark, true).unwrap();
-    // More than fits into what is left of the segments that are meant.
-    rig.write(wanted, 50_000, &Random::new(3).bytes(200_000)).unwrap();
-    let mut steps = 0;
-    while rig.store.flush_files(zone, &[wanted], mark, true).unwrap() > 0 {
-        steps += 1;
-        assert!(steps < 100, "it does not end");
-    }
-    assert!(rig.store.residency(zone, &[wanted]).unwrap().only_here > 0, "what came later was waited for");
-    assert!(rig.store.residency(zone, &[other]).unwrap().only_here > 0, "others were sent, too");
-    assert_eq!(rig.store.flush_files(zone, &[wanted, other], 0, true).unwrap(), 0);
-}
