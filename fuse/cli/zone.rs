@@ -218,6 +218,9 @@ fn open_below(path: &std::path::Path) -> Vec<String> {
 /// Joins a zone.
 pub fn join(args: &JoinArgs) -> Result<String, String> {
     if !args.path.exists() {
+        // Nothing is made where nothing can be joined.
+        let around = args.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        find::containing(around.unwrap_or(std::path::Path::new(".")))?;
         std::fs::create_dir(&args.path).map_err(|error| format!("cannot make {}: {error}", args.path.display()))?;
     }
     let (volume, path) = find::containing(&args.path)?;

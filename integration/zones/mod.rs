@@ -443,6 +443,9 @@ fn refusals(lab: &Lab) -> Check {
     refused(join(&invite), "expired")?;
     refused(join("nexus://127.0.0.1:1/join/AAAA"), "invitation")?;
     refused(join(invite.split_at(invite.len() - 3).0), "invitation")?;
+    let outside = lab.scratch.join("no mount of ours");
+    refused(b.mount.program().arg("join").arg(&invite).arg(&outside), "not on a mount")?;
+    ensure!(!outside.exists(), "a directory was made where nothing can be joined");
     refused(a.mount.program().arg("share").arg(a.mount.point()), "root")?;
     // A file with a name outside.
     let dir = a.mount.point().join("dir");
