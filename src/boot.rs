@@ -295,6 +295,12 @@ impl Volume {
         let fs = NexusFs::with_zone(root.clone(), shared.clone(), options).map_err(failed("start the file system"))?;
         let fs = Arc::new(fs);
         watch.of(&fs);
+        if purpose == Purpose::Serve
+            && !fs.is_read_only()
+            && let Err(error) = fs.empty_detached(ZoneIndex(0))
+        {
+            log::warn!("what a zone was put in place of is not removed yet: {error}");
+        }
         let collector = Reclaimer::new(content.clone(), zones.clone(), clock.clone(), reclaim_config(far));
         let (collector, weak) = (collector.reading(shared.clone()), Arc::downgrade(&fs));
         watch.adopt_with(Arc::new(move |index, writer| {

@@ -88,3 +88,28 @@ fn a_volume_without_its_metastore_is_not_taken_for_a_new_one() {
     assert!(matches!(&error, Error::Damaged { problem, .. } if problem.contains("root.redb is missing")), "{error}");
     assert!(!root_meta.exists());
 }
+
+/// Sharing was cut short after the zone had its place, and before what was there was gone.
+#[test]
+fn what_a_zone_was_put_in_place_of_goes_at_the_next_start() {
+    use nexus_kernel::command::NewKind;
+    use nexus_kernel::model::MountTarget;
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let volume = open(&config);
+    let shared = volume.fs().make(&Caller::ROOT, NodeId::ROOT, b"shared", NewKind::Directory, 0o755).unwrap();
+    volume.fs().make(&Caller::ROOT, shared.node, b"file", NewKind::Regular, 0o644).unwrap();
+    let target = nexus_kernel::model::encode(&MountTarget::default()).unwrap().to_vec();
+    let (name, now) = (b"shared"[..].into(), volume.root.now());
+    let mount = nexus_kernel::Command::MountZone { parent: nexus_kernel::Ino::ROOT, name, replace: true, target, now };
+    volume.root.propose(&mount).unwrap();
+    let before = volume.root.usage().unwrap().inodes;
+    drop(volume);
+    let volume = open(&config);
+    volume.fs().reap_now().unwrap();
+    assert_eq!(volume.root.usage().unwrap().inodes, before - 1);
+    assert!(volume.check(false).unwrap().findings.is_empty(), "{:?}", volume.check(false));
+    // Nothing is in the way of the directory any more.
+    volume.fs().unmount_zone(NodeId::ROOT, b"shared").unwrap();
+    volume.fs().rmdir(NodeId::ROOT, b"shared").unwrap();
+}

@@ -1,6 +1,7 @@
-//! The zone tier: the node log, which orders commands and makes them durable, and the local
-//! zone, which keeps what is newer than its metastore in memory. It knows nothing of files'
-//! bytes beyond [`nexus_kernel::content::ContentSync`], and nothing of FUSE.
+//! The zone tier: the node log, which makes commands durable; local zones, which it orders too;
+//! and zones that several nodes have: their groups (`raft`), their network (`net`), and a node's
+//! part in them (`node`). Content is reached through the kernel's port alone, and of FUSE nothing
+//! is known here.
 
 mod digest;
 mod export;

@@ -109,10 +109,8 @@ fn changed(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error 
     }
 }
 
-fn our_vote_reply(reply: &raft::VoteResponse<TypeConfig>, asked: Vote) -> VoteReply {
-    let granted = reply.vote_granted;
-    let _ = asked;
-    VoteReply { vote: vote(&reply.vote), granted, last: reply.last_log_id.as_ref().map(position) }
+fn our_vote_reply(reply: &raft::VoteResponse<TypeConfig>) -> VoteReply {
+    VoteReply { vote: vote(&reply.vote), granted: reply.vote_granted, last: reply.last_log_id.as_ref().map(position) }
 }
 
 fn their_append(append: Append) -> Result<AppendEntriesRequest<TypeConfig>> {
@@ -260,7 +258,7 @@ impl Consensus for Group {
             let mut theirs = raft::VoteRequest::new(raft_vote(request.vote), request.last.map(log_id));
             theirs.leadership_transfer = request.transfer;
             let reply = if request.pre { raft.pre_vote(theirs).await } else { raft.vote(theirs).await };
-            reply.map(|reply| our_vote_reply(&reply, request.vote)).map_err(stopped)
+            reply.map(|reply| our_vote_reply(&reply)).map_err(stopped)
         }
         .boxed()
     }
