@@ -244,9 +244,12 @@ impl ZoneMounts {
     pub fn handle(&self, ask: ZoneAsk, node: impl Fn(u64) -> NodeId) -> Result<Reply, String> {
         let text = |error: nexus::Error| error.to_string();
         match ask {
-            ZoneAsk::Share { inode, name, ttl_sec } => {
+            ZoneAsk::Share { inode, name, ttl_sec, replicas } => {
                 self.ensure_listening()?;
                 let joined = self.volume.share(node(inode), &name).map_err(text)?;
+                if let Some(replicas) = replicas {
+                    joined.set_replicas(replicas).map_err(|error| error.to_string())?;
+                }
                 self.refresh();
                 let invite = self.volume.invite(&joined, Duration::from_secs(ttl_sec)).map_err(text)?;
                 Ok(Reply::Text { text: invite })
@@ -278,6 +281,11 @@ impl ZoneMounts {
                 let member = find_member(&joined, &member)?;
                 let node = self.volume.node().map_err(text)?;
                 node.transfer(&joined, member).map_err(|error| error.to_string())?;
+                Ok(Reply::Done)
+            }
+            ZoneAsk::SetReplicas { name, replicas } => {
+                let joined = self.volume.zone_named(&name).map_err(text)?;
+                joined.set_replicas(replicas).map_err(|error| error.to_string())?;
                 Ok(Reply::Done)
             }
             ZoneAsk::Leave { name } => {
@@ -347,6 +355,9 @@ impl ZoneMounts {
                 applied: report.group.applied.map(|at| at.index),
                 checkpoint: report.stats.checkpoint.0,
                 log_bytes: report.log_bytes,
+                replicas: report.replicas,
+                lacking_bytes: report.lacking_bytes,
+                mirror_bytes: report.mirror_bytes,
                 metastore_bytes: report.stats.metastore_bytes,
                 members: members.collect(),
             }

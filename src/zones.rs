@@ -419,6 +419,8 @@ pub(crate) fn make_node(path: &Path, makings: &NodeMakings) -> KernelResult<Arc<
     let disk: Arc<dyn Disk> = Arc::new(nexus_drivers::disk::RealDisk::new());
     let node = ZoneNode::new(NodeParts {
         folder: path.join("zones"),
+        mirror: path.join("mirror"),
+        disk: disk.clone(),
         log: makings.log.clone(),
         content: makings.content.clone(),
         writer: makings.writer,

@@ -13,14 +13,18 @@ use crate::control::{ControlError, Reply, Request, ZoneAsk, ZoneView};
 
 /// A zone of some size takes a while to be made, or to arrive.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// Most nodes that content is kept on.
+const MOST_REPLICAS: i64 = 16;
 
 pub(super) const SHARE_HELP: &str = "\
 Examples:
   nexus-fuse share /mnt/nexus/project          make it a zone, and print an invitation
   nexus-fuse share /mnt/nexus/project --name p --ttl 7d
+  nexus-fuse share /mnt/nexus/project --replicas 3
 
 What is in the directory stays as it is, for everybody on this machine; other nodes have it from
-when they join. Its content is fetched from here as they read it. All changes are agreed on by
+when they join. What is written is on the disks of --replicas nodes before it counts as written,
+so that no loss of one disk loses it; others fetch it as they read it. All changes are agreed on by
 a majority of the nodes, so with two of them both must be there for a change, with three one
 may be away. The daemon listens for the others at the address that `mount --listen` gave, else
 at port 7420. Files of the directory should not be open meanwhile.";
@@ -40,6 +44,7 @@ Examples:
   nexus-fuse zone invite project               an invitation for one more node
   nexus-fuse zone remove-member project bob    its certificate counts for nothing from then on
   nexus-fuse zone transfer-leader project bob
+  nexus-fuse zone replicas project 3           have content on three nodes
   nexus-fuse zone digest project               the same at every member that is up to date
   nexus-fuse zone leave project                the others go on without this node";
 
@@ -53,6 +58,13 @@ Examples:
   nexus-fuse zone status project
   nexus-fuse zone leave project
   nexus-fuse zone digest 4f2a --mount /mnt/nexus";
+
+const REPLICAS_HELP: &str = "\
+Examples:
+  nexus-fuse zone replicas project 3
+
+What is written from then on is on so many nodes before it counts as written; what is there
+already is brought to them in the background, which `zone status` tells of.";
 
 const INVITE_HELP: &str = "\
 Examples:
@@ -75,6 +87,9 @@ pub struct ShareArgs {
     /// How long the invitation holds: 30m, 24h, 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_time)]
     pub ttl: Duration,
+    /// On how many nodes' disks each byte is to be, this one's among them [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_REPLICAS))]
+    pub replicas: Option<u32>,
 }
 
 /// Arguments of `join`.
@@ -104,6 +119,9 @@ pub enum ZoneCommand {
     /// Have another member lead
     #[command(after_help = MEMBER_HELP)]
     TransferLeader(MemberArgs),
+    /// Set on how many nodes content is kept
+    #[command(after_help = REPLICAS_HELP)]
+    Replicas(ReplicasArgs),
     /// Leave a zone; the others go on without this node
     #[command(after_help = NAMED_HELP)]
     Leave(Named),
@@ -139,6 +157,19 @@ pub struct InviteArgs {
     /// How long the invitation holds: 30m, 24h, 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_time)]
     pub ttl: Duration,
+}
+
+/// Arguments of `zone replicas`.
+#[derive(Args, Debug, Clone)]
+pub struct ReplicasArgs {
+    /// The zone's name, or the beginning of its id
+    pub zone: String,
+    /// On how many nodes' disks each byte is to be, the writer's among them
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_REPLICAS))]
+    pub count: u32,
+    /// Which mount.
+    #[command(flatten)]
+    pub on: MountOnly,
 }
 
 /// A zone's member.
@@ -188,7 +219,8 @@ pub fn share(args: &ShareArgs) -> Result<String, String> {
     // What programs wrote through mmap is a part of it.
     let synced = std::fs::File::open(&path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
     synced.map_err(|error| format!("cannot flush {}: {error}", path.display()))?;
-    let ask = ZoneAsk::Share { inode: metadata.ino(), name: name.clone(), ttl_sec: args.ttl.as_secs() };
+    let (inode, ttl_sec, replicas) = (metadata.ino(), args.ttl.as_secs(), args.replicas);
+    let ask = ZoneAsk::Share { inode, name: name.clone(), ttl_sec, replicas };
     let invite = text_of(ask_volume(&volume, ask)?)?;
     eprintln!("{} is zone {name} from now on. To join it, elsewhere:", path.display());
     eprintln!("  nexus-fuse join INVITE DIRECTORY        with this invitation, which works once:");
@@ -264,6 +296,10 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
             ask_on(&args.on, ZoneAsk::TransferLeader { name, member })?;
             Ok(format!("{} leads {}", args.member, args.zone))
         }
+        ZoneCommand::Replicas(args) => {
+            ask_on(&args.on, ZoneAsk::SetReplicas { name: args.zone.clone(), replicas: args.count })?;
+            Ok(format!("content of {} is kept on {} nodes from now on", args.zone, args.count))
+        }
         ZoneCommand::Leave(named) => {
             ask_on(&named.on, ZoneAsk::Leave { name: named.zone.clone() })?;
             Ok(format!("this node has left zone {}", named.zone))
@@ -304,6 +340,14 @@ fn describe(zone: &ZoneView) -> String {
         ByteSize(zone.log_bytes)
     );
     let _ = writeln!(out, "  metadata   {}", ByteSize(zone.metastore_bytes));
+    let copies = if zone.members.len() < zone.replicas as usize {
+        format!("{} wanted, more than there are members", zone.replicas)
+    } else if zone.lacking_bytes > 0 {
+        format!("{} wanted; {} written here have too few yet", zone.replicas, ByteSize(zone.lacking_bytes))
+    } else {
+        format!("{} wanted", zone.replicas)
+    };
+    let _ = writeln!(out, "  copies     {copies}; {} kept here for others", ByteSize(zone.mirror_bytes));
     for member in &zone.members {
         let mut words = vec![
             if member.leads {

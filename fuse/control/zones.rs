@@ -14,6 +14,8 @@ pub enum ZoneAsk {
         name: String,
         /// For how many seconds the invitation is to hold.
         ttl_sec: u64,
+        /// On how many nodes content is to be, if that is said.
+        replicas: Option<u32>,
     },
     /// Join a zone, and mount it on an empty directory.
     Join {
@@ -44,6 +46,13 @@ pub enum ZoneAsk {
         name: String,
         /// The member.
         member: String,
+    },
+    /// Have content on so many nodes from now on.
+    SetReplicas {
+        /// The zone.
+        name: String,
+        /// How many, the writer among them.
+        replicas: u32,
     },
     /// Leave a zone.
     Leave {
@@ -84,6 +93,12 @@ pub struct ZoneView {
     pub log_bytes: u64,
     /// Bytes of the metastore.
     pub metastore_bytes: u64,
+    /// On how many nodes each byte of content is to be.
+    pub replicas: u32,
+    /// Bytes that this node has written, of which there are too few copies.
+    pub lacking_bytes: u64,
+    /// Bytes of copies that this node keeps for others.
+    pub mirror_bytes: u64,
     /// Its members.
     pub members: Vec<ZoneMember>,
 }

@@ -2,6 +2,8 @@
 //! its own. They are shared and joined as a user does it, worked in from all sides, and their
 //! daemons are killed.
 
+mod copies;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::TcpListener;
@@ -33,6 +35,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("the leader is killed under load", leader_killed),
         Case::new("without a majority nothing is changed, and nothing hangs", no_majority),
         Case::new("members leave, and are removed", leaving),
+        Case::new("a lost disk loses nothing that was synced", copies::disk_lost),
+        Case::new("copies are made up for and follow the zone's setting", copies::made_up),
         Case::new("what can't be shared or joined is refused", refusals),
     ]
 }

@@ -26,6 +26,7 @@ pub mod overlay;
 pub mod protocol;
 pub mod record_store;
 pub mod router;
+pub mod scan;
 pub mod zone;
 
 pub use block_on::block_on;

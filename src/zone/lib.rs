@@ -7,6 +7,7 @@ mod digest;
 mod export;
 mod local;
 mod log;
+pub mod mirror;
 pub mod net;
 pub mod node;
 pub mod raft;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use nexus_kernel::{Clock, Ino};
+use nexus_kernel::{BlobId, Clock, Ino};
 use nexus_proto as proto;
 use nexus_proto::zone_api_service_client::ZoneApiServiceClient;
 use nexus_proto::zone_transport_service_client::ZoneTransportServiceClient;
@@ -26,6 +26,7 @@ use super::peer::{
 use super::service::{MAX_LARGE, MAX_SMALL, split};
 use super::tls;
 use super::{NodeIdentity, PkiError};
+use crate::mirror::{Part, Ranges};
 use crate::raft::{MemberId, Position, Vote};
 
 /// Why a call has no answer.
@@ -189,6 +190,27 @@ impl PeerClient {
     pub async fn held(&self, inodes: &[Ino], limit: Duration) -> Result<Vec<Ino>, CallError> {
         let request = proto::HeldRequest { header: convert::to_header(self.zone), inodes: convert::to_inodes(inodes) };
         Ok(convert::inodes(within(limit, self.transport.clone().held(request)).await?.inodes)?)
+    }
+
+    /// Has the member keep bytes of blobs that this node has written, at most 15 MiB, and make
+    /// durable all that it was sent of `durable`.
+    pub async fn keep_content(&self, parts: Vec<Part>, durable: &[BlobId], limit: Duration) -> Result<(), CallError> {
+        let request = convert::to_content(self.zone, parts, durable)?;
+        within(limit, self.transport.clone().keep_content(request)).await.map(drop)
+    }
+
+    /// What the member keeps durably of these blobs, at most 4,096, one for each.
+    pub async fn kept_content(&self, blobs: &[BlobId], limit: Duration) -> Result<Vec<Ranges>, CallError> {
+        let request = proto::KeptContentRequest {
+            header: convert::to_header(self.zone),
+            blobs: blobs.iter().map(|blob| blob.0).collect(),
+        };
+        let reply = within(limit, self.transport.clone().kept_content(request)).await?;
+        let kept = convert::kept(reply.blobs)?;
+        match kept.len() == blobs.len() {
+            true => Ok(kept),
+            false => Err(CallError::Protocol("the reply is of other blobs than were asked for".into())),
+        }
     }
 
     /// Puts a batch into the log, all or none, at most 15 MiB; gives its entry's place.

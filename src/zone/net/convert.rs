@@ -14,6 +14,7 @@ use super::peer::{
     VoteReply, VoteRequest, ZoneAddress,
 };
 use super::pki::MAX_DER;
+use crate::mirror::{Part, Ranges};
 use crate::raft::{Entry, Member, MemberId, Position, Vote};
 
 /// Version of the protocol that this build speaks, the only one.
@@ -28,6 +29,8 @@ const MAX_MEMBERSHIP: usize = 1 << 20;
 const MAX_ITEMS: usize = 65_536;
 /// Most inodes that are asked for at once.
 pub const MAX_INODES: usize = 65_536;
+/// Most blobs that one message is about.
+pub const MAX_BLOBS: usize = 4096;
 /// Most names of a path.
 const MAX_COMPONENTS: usize = 4096;
 /// Longest text of a refusal, in bytes.
@@ -224,6 +227,62 @@ pub(super) fn chunk(chunk: proto::Chunk) -> Result<Bytes> {
         true => Ok(chunk.bytes),
         false => wrong("a chunk's checksum is wrong"),
     }
+}
+
+pub(super) fn to_content(zone: ZoneId, parts: Vec<Part>, durable: &[BlobId]) -> Result<proto::KeepContentRequest> {
+    check_content(parts.len(), parts.iter().map(|part| part.bytes.len()).sum(), durable.len())?;
+    let part = |part: Part| proto::ContentPart {
+        blob: part.blob.0,
+        offset: part.offset,
+        crc32c: crc32c::crc32c(&part.bytes),
+        bytes: part.bytes,
+    };
+    let durable = durable.iter().map(|blob| blob.0).collect();
+    Ok(proto::KeepContentRequest { header: to_header(zone), parts: parts.into_iter().map(part).collect(), durable })
+}
+
+pub(super) fn content(request: proto::KeepContentRequest) -> Result<(Vec<Part>, Vec<BlobId>)> {
+    let bytes = request.parts.iter().map(|part| part.bytes.len()).sum();
+    check_content(request.parts.len(), bytes, request.durable.len())?;
+    let part = |part: proto::ContentPart| match part.offset.checked_add(part.bytes.len() as u64) {
+        None => wrong("content beyond the end of all blobs"),
+        Some(_) if part.bytes.is_empty() => wrong("content without bytes"),
+        Some(_) if crc32c::crc32c(&part.bytes) != part.crc32c => wrong("the checksum of content is wrong"),
+        Some(_) => Ok(Part { blob: BlobId(part.blob), offset: part.offset, bytes: part.bytes }),
+    };
+    let parts = request.parts.into_iter().map(part).collect::<Result<_>>()?;
+    Ok((parts, request.durable.into_iter().map(BlobId).collect()))
+}
+
+fn check_content(parts: usize, bytes: usize, durable: usize) -> Result<()> {
+    limit(parts, MAX_ITEMS, "parts of content")?;
+    limit(bytes, MAX_BATCH, "bytes of content")?;
+    limit(durable, MAX_BLOBS, "blobs")
+}
+
+pub(super) fn blobs(blobs: &[u64]) -> Result<Vec<BlobId>> {
+    limit(blobs.len(), MAX_BLOBS, "blobs")?;
+    Ok(blobs.iter().map(|blob| BlobId(*blob)).collect())
+}
+
+pub(super) fn to_kept(kept: &[Ranges]) -> Vec<proto::KeptBlob> {
+    let bounds = |ranges: &Ranges| ranges.iter().flat_map(|(start, end)| [start, end]).collect();
+    kept.iter().map(|ranges| proto::KeptBlob { bounds: bounds(ranges) }).collect()
+}
+
+pub(super) fn kept(blobs: Vec<proto::KeptBlob>) -> Result<Vec<Ranges>> {
+    limit(blobs.len(), MAX_BLOBS, "blobs")?;
+    let ranges = |kept: proto::KeptBlob| {
+        let mut ranges = Ranges::default();
+        for bounds in kept.bounds.chunks(2) {
+            match bounds {
+                [start, end] if start < end => ranges.add(*start, *end),
+                _ => return wrong("what is kept of a blob is no list of ranges"),
+            }
+        }
+        Ok(ranges)
+    };
+    blobs.into_iter().map(ranges).collect()
 }
 
 pub(super) fn to_inodes(inodes: &[Ino]) -> Vec<u64> {

@@ -10,6 +10,7 @@ use nexus_kernel::{BlobId, Ino};
 
 use super::identity::{Fingerprint, ZoneId};
 use super::invite::{Invite, Token};
+use crate::mirror::{Part, Ranges};
 use crate::raft::{Entry, Member, MemberId, Position, Vote};
 
 /// A stream without an end of its own type.
@@ -241,6 +242,13 @@ pub trait Peer: Send + Sync + 'static {
 
     /// Which of these inodes are open here; at most 65,536 are asked for.
     fn held(&self, caller: Caller, inodes: Vec<Ino>) -> Answer<'_, Vec<Ino>>;
+
+    /// Keeps bytes of blobs that the caller has written, and makes all durable that was kept of
+    /// `durable`.
+    fn keep_content(&self, caller: Caller, parts: Vec<Part>, durable: Vec<BlobId>) -> Answer<'_, ()>;
+
+    /// What is kept durably of these blobs, at most 4,096, one for each.
+    fn kept_content(&self, caller: Caller, blobs: Vec<BlobId>) -> Answer<'_, Vec<Ranges>>;
 
     /// Puts a batch into the log, all in one entry, whose position is the answer.
     fn propose(&self, caller: Caller, proposals: Vec<Proposal>) -> Answer<'_, Position>;

@@ -27,7 +27,7 @@ const API: &str = "/nexus.zone.v1.ZoneApiService/";
 /// What a stranger may call.
 const OPEN: [&str; 2] = ["JoinZone", "Resolve"];
 /// What may bring a batch of 15 MiB.
-const LARGE: [&str; 2] = ["ReplicateEntries", "Propose"];
+const LARGE: [&str; 3] = ["ReplicateEntries", "Propose", "KeepContent"];
 /// Largest message of such a call, in bytes.
 pub(super) const MAX_LARGE: usize = 16 << 20;
 /// Largest message of any other, in bytes: a chunk, or a membership.
@@ -260,6 +260,22 @@ impl ZoneTransportService for Service {
         let inodes = convert::inodes(request.inodes).map_err(|error| self.0.malformed(error))?;
         let held = self.0.plain(self.0.shared.parts.peer.held(caller, inodes)).await?;
         Ok(Response::new(proto::HeldReply { inodes: convert::to_inodes(&held) }))
+    }
+
+    async fn keep_content(&self, request: Request<proto::KeepContentRequest>) -> Reply<proto::Done> {
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let (parts, durable) = convert::content(request).map_err(|error| self.0.malformed(error))?;
+        self.0.plain(self.0.shared.parts.peer.keep_content(caller, parts, durable)).await?;
+        Ok(Response::new(proto::Done {}))
+    }
+
+    async fn kept_content(&self, request: Request<proto::KeptContentRequest>) -> Reply<proto::KeptContentReply> {
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let blobs = convert::blobs(&request.blobs).map_err(|error| self.0.malformed(error))?;
+        let kept = self.0.plain(self.0.shared.parts.peer.kept_content(caller, blobs)).await?;
+        Ok(Response::new(proto::KeptContentReply { blobs: convert::to_kept(&kept) }))
     }
 }
 

@@ -4,17 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_kernel::zone::ZoneStats;
-use nexus_kernel::{Error, Result, Zone, ZoneIndex};
+use nexus_kernel::{Command, Error, Result, Zone, ZoneIndex};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::copies::{CopyParts, ZoneCopies, encode_replicas};
 use super::files::ZoneFiles;
 use super::links::ClientLinks;
-use super::steward;
+use super::records::REPLICAS_KEY;
 use super::{Listeners, ZoneNode};
+use super::{keeper, steward};
+use crate::mirror::MirrorStore;
 use crate::net::{NodeIdentity, NodeKey, ZoneId};
-use crate::raft::{Group, GroupLog, GroupStatus, LogStore, Member, MemberId, RaftParts, RaftZone, Replica, Role};
+use crate::raft::{
+    Consensus, Group, GroupLog, GroupStatus, LogStore, Member, MemberId, RaftParts, RaftZone, Replica, Role,
+};
 
 /// How long a leader waits for another to take over.
 const HAND_ON: Duration = Duration::from_secs(10);
@@ -29,8 +34,11 @@ pub struct JoinedZone {
     zone: Arc<RaftZone>,
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
+    copies: Arc<ZoneCopies>,
+    mirror: Arc<MirrorStore>,
+    runtime: Handle,
     listeners: Arc<dyn Listeners>,
-    steward: Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A member, as another sees it.
@@ -70,6 +78,12 @@ pub struct ZoneReport {
     pub stats: ZoneStats,
     /// Bytes of entries that are kept for the others.
     pub log_bytes: u64,
+    /// On how many nodes each byte of content is to be.
+    pub replicas: u32,
+    /// Bytes that this node has written and of which there are too few copies, as of the last look.
+    pub lacking_bytes: u64,
+    /// Bytes of copies that this node keeps for others.
+    pub mirror_bytes: u64,
 }
 
 impl JoinedZone {
@@ -90,11 +104,21 @@ impl JoinedZone {
         let log = Arc::new(GroupLog::open(node.flusher.clone(), index)?);
         let links = Arc::new(ClientLinks::new(identity.clone(), parts.clock.clone(), node.handle.clone()));
         let group = Group::start(replica.clone(), LogStore(log.clone()), links.clone(), &parts.group).await?;
-        let raft = RaftParts {
-            replica,
-            group: Arc::new(group),
+        let group: Arc<dyn Consensus> = Arc::new(group);
+        let copies = CopyParts {
+            replica: replica.clone(),
+            group: group.clone(),
             links: links.clone(),
             content: parts.content.clone(),
+            patience: parts.zone.patience,
+        };
+        let copies = Arc::new(ZoneCopies::start(copies, node.handle.clone()));
+        let raft = RaftParts {
+            replica,
+            group,
+            links: links.clone(),
+            content: parts.content.clone(),
+            copies: copies.clone(),
             clock: parts.clock.clone(),
             runtime: node.handle.clone(),
         };
@@ -107,14 +131,40 @@ impl JoinedZone {
             zone: Arc::new(RaftZone::new(raft, parts.zone.clone())?),
             log,
             links,
+            copies,
+            mirror: node.mirror.clone(),
+            runtime: node.handle.clone(),
             listeners: parts.listeners.clone(),
-            steward: Mutex::new(None),
+            tasks: Mutex::default(),
         })
     }
 
-    /// Has a task look after members that come and go, and after the log.
-    pub(super) fn look_after(self: &Arc<JoinedZone>, runtime: &Handle) {
-        *self.steward.lock() = Some(runtime.spawn(steward::run(Arc::downgrade(self))));
+    /// Has tasks look after members that come and go, after the log, and after copies of content.
+    pub(super) fn look_after(self: &Arc<JoinedZone>, node: &ZoneNode) {
+        let steward = steward::run(Arc::downgrade(self));
+        let keeper = keeper::run(Arc::downgrade(self), node.mirror.clone(), node.parts.writer);
+        self.tasks.lock().extend([self.runtime.spawn(steward), self.runtime.spawn(keeper)]);
+    }
+
+    /// Copies of its content on other members.
+    pub(super) fn copies(&self) -> &Arc<ZoneCopies> {
+        &self.copies
+    }
+
+    /// Waits for an answer. To be called by no task.
+    pub(super) fn block_on<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.runtime.block_on(answer)
+    }
+
+    /// On how many nodes each byte of content is to be.
+    pub fn replicas(&self) -> u32 {
+        u32::try_from(self.copies.wanted()).unwrap_or(u32::MAX)
+    }
+
+    /// Asks for content to be on so many nodes from now on, what there is already as well.
+    pub fn set_replicas(&self, replicas: u32) -> Result<()> {
+        let value = Some(encode_replicas(replicas)?);
+        self.zone.propose(&Command::SetSys { key: REPLICAS_KEY.to_owned(), value }).map(drop)
     }
 
     /// Its place in this node's mount table.
@@ -188,6 +238,9 @@ impl JoinedZone {
             has_quorum: group.leader.is_some() && !silent && group.role != Role::Candidate,
             stats: self.zone.stats()?,
             log_bytes: self.log.bytes() as u64,
+            replicas: self.replicas(),
+            lacking_bytes: self.copies.lacking(),
+            mirror_bytes: self.mirror.bytes(self.index),
             group,
         })
     }
@@ -208,9 +261,7 @@ impl JoinedZone {
 
     /// Ends it on this node.
     pub(super) fn close(&self) -> Result<()> {
-        if let Some(steward) = self.steward.lock().take() {
-            steward.abort();
-        }
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
         self.zone.close()
     }
 }

@@ -2,8 +2,10 @@
 //! answering the other members.
 
 mod content;
+mod copies;
 mod files;
 mod joined;
+mod keeper;
 mod links;
 mod records;
 mod serve;
@@ -15,11 +17,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nexus_kernel::disk::Disk;
 use nexus_kernel::{Clock, Command, ContentStore, Error, Ino, Metastore, Result, Zone, ZoneIndex};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Runtime;
 
 use crate::log::NodeLog;
+use crate::mirror::MirrorStore;
 use crate::net::{
     Fingerprint, Invite, JoinClient, Limits, NodeKey, Server, ServerParts, Timing, Token, ZoneCa, ZoneId, Zones,
 };
@@ -64,6 +68,10 @@ pub trait Listeners: Send + Sync {
 pub struct NodeParts {
     /// Where it keeps who it is in each zone.
     pub folder: PathBuf,
+    /// Where it keeps copies of others' content.
+    pub mirror: PathBuf,
+    /// The disk below `mirror`.
+    pub disk: Arc<dyn Disk>,
     /// The node's log.
     pub log: Arc<NodeLog>,
     /// Its content.
@@ -106,6 +114,7 @@ pub struct ZoneNode {
     parts: NodeParts,
     folder: ZoneFolder,
     flusher: Arc<Flusher>,
+    mirror: Arc<MirrorStore>,
     zones: RwLock<BTreeMap<ZoneIndex, Arc<JoinedZone>>>,
     served: Arc<Zones>,
     server: Mutex<Option<Server>>,
@@ -127,10 +136,13 @@ impl ZoneNode {
             .map_err(|error| Error::from_io("start the threads for zones", &error))?;
         let flusher = Flusher::start(parts.log.clone())?;
         let folder = ZoneFolder::new(parts.folder.clone());
+        let indexes: Vec<ZoneIndex> = folder.list()?.into_iter().map(|(index, _)| index).collect();
+        let mirror = Arc::new(MirrorStore::open(parts.disk.clone(), parts.mirror.clone(), &indexes)?);
         let handle = runtime.handle().clone();
         Ok(Arc::new(ZoneNode {
             folder,
             flusher,
+            mirror,
             parts,
             zones: RwLock::default(),
             served: Arc::default(),
@@ -222,7 +234,7 @@ impl ZoneNode {
         let identity = joined.identity();
         self.served.put(identity, &self.parts.clock).map_err(|error| bad_identity(&error))?;
         self.zones.write().insert(index, joined.clone());
-        joined.look_after(&self.handle);
+        joined.look_after(self);
         Ok(joined)
     }
 
@@ -346,6 +358,7 @@ impl ZoneNode {
         self.close_one(joined)?;
         self.folder.remove(joined.index())?;
         self.parts.metastores.remove(joined.index())?;
+        self.mirror.remove_zone(joined.index())?;
         self.parts.log.forget(joined.index())
     }
 

@@ -12,6 +12,11 @@ pub const CA_KEY: &str = "zone/ca";
 /// What people call the zone.
 pub const NAME_KEY: &str = "zone/name";
 
+/// On how many nodes each byte of content is to be, the writer among them (u32).
+pub const REPLICAS_KEY: &str = "zone/replicas";
+/// The same, where nobody has said.
+pub const DEFAULT_REPLICAS: u32 = 2;
+
 /// Value at `member/<id>`: who may take part. Taking it away revokes the certificate.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemberRecord {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use nexus_kernel::model::{self, keys};
-use nexus_kernel::{BlobId, Command, Error, Ino, MetaRead, Result, Table, Zone};
+use nexus_kernel::scan::find_blob;
+use nexus_kernel::{BlobId, Command, Error, Ino, Result, Table, Zone};
 
 use super::ZoneNode;
 use super::joined::JoinedZone;
 use super::links::Frames;
 use super::records::{CA_KEY, InviteRecord, MemberRecord, invite_key, is_member, member_key, read};
 use super::steward::JOINING;
+use crate::mirror::{Part, Ranges};
 use crate::net::{
     self, Answer, BlobRange, BoxStream, Caller, Fingerprint, Guard, Invite, JoinRequest, Joined, Peer, Proposal,
     Resolved, SnapshotHead, ZoneAddress, ZoneCa, ZoneId,
@@ -157,6 +159,39 @@ impl Peer for ZoneNode {
         })
     }
 
+    fn keep_content(&self, caller: Caller, parts: Vec<Part>, durable: Vec<BlobId>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let joined = self.asked(caller.zone)?;
+            tokio::task::block_in_place(|| {
+                let mut blobs = parts.iter().map(|part| part.blob).chain(durable.iter().copied());
+                let mut record = None;
+                let looked = joined.zone().read(&mut |state| {
+                    record = read::<MemberRecord>(state, &member_key(caller.member))?;
+                    Ok(())
+                });
+                looked.map_err(|error| refused(&error))?;
+                // A new member's record may not have come yet; the others' blobs are theirs alone.
+                if record.is_some_and(|record| blobs.any(|blob| blob.origin().0 != record.writer)) {
+                    return Err(net::Refusal::Denied("a member has copies made of its own content alone".into()));
+                }
+                let bytes: u64 = parts.iter().map(|part| part.bytes.len() as u64).sum();
+                let kept = self.parts.content.check_space(bytes);
+                let kept = kept.and_then(|()| self.mirror.put(joined.index(), &parts, &durable));
+                kept.map_err(|error| refused(&error))
+            })
+        })
+    }
+
+    fn kept_content(&self, caller: Caller, blobs: Vec<BlobId>) -> Answer<'_, Vec<Ranges>> {
+        Box::pin(async move {
+            let joined = self.asked(caller.zone)?;
+            tokio::task::block_in_place(|| {
+                let kept = blobs.iter().map(|blob| self.mirror.ranges(joined.index(), *blob));
+                kept.collect::<Result<Vec<_>>>().map_err(|error| refused(&error))
+            })
+        })
+    }
+
     fn propose(&self, caller: Caller, proposals: Vec<Proposal>) -> Answer<'_, Position> {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
@@ -190,19 +225,23 @@ impl Peer for ZoneNode {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
             // Of this zone's content, and no other's.
-            if !knows_blob(&joined, range.blob).map_err(|error| refused(&error))? {
+            if find_blob(&**joined.zone(), range.blob).map_err(|error| refused(&error))?.is_none() {
                 return Err(net::Refusal::NotFound("the zone has no such blob".into()));
             }
-            let content = self.parts.content.clone();
+            let (content, mirror) = (self.parts.content.clone(), self.mirror.clone());
             let end = range.offset.saturating_add(range.len);
             let pieces = stream::unfold(Some(range.offset), move |at| {
-                let content = content.clone();
+                let (content, mirror) = (content.clone(), mirror.clone());
                 async move {
                     let at = at.filter(|at| *at < end)?;
                     let len = PIECE.min(end - at);
-                    let read = tokio::task::block_in_place(|| {
+                    let read = tokio::task::block_in_place(|| -> Result<Bytes> {
                         let mut bytes = vec![0; len as usize];
-                        content.read(range.blob, at, &mut bytes).map(|()| Bytes::from(bytes))
+                        match content.read(range.blob, at, &mut bytes) {
+                            Err(Error::NotFound) if mirror.read(range.blob, at, &mut bytes)? => {}
+                            other => other?,
+                        }
+                        Ok(Bytes::from(bytes))
                     });
                     match read {
                         Ok(bytes) => Some((Ok(bytes), Some(at + len))),
@@ -235,16 +274,6 @@ impl Peer for ZoneNode {
             Ok(Resolved::Here(ZoneAddress { zone, addresses: self.addresses(), ca }))
         })
     }
-}
-
-/// Whether a zone's files have content in a blob.
-fn knows_blob(joined: &JoinedZone, blob: BlobId) -> Result<bool> {
-    let mut known = false;
-    joined.zone().read(&mut |state: &dyn MetaRead| {
-        known = state.get(Table::Blob, &keys::blob(blob))?.is_some();
-        Ok(())
-    })?;
-    Ok(known)
 }
 
 impl ZoneNode {

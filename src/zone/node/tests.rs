@@ -75,9 +75,11 @@ impl Machine {
     fn node(&self) -> Arc<ZoneNode> {
         let content = Arc::new(NoContent);
         let disk = Arc::new(self.disk.clone());
-        let log = NodeLog::open(disk, Path::new("/log"), content.clone(), LogConfig::default()).unwrap();
+        let log = NodeLog::open(disk.clone(), Path::new("/log"), content.clone(), LogConfig::default()).unwrap();
         ZoneNode::new(NodeParts {
             folder: self.dir.path().join("zones"),
+            mirror: "/mirror".into(),
+            disk,
             log,
             content,
             writer: self.writer,

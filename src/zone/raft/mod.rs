@@ -2,6 +2,7 @@
 //! the folder `engine` names the consensus library.
 
 mod consensus;
+mod copies;
 mod engine;
 mod entry;
 mod flusher;
@@ -15,6 +16,7 @@ mod snapshot;
 mod zone;
 
 pub use consensus::{Consensus, GroupStatus, Role};
+pub use copies::{Copies, Copying, NoCopies, Span};
 pub use engine::{Group, GroupConfig, LogStore};
 pub use entry::{Entry, Member, MemberId, Membership, Payload, Position, Vote};
 pub use flusher::{Flushed, Flusher};

@@ -177,6 +177,7 @@ impl Cluster {
             group,
             links,
             content: Arc::new(NoContent),
+            copies: Arc::new(NoCopies),
             clock: Arc::new(SystemClock),
             runtime: self.handle(),
         };

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
 use super::consensus::Consensus;
+use super::copies::{Copies, Span};
 use super::messages::{Links, Refusal};
 use super::proposer::{Proposer, Queued};
 use super::replica::Replica;
@@ -56,6 +57,8 @@ pub struct RaftParts {
     pub links: Arc<dyn Links>,
     /// The content that its files are in.
     pub content: Arc<dyn ContentSync>,
+    /// Who keeps copies of it.
+    pub copies: Arc<dyn Copies>,
     /// Time for commands.
     pub clock: Arc<dyn Clock>,
     /// Where its tasks run.
@@ -67,6 +70,7 @@ pub struct RaftZone {
     shared: Arc<Shared>,
     proposer: Proposer,
     content: Arc<dyn ContentSync>,
+    copies: Arc<dyn Copies>,
     clock: Arc<dyn Clock>,
     newest_time: Mutex<Timestamp>,
     /// Until then, the others are taken to be out of reach.
@@ -89,7 +93,7 @@ struct Shared {
 impl RaftZone {
     /// The zone that these parts are.
     pub fn new(parts: RaftParts, config: RaftZoneConfig) -> Result<RaftZone> {
-        let RaftParts { replica, group, links, content, clock, runtime } = parts;
+        let RaftParts { replica, group, links, content, copies, clock, runtime } = parts;
         let proposer = Proposer::start(replica.clone(), group.clone(), links, runtime);
         let shared = Arc::new(Shared {
             replica,
@@ -107,6 +111,7 @@ impl RaftZone {
             shared,
             proposer,
             content,
+            copies,
             clock,
             newest_time: Mutex::new(Timestamp { sec: i64::MIN, nsec: 0 }),
             alone_until: Mutex::new(None),
@@ -238,9 +243,12 @@ impl Shared {
 
 impl Zone for RaftZone {
     fn propose(&self, command: &Command) -> Result<Outcome> {
-        if command.pieces().next().is_some() {
-            // Once others know of content, it must not be lost with the power of this node.
+        let spans: Vec<Span> = command.pieces().map(Span::from).collect();
+        if !spans.is_empty() {
+            // Once others know of content, it must not be lost with this node's power or disk.
+            let copying = self.copies.begin(spans);
             self.content.sync()?;
+            copying()?;
         }
         self.propose_and_wait(command)
     }

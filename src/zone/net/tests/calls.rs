@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use nexus_kernel::{BlobId, Ino};
 
 use super::fake::{CLIENT, LIMIT, SERVER, World, ZONE, append, at, member, newcomer, vote};
+use crate::mirror::Part;
 use crate::net::*;
 use crate::raft::MemberId;
 
@@ -25,6 +26,14 @@ fn what_one_member_asks_another_comes_back() {
         let elsewhere = client.transfer_leader(TransferLeader { to: CLIENT, ..transfer }, LIMIT).await;
         assert_eq!(elsewhere, Err(Refusal::Denied("not me".into()).into()));
         assert_eq!(client.held(&[Ino(1), Ino(2), Ino(4)], LIMIT).await, Ok(vec![Ino(2), Ino(4)]));
+        let part = |offset: u64, bytes: usize| Part { blob: BlobId(9), offset, bytes: vec![3; bytes].into() };
+        assert_eq!(client.keep_content(vec![part(0, 10), part(20, 5)], &[BlobId(9)], LIMIT).await, Ok(()));
+        assert_eq!(client.keep_content(vec![part(25, MAX_BATCH)], &[], LIMIT).await, Ok(()));
+        let too_much = client.keep_content(vec![part(0, MAX_BATCH + 1)], &[], LIMIT).await;
+        assert!(matches!(too_much, Err(CallError::Protocol(_))));
+        let kept = client.kept_content(&[BlobId(9), BlobId(1)], LIMIT).await.unwrap();
+        let kept: Vec<Vec<_>> = kept.iter().map(|ranges| ranges.iter().collect()).collect();
+        assert_eq!(kept, [vec![(0, 10), (20, 25 + MAX_BATCH as u64)], vec![]]);
         let batch = |bytes: usize| vec![Proposal { bytes: Bytes::from(vec![1; bytes]), deadline: LIMIT }];
         assert_eq!(client.propose(batch(300), LIMIT).await, Ok(at(1, 300)));
         assert_eq!(client.propose(batch(MAX_BATCH), LIMIT).await, Ok(at(1, MAX_BATCH as u64)));

@@ -1,15 +1,16 @@
 //! A peer that answers by rote, and a zone of two members to ask it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use nexus_kernel::{Clock, Ino};
+use nexus_kernel::{BlobId, Clock, Ino};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::mirror::{Part, Ranges};
 use crate::net::testing::TestClock;
 use crate::net::*;
 use crate::raft::{Entry, Member, MemberId, Payload, Position, Vote};
@@ -47,6 +48,7 @@ pub(super) struct Fake {
     pub(super) appended: Mutex<Vec<u64>>,
     pub(super) snapshot: Mutex<Vec<Result<u64, String>>>,
     pub(super) callers: Mutex<HashSet<Caller>>,
+    pub(super) kept: Mutex<HashMap<BlobId, Ranges>>,
 }
 
 impl Fake {
@@ -125,6 +127,28 @@ impl Peer for Arc<Fake> {
     fn held(&self, caller: Caller, inodes: Vec<Ino>) -> Answer<'_, Vec<Ino>> {
         self.called(caller);
         Box::pin(async move { Ok(inodes.into_iter().filter(|ino| ino.0 % 2 == 0).collect()) })
+    }
+
+    fn keep_content(&self, caller: Caller, parts: Vec<Part>, durable: Vec<BlobId>) -> Answer<'_, ()> {
+        self.called(caller);
+        Box::pin(async move {
+            let mut kept = self.kept.lock();
+            for part in parts {
+                kept.entry(part.blob).or_default().add(part.offset, part.offset + part.bytes.len() as u64);
+            }
+            match durable.iter().all(|blob| kept.contains_key(blob)) {
+                true => Ok(()),
+                false => Err(Refusal::NotFound("no such copy".into())),
+            }
+        })
+    }
+
+    fn kept_content(&self, caller: Caller, blobs: Vec<BlobId>) -> Answer<'_, Vec<Ranges>> {
+        self.called(caller);
+        Box::pin(async move {
+            let kept = self.kept.lock();
+            Ok(blobs.iter().map(|blob| kept.get(blob).cloned().unwrap_or_default()).collect())
+        })
     }
 
     fn propose(&self, caller: Caller, proposals: Vec<Proposal>) -> Answer<'_, Position> {
@@ -247,6 +271,7 @@ impl World {
             appended: Mutex::default(),
             snapshot: Mutex::default(),
             callers: Mutex::default(),
+            kept: Mutex::default(),
         });
         let zones = Arc::<Zones>::default();
         let shared_clock: Arc<dyn Clock> = clock.clone();

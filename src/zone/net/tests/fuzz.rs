@@ -1,10 +1,12 @@
 //! Every parser takes anything without a panic: valid inputs with seeded changes, and noise.
 
 use bytes::Bytes;
+use nexus_kernel::BlobId;
 use nexus_proto as proto;
 use prost::Message;
 
 use super::fake::{CLIENT, ZONE, append, at, newcomer, vote};
+use crate::mirror::{Part, Ranges};
 use crate::net::convert::{self, Step};
 use crate::net::testing::TestClock;
 use crate::net::*;
@@ -101,6 +103,10 @@ fn messages() {
             )*
         }};
     }
+    let content = Part { blob: BlobId(1), offset: 7, bytes: Bytes::from_static(b"content") };
+    let mut kept = Ranges::default();
+    kept.add(3, 300);
+    kept.add(1_000, 2_000);
     each! {
         proto::Header, convert::to_header(ZONE).unwrap(), |header: proto::Header| convert::zone(&header.zone);
         proto::StepRequest, convert::to_step(ZONE, step), convert::step;
@@ -112,6 +118,11 @@ fn messages() {
         proto::Chunk, convert::to_chunk(Bytes::from_static(b"chunk")), convert::chunk;
         proto::HeldRequest, proto::HeldRequest { header: None, inodes: vec![1, 2, 300] },
             |request: proto::HeldRequest| convert::inodes(request.inodes);
+        proto::KeepContentRequest, convert::to_content(ZONE, vec![content], &[BlobId(1)]).unwrap(), convert::content;
+        proto::KeptContentRequest, proto::KeptContentRequest { header: None, blobs: vec![1, 2] },
+            |request: proto::KeptContentRequest| convert::blobs(&request.blobs);
+        proto::KeptContentReply, proto::KeptContentReply { blobs: convert::to_kept(&[kept]) },
+            |reply: proto::KeptContentReply| convert::kept(reply.blobs);
         proto::ProposeRequest, convert::to_proposals(ZONE, vec![proposal]).unwrap(), convert::proposals;
         proto::Refusal, convert::to_refusal(not_leader).unwrap(), convert::refusal;
         proto::FetchBlobRequest, convert::to_blob_range(ZONE, range),
