@@ -64,10 +64,6 @@ pub struct ReclaimConfig {
     pub drop_grace_ms: u64,
     /// A sealed blob with less than this percentage of live bytes is compacted.
     pub compact_below_percent: u64,
-    /// Sealed blobs shorter than this in a store that is far away are small...
-    pub merge_below_bytes: u64,
-    /// ...and are merged once a store has so many: each of them is an object and its requests.
-    pub merge_blobs: usize,
     /// Most bytes that one pass copies, or reads to seal.
     pub pass_bytes: u64,
     /// Most extents that one `Relocate` command moves.
@@ -84,8 +80,6 @@ impl Default for ReclaimConfig {
             idle_seal_bytes: 8 << 20,
             drop_grace_ms: 2_000,
             compact_below_percent: 50,
-            merge_below_bytes: 2 << 20,
-            merge_blobs: 16,
             pass_bytes: 32 << 20,
             moves_per_command: 256,
             rest_percent: 300,

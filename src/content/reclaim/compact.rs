@@ -54,9 +54,7 @@ impl Reclaimer {
             Need::Calm => self.config.compact_below_percent,
             Need::Room => ROOM_BELOW_PERCENT.max(self.config.compact_below_percent),
         };
-        let known = known_blobs(&self.zones.all())?;
-        let small = if need == Need::Calm { self.small(&known, memory) } else { Vec::new() };
-        let mut sparse: Vec<_> = known
+        let mut sparse: Vec<_> = known_blobs(&self.zones.all())?
             .into_iter()
             .filter(|(id, _)| self.is_own(*id))
             .filter(|(id, blob)| blob.state == BlobState::Sealed && blob.live > 0 && !memory.wrong.contains(id))
@@ -65,7 +63,7 @@ impl Reclaimer {
             .map(|(id, blob)| (u128::from(blob.live) * 1_000_000 / u128::from(blob.len.max(1)), id))
             .collect();
         sparse.sort_unstable();
-        for id in sparse.into_iter().map(|(_, id)| id).chain(small) {
+        for (_, id) in sparse {
             for zone in &self.zones.all() {
                 match self.empty(zone, id, id.store(), budget, memory, progress) {
                     // There will be room once what was emptied so far is dropped.

@@ -12,11 +12,9 @@
 //! | record sealed, no live bytes | dead | after a grace `DropBlob` |
 //! | file, no record | dropped, or never known | deleted once the zones are settled |
 //! | record sealed, few live bytes | sparse | extents copied, `Relocate` |
-//! | many small records, far away | trickled in | the same, into one blob |
 
 mod adopt;
 mod compact;
-mod merge;
 mod migrate;
 mod seal;
 mod survey;

@@ -11,7 +11,7 @@ use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed};
 use nexus_kernel::{BlobId, Error, Ino, ObjectStore, Result};
 use parking_lot::{Condvar, Mutex};
 
-use super::rig::{Rig, eager, memory, small};
+use super::rig::{Rig, memory, small};
 use crate::testing::Random;
 
 /// Longest that an upload waits for another one, so that the test ends if none comes.
@@ -113,32 +113,6 @@ fn a_store_that_is_away_ends_the_pass_and_loses_nothing() {
         assert_eq!(rig.read(ino).unwrap(), data);
     }
     rig.assert_sound("sent later");
-}
-
-/// What trickles in makes an object each time; many small ones become few, and no more is copied then.
-#[test]
-fn small_objects_are_merged() {
-    let far = Arc::new(Far::default());
-    far.uploads.lock().most = 2;
-    let rig = Rig::over(SimDisk::new(), memory(), far.clone(), small()).unwrap();
-    let count = || nexus_kernel::block_on(far.list(BlobId::NONE, 1000)).unwrap().len();
-    let mut files = Vec::new();
-    for seed in 0..60 {
-        let (ino, data) = (rig.create().unwrap(), Random::new(seed).bytes(700));
-        rig.write(ino, 0, &data).unwrap();
-        files.push((ino, data));
-        rig.clock.advance_ms(1_000_000);
-        rig.reclaimer.run_once().unwrap();
-        assert!(count() <= 2 * eager().merge_blobs, "{} objects after {} files", count(), files.len());
-    }
-    rig.collect().unwrap();
-    assert!(count() < eager().merge_blobs, "{} objects of 60 files", count());
-    let copied = rig.collect().unwrap().copied_bytes;
-    assert_eq!(copied, 0, "it goes on copying");
-    for (ino, data) in files {
-        assert_eq!(rig.read(ino).unwrap(), data);
-    }
-    rig.assert_sound("merged");
 }
 
 /// A flush of files sends what there is of them, waits for nothing that is written later, and
