@@ -47,6 +47,7 @@ pub struct Volume {
     pub(crate) config: Config,
     pub(crate) stores: Mutex<StoreList>,
     pub(crate) limiters: Mutex<BTreeMap<StoreId, SharedLimiter>>,
+    away: Vec<String>,
     services: ServiceRegistry,
     collector: Mutex<Option<ReclaimHandle>>,
     pub(crate) fs: Arc<NexusFs>,
@@ -139,6 +140,7 @@ struct Parts {
     content: Arc<SegmentStore>,
     stores: StoreList,
     limiters: BTreeMap<StoreId, SharedLimiter>,
+    away: Vec<String>,
     metastore: Arc<dyn Metastore>,
     log: Arc<NodeLog>,
     root: Arc<LocalZone>,
@@ -186,7 +188,7 @@ impl Volume {
         let path = folder.path().to_owned();
         let layout = Layout::of(&path);
         let drivers = folder.identity().drivers;
-        if drivers.are_throwaway() {
+        if folder.identity().is_throwaway() {
             clear(&layout)?;
         }
         let failed = |what: &'static str| {
@@ -200,7 +202,7 @@ impl Volume {
             crate::cloud::check_local(config)?;
         }
         let mut stores = StoreList::load(&path)?;
-        let mut limiters = BTreeMap::new();
+        let (mut limiters, mut away) = (BTreeMap::new(), Vec::new());
         let blobs: Arc<dyn ObjectStore> = match drivers.object_store {
             ObjectStoreKind::Local => {
                 Arc::new(LocalDiskStore::open(disk.clone(), &layout.blobs).map_err(failed("open the object store"))?)
@@ -217,7 +219,9 @@ impl Volume {
                 }
                 let limiter = Limiter::new(limits);
                 limiters.insert(StoreId(0), limiter.clone());
-                crate::cloud::open(folder, config, &layout, access, limiter)?
+                let opened = crate::cloud::open(folder, config, &layout, access, limiter)?;
+                away.extend(opened.away);
+                opened.objects
             }
         };
         let far = drivers.object_store == ObjectStoreKind::Cloud;
@@ -236,9 +240,11 @@ impl Volume {
             };
             let limiter = Limiter::new(store.limits);
             limiters.insert(store.id, limiter.clone());
-            let objects = crate::cloud::open_place(folder, config, (store.id, &store.place), &layout, access, limiter)?;
+            let place = (store.id, &store.place);
+            let opened = crate::cloud::open_place(folder, config, place, &layout, access, limiter)?;
+            away.extend(opened.away);
             content
-                .mount_store(store.id, objects, crate::cloud::shape(store.fsync))
+                .mount_store(store.id, opened.objects, crate::cloud::shape(store.fsync, &store.place))
                 .map_err(failed("mount a store"))?;
         }
         let metastore = open_metastore(folder, &layout, &disk, &plan)?;
@@ -256,7 +262,7 @@ impl Volume {
         let zone = ZoneIndex(0);
         let parts = ZoneParts { zone, log: log.clone(), metastore: metastore.clone(), clock: clock.clone() };
         let root = Arc::new(open_zone(folder, parts, zone_config)?);
-        Ok(Parts { clock, content, stores, limiters, metastore, log, root })
+        Ok(Parts { clock, content, stores, limiters, away, metastore, log, root })
     }
 
     fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, purpose: Purpose) -> Result<Volume> {
@@ -266,7 +272,8 @@ impl Volume {
             move |error| Error::kernel(&path, format!("{what} in {}", path.display()), error)
         };
         let far = folder.identity().drivers.object_store == ObjectStoreKind::Cloud;
-        let Parts { clock, content, stores, limiters, log, root, .. } = Self::open_parts(&folder, config, purpose)?;
+        let Parts { clock, content, stores, limiters, away, log, root, .. } =
+            Self::open_parts(&folder, config, purpose)?;
         let mut zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
         let writer = folder.identity().writer;
         let (shared, watch) = (SharedContent::new(content.clone(), writer), Arc::<Watch>::default());
@@ -330,6 +337,7 @@ impl Volume {
             config: config.clone(),
             stores: Mutex::new(stores),
             limiters: Mutex::new(limiters),
+            away,
             services,
             collector: Mutex::new(collector),
             fs,
@@ -363,6 +371,11 @@ impl Volume {
     /// Who this volume is.
     pub fn identity(&self) -> &Identity {
         self.folder.identity()
+    }
+
+    /// What is to be told of stores that did not answer when the volume was opened, a sentence each.
+    pub fn away(&self) -> &[String] {
+        &self.away
     }
 
     /// Tells others where the volume is mounted.
@@ -506,7 +519,8 @@ fn reclaim_config(far: bool) -> ReclaimConfig {
 
 /// Removes what an earlier run of a throwaway volume left.
 fn clear(layout: &Layout) -> Result<()> {
-    for folder in [&layout.log, &layout.meta, &layout.segments, &layout.sums, &layout.blobs] {
+    let cache = layout.cache_of(StoreId(0));
+    for folder in [&layout.log, &layout.meta, &layout.segments, &layout.sums, &layout.blobs, &cache] {
         match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io(format!("clear {}", folder.display()), error));
@@ -575,7 +589,7 @@ fn open_zone(folder: &DataFolder, parts: ZoneParts, config: ZoneConfig) -> Resul
 
 /// Whether what is missing is to be made.
 fn may_be_new(folder: &DataFolder) -> bool {
-    !folder.is_finished() || folder.identity().drivers.are_throwaway()
+    !folder.is_finished() || folder.identity().is_throwaway()
 }
 
 #[cfg(test)]

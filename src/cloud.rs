@@ -14,6 +14,7 @@ use crate::coding::{Coding, Compression, KeySource};
 use crate::config::{CloudPlace, Config};
 use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Found, Layout, id_text, random_u64};
+use crate::limits::StoreLimits;
 
 /// Part of the disk that the cache leaves free, and most bytes of it.
 const KEEP_FREE: (u64, u64) = (20, 10 << 30);
@@ -51,6 +52,14 @@ pub enum Access {
     },
 }
 
+/// A store that was opened.
+pub struct Opened {
+    /// It.
+    pub objects: Arc<dyn ObjectStore>,
+    /// What is to be told if it does not answer now.
+    pub away: Option<String>,
+}
+
 /// Opens the store of the volume in `folder`. One that does not answer is opened all the same,
 /// unless the volume is new: what is cached can be read, and the rest comes back with it.
 pub fn open(
@@ -59,7 +68,7 @@ pub fn open(
     layout: &Layout,
     access: Access,
     limiter: Arc<Limiter>,
-) -> Result<Arc<dyn ObjectStore>> {
+) -> Result<Opened> {
     let Some(place) = &folder.identity().cloud else {
         return Err(Error::Damaged { path: folder.path().to_owned(), problem: "FORMAT names no store".to_owned() });
     };
@@ -68,6 +77,7 @@ pub fn open(
         url: place.url.clone(),
         endpoint: config.endpoint.clone().or_else(|| place.endpoint.clone()),
         region: config.region.clone().or_else(|| place.region.clone()),
+        credentials: place.credentials.clone(),
     };
     open_place(folder, config, (StoreId(0), &place), layout, access, limiter)
 }
@@ -130,7 +140,7 @@ pub fn open_place(
     layout: &Layout,
     access: Access,
     limiter: Arc<Limiter>,
-) -> Result<Arc<dyn ObjectStore>> {
+) -> Result<Opened> {
     let identity = folder.identity();
     let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
     let refused = |problem| Error::Setting { place: format!("store {}", place.url), problem };
@@ -145,12 +155,17 @@ pub fn open_place(
         }
         place.coding.over(store, keys, &scratch).map_err(refused)
     };
-    let Access::Change { new } = access else { return coded(Arc::new(store)) };
+    let Access::Change { new } = access else {
+        return Ok(Opened { objects: coded(Arc::new(store))?, away: None });
+    };
     let random = || random_u64().map_err(|error| Error::io("read random numbers", error));
     let word = format!("{:016x}{:016x}", random()?, random()?);
+    let mut away = None;
     match store.claim(Claimant { volume: id_text(&identity.id), word, file: layout.claim_of(id) }) {
         Err(nexus_kernel::Error::Unavailable(why)) if !new => {
-            log::warn!("{why}; going on with what is here, the rest will be there once it answers");
+            let note = format!("{why}; going on with what is here, the rest will be there once it answers");
+            log::warn!("{note}");
+            away = Some(note);
         }
         Err(nexus_kernel::Error::Corrupt(problem)) => {
             return Err(refused(problem));
@@ -160,7 +175,8 @@ pub fn open_place(
     let total = rustix::fs::statvfs(folder.path()).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
     let limits = CacheLimits { bytes: config.store_cache, keep_free: (total / KEEP_FREE.0).min(KEEP_FREE.1) };
     let store = coded(Arc::new(store))?;
-    Ok(Arc::new(CachedStore::open(store, &layout.cache_of(id), limits).map_err(failed)?))
+    let objects = Arc::new(CachedStore::open(store, &layout.cache_of(id), limits).map_err(failed)?);
+    Ok(Opened { objects, away })
 }
 
 /// Before a new volume is made: refuses a store that does not answer, or that has one already.
@@ -169,8 +185,12 @@ pub fn check_new(config: &Config) -> Result<()> {
         return Ok(());
     }
     let Some(place) = &config.cloud else { return check_local(config) };
+    let made = crate::folders::prepare(place, &config.data)?;
     match owner(&config.data, place)? {
-        None => Ok(()),
+        None => {
+            made.keep();
+            Ok(())
+        }
         Some(volume) => Err(Error::Setting {
             place: format!("store {}", place.url),
             problem: format!("volume {volume} has its content there: choose a prefix of its own for a new one"),
@@ -201,11 +221,16 @@ pub fn probe(place: &CloudPlace) -> Result<Vec<ProbeStep>> {
 }
 
 fn options(place: &CloudPlace) -> CloudOptions {
-    CloudOptions { endpoint: place.endpoint.clone(), region: place.region.clone(), ..CloudOptions::default() }
+    CloudOptions {
+        endpoint: place.endpoint.clone(),
+        region: place.region.clone(),
+        credentials: place.credentials.clone(),
+        ..CloudOptions::default()
+    }
 }
 
 /// How content of a store beside the volume's first is cut; as [`content_config`] has it.
-pub fn shape(fsync: FsyncLevel) -> StoreShape {
+pub fn shape(fsync: FsyncLevel, place: &CloudPlace) -> StoreShape {
     let (content, reclaim) = (content_config(), reclaim_config());
     StoreShape {
         segment_bytes: content.segment_bytes,
@@ -213,6 +238,7 @@ pub fn shape(fsync: FsyncLevel) -> StoreShape {
         idle_seal_ms: reclaim.idle_seal_ms,
         idle_seal_bytes: reclaim.idle_seal_bytes,
         fsync_uploads: fsync != FsyncLevel::Local,
+        volatile: place.url.is_volatile(),
     }
 }
 
@@ -220,7 +246,7 @@ pub fn shape(fsync: FsyncLevel) -> StoreShape {
 const ATTACHED: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(15));
 
 /// Opens a bucket that is somebody's own, to be shown as it is; `look` asks it whether it answers.
-pub fn bucket(place: &CloudPlace, look: bool) -> Result<Bucket> {
+pub fn bucket(place: &CloudPlace, limits: StoreLimits, look: bool) -> Result<Bucket> {
     let failed = |error| Error::Kernel { what: format!("use the bucket {}", place.url), error };
     if let Some(endpoint) = &place.endpoint {
         crate::config::check_endpoint(endpoint)
@@ -229,10 +255,11 @@ pub fn bucket(place: &CloudPlace, look: bool) -> Result<Bucket> {
     let options = CloudOptions {
         endpoint: place.endpoint.clone(),
         region: place.region.clone(),
+        credentials: place.credentials.clone(),
         deadline: ATTACHED.0,
         request_timeout: ATTACHED.1,
     };
-    let bucket = Bucket::open(&place.url, &options).map_err(failed)?;
+    let bucket = Bucket::open(&place.url, &options, Limiter::new(limits)).map_err(failed)?;
     if look {
         bucket.page("", true, None, 1).map_err(failed)?;
     }

@@ -2,10 +2,13 @@
 //! that comes from a file, the environment or a command, and is never written down here.
 
 use std::fmt;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use nexus_drivers::object_store::{CodedStore, KeyRing};
 use nexus_kernel::ObjectStore;
@@ -16,6 +19,9 @@ pub use nexus_drivers::object_store::Compression;
 const MOST_KEY_BYTES: usize = 64 << 10;
 /// Level of zstd if nobody says.
 const ZSTD_LEVEL: u8 = 3;
+/// How long a command may take to print keys if nobody says, and at the most.
+const COMMAND_SECONDS: u32 = 30;
+const MOST_COMMAND_SECONDS: u32 = 3600;
 
 /// How content is coded on its way to a store.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -42,15 +48,29 @@ pub enum KeySource {
     File(PathBuf),
     /// An environment variable of the daemon.
     Environment(String),
-    /// What a command prints, run by `sh -c`.
-    Command(String),
+    /// What a command prints.
+    Command(KeyCommand),
+}
+
+/// A command that prints keys, run by `sh -c`. It is ended, with all that it started, if it takes too long.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyCommand {
+    /// What the shell is given.
+    pub line: String,
+    /// How long it may take.
+    pub seconds: u32,
 }
 
 impl FromStr for KeySource {
     type Err = String;
 
     fn from_str(text: &str) -> Result<KeySource, String> {
-        let bad = || format!("{text:?} is no source of keys: use file:/PATH, env:NAME or command:COMMAND");
+        let bad = || {
+            format!(
+                "{text:?} is no source of keys: use file:/PATH, env:NAME, command:COMMAND, or command+60s:COMMAND for \
+                 one that may take longer than {COMMAND_SECONDS} seconds"
+            )
+        };
         if text.contains(['\n', '\r']) {
             return Err(bad());
         }
@@ -62,7 +82,14 @@ impl FromStr for KeySource {
             Some(("env", name)) if !name.is_empty() && !name.contains('=') => {
                 Ok(KeySource::Environment(name.to_owned()))
             }
-            Some(("command", command)) if !command.is_empty() => Ok(KeySource::Command(command.to_owned())),
+            Some((how, line)) if !line.is_empty() => {
+                let seconds = match how.strip_prefix("command").ok_or_else(bad)? {
+                    "" => Some(COMMAND_SECONDS),
+                    limit => limit.strip_prefix('+').and_then(|limit| limit.strip_suffix('s')?.parse().ok()),
+                };
+                let seconds = seconds.filter(|seconds| (1..=MOST_COMMAND_SECONDS).contains(seconds)).ok_or_else(bad)?;
+                Ok(KeySource::Command(KeyCommand { line: line.to_owned(), seconds }))
+            }
             _ => Err(bad()),
         }
     }
@@ -73,7 +100,8 @@ impl fmt::Display for KeySource {
         match self {
             KeySource::File(path) => write!(f, "file:{}", path.display()),
             KeySource::Environment(name) => write!(f, "env:{name}"),
-            KeySource::Command(command) => write!(f, "command:{command}"),
+            KeySource::Command(KeyCommand { line, seconds: COMMAND_SECONDS }) => write!(f, "command:{line}"),
+            KeySource::Command(KeyCommand { line, seconds }) => write!(f, "command+{seconds}s:{line}"),
         }
     }
 }
@@ -95,10 +123,38 @@ impl KeySource {
     }
 }
 
-fn run(command: &str) -> Result<Vec<u8>, String> {
-    let output = Command::new("sh").arg("-c").arg(command).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(output.stdout) } else { Err(format!("it ended with {}", output.status)) }
+fn run(command: &KeyCommand) -> Result<Vec<u8>, String> {
+    let mut shell = Command::new("sh");
+    // A group of its own, so that all of it can be ended.
+    shell.arg("-c").arg(&command.line).process_group(0);
+    let spawned = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+    let mut child = spawned.map_err(|error| error.to_string())?;
+    let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let (ended, end) = mpsc::channel();
+    let waiter = std::thread::Builder::new().name("nexus-key".to_owned()).spawn(move || {
+        let mut text = Vec::new();
+        let read = child.stdout.take().map(|out| out.take(MOST_KEY_BYTES as u64 + 1).read_to_end(&mut text));
+        // Nobody may listen any more.
+        let _ = ended.send((read, text, child.wait()));
+    });
+    waiter.map_err(|error| error.to_string())?;
+    match end.recv_timeout(Duration::from_secs(command.seconds.into())) {
+        Ok((Some(Err(error)), ..) | (_, _, Err(error))) => Err(error.to_string()),
+        Ok((_, text, Ok(status))) if status.success() => Ok(text),
+        Ok((.., Ok(status))) => Err(format!("it ended with {status}")),
+        Err(_) => {
+            if let Some(group) = group {
+                // It may just have ended by itself.
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            Err(format!(
+                "it took longer than {} seconds and was ended: see that it asks nobody for anything, or give it more \
+                 time with command+{}s:COMMAND",
+                command.seconds,
+                command.seconds.saturating_mul(4).min(MOST_COMMAND_SECONDS)
+            ))
+        }
+    }
 }
 
 impl Coding {
@@ -181,11 +237,38 @@ mod tests {
         for text in ["", "zip", "lz4:1", "zstd:0", "zstd:20", "zstd:x"] {
             assert!(parse_compression(text).is_err(), "{text}");
         }
-        for text in ["file:/a b", "env:NAME", "command:pass show nexus"] {
+        for text in ["file:/a b", "env:NAME", "command:pass show nexus", "command+90s:pass show nexus", "command:a:b"] {
             assert_eq!(text.parse::<KeySource>().unwrap().to_string(), text);
         }
-        for text in ["", "file:", "env:", "env:a=b", "command:", "key:abc", "file:/a\nb"] {
+        let bad_limits = ["command+:x", "command+0s:x", "command+5:x", "command+3601s:x", "command5s:x"];
+        for text in ["", "file:", "env:", "env:a=b", "command:", "key:abc", "file:/a\nb"].into_iter().chain(bad_limits)
+        {
             assert!(text.parse::<KeySource>().is_err(), "{text}");
+        }
+    }
+
+    fn command(line: &str, seconds: u32) -> KeySource {
+        KeySource::Command(KeyCommand { line: line.to_owned(), seconds })
+    }
+
+    /// Also what it has started, and that it still holds the pipe.
+    #[test]
+    fn a_command_that_takes_too_long_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let began = std::time::Instant::now();
+        let slow = command(&format!("sleep 1000 & echo $! > '{}'; wait; echo x", pid.display()), 1);
+        let problem = slow.load().unwrap_err();
+        assert!(problem.contains("longer than 1 seconds") && problem.contains("command+4s:"), "{problem}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        let state = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(") ").next().map(|rest| rest.starts_with(|c| "RSD".contains(c))).unwrap_or(false)
+        };
+        while state() {
+            assert!(began.elapsed() < Duration::from_secs(60), "process {pid} lives on");
+            std::thread::yield_now();
         }
     }
 
@@ -196,15 +279,16 @@ mod tests {
         let line = format!("k:{}", "0f".repeat(32));
         std::fs::write(&path, &line).unwrap();
         let from_file = KeySource::File(path.clone());
-        let from_command = KeySource::Command(format!("cat '{}'", path.display()));
+        let from_command = command(&format!("cat '{}'", path.display()), 30);
         let of = |source: &KeySource| mark(&source.load().unwrap());
         assert_eq!(of(&from_file), of(&from_command));
         assert_eq!(of(&from_file).len(), 16);
         for (source, says) in [
             (KeySource::File("/nowhere/key".into()), "can't be read"),
             (KeySource::Environment("NEXUS_NO_SUCH_KEY".to_owned()), "not set"),
-            (KeySource::Command("exit 3".to_owned()), "exit status: 3"),
-            (KeySource::Command("echo x".to_owned()), "64 hex digits"),
+            (command("exit 3", 30), "exit status: 3"),
+            (command("echo x", 30), "64 hex digits"),
+            (command("yes", 30), "ended with"),
         ] {
             let problem = source.load().unwrap_err();
             assert!(problem.contains(says), "{problem}");

@@ -6,7 +6,7 @@
 //! data = "/srv/nexus"        # NEXUS_DATA          --data
 //! metastore = "redb"         # NEXUS_METASTORE     --metastore      redb, memory
 //! object_store = "local"     # NEXUS_OBJECT_STORE  --object-store   local, memory
-//! store = "s3://bucket/dir"  # NEXUS_STORE         --store          sealed content in the cloud instead
+//! store = "s3://bucket/dir"  # NEXUS_STORE         --store          sealed content in the cloud, or file:///path
 //! endpoint = "http://h:9000" # NEXUS_ENDPOINT      --endpoint       where that answers, if elsewhere
 //! region = "eu-west-1"       # NEXUS_REGION        --region
 //! store_cache = "10G"        # NEXUS_STORE_CACHE   --store-cache    how much of it is kept on this disk
@@ -29,7 +29,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-pub use nexus_drivers::object_store::StoreUrl;
+pub use nexus_drivers::object_store::{CredentialsFile, StoreUrl};
 use nexus_kernel::model::FsyncLevel;
 use serde::{Deserialize, Deserializer};
 
@@ -82,6 +82,8 @@ pub struct CloudPlace {
     pub endpoint: Option<String>,
     /// The bucket's region, where that counts.
     pub region: Option<String>,
+    /// Its own credentials, by the file that has them; else those of the daemon.
+    pub credentials: Option<CredentialsFile>,
 }
 
 /// A number of bytes, as people write it: `64M`, `1GiB`, `1048576`. Units are binary.
@@ -101,6 +103,8 @@ pub struct Config {
     pub endpoint: Option<String>,
     /// Its region, likewise.
     pub region: Option<String>,
+    /// Whether a new volume may have its content in memory, and so be gone with its daemon.
+    pub volatile: bool,
     /// Bytes of the cloud's content that are kept on this disk at the most.
     pub store_cache: u64,
     /// What fsync of content in the cloud waits for, where a directory's placement leaves that open.
@@ -143,6 +147,9 @@ pub struct Settings {
     /// See [`Config::region`].
     #[serde(default)]
     pub region: Option<String>,
+    /// See [`Config::volatile`]; a flag only.
+    #[serde(skip)]
+    pub volatile: bool,
     /// See [`Config::store_cache`].
     #[serde(default, deserialize_with = "byte_size")]
     pub store_cache: Option<ByteSize>,
@@ -195,6 +202,7 @@ impl Settings {
             store: parse_variable("NEXUS_STORE", text("NEXUS_STORE")?)?,
             endpoint: text("NEXUS_ENDPOINT")?,
             region: text("NEXUS_REGION")?,
+            volatile: false,
             store_cache: parse_variable("NEXUS_STORE_CACHE", text("NEXUS_STORE_CACHE")?)?,
             store_compression: text("NEXUS_STORE_COMPRESSION")?
                 .map(|name| parse_compression(&name).map_err(|problem| setting("NEXUS_STORE_COMPRESSION", problem)))
@@ -268,6 +276,7 @@ impl Settings {
             store: stronger.store.or(self.store),
             endpoint: stronger.endpoint.or(self.endpoint),
             region: stronger.region.or(self.region),
+            volatile: stronger.volatile || self.volatile,
             store_cache: stronger.store_cache.or(self.store_cache),
             store_fsync: stronger.store_fsync.or(self.store_fsync),
             store_max_requests: stronger.store_max_requests.or(self.store_max_requests),
@@ -326,6 +335,12 @@ impl Settings {
             let problem = "content in the cloud needs metadata that stays: leave the metastore as it is".to_owned();
             return Err(setting("store", problem));
         }
+        if self.store.as_ref().is_some_and(StoreUrl::is_volatile) && !self.volatile {
+            let problem = "all of the volume would be gone when the daemon ends, as its content is in memory: give \
+                           --volatile if that is what you want, or a store that lasts"
+                .to_owned();
+            return Err(setting("store", problem));
+        }
         if let Some(endpoint) = &self.endpoint {
             check_endpoint(endpoint).map_err(|problem| setting("endpoint", problem))?;
         }
@@ -338,14 +353,20 @@ impl Settings {
             compression: self.store_compression.unwrap_or_default(),
             key: self.store_key.clone().map(|source| KeyUse { source, mark: String::new() }),
         };
-        let cloud =
-            self.store.map(|url| CloudPlace { coding, url, endpoint: endpoint.clone(), region: region.clone() });
+        let cloud = self.store.map(|url| CloudPlace {
+            coding,
+            url,
+            endpoint: endpoint.clone(),
+            region: region.clone(),
+            credentials: None,
+        });
         Ok(Config {
             data,
             drivers: Drivers { metastore, object_store },
             cloud,
             endpoint,
             region,
+            volatile: self.volatile,
             store_cache: self.store_cache.map_or(DEFAULT_STORE_CACHE, |size| size.0),
             store_fsync: self.store_fsync.unwrap_or_default(),
             store_limits: LimitsChange {

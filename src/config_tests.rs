@@ -34,6 +34,7 @@ fn flags_beat_the_file_and_the_file_beats_the_environment() {
             cloud: None,
             endpoint: None,
             region: None,
+            volatile: false,
             store_cache: DEFAULT_STORE_CACHE,
             store_compression: None,
             store_key: None,

@@ -64,6 +64,13 @@ pub struct Identity {
     pub cloud: Option<CloudPlace>,
 }
 
+impl Identity {
+    /// Whether nothing of the volume outlives its daemon.
+    pub fn is_throwaway(&self) -> bool {
+        self.drivers.are_throwaway() || self.cloud.as_ref().is_some_and(|place| place.url.is_volatile())
+    }
+}
+
 /// The drivers that a volume was made with. They never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Drivers {
@@ -426,7 +433,7 @@ fn format_text(identity: &Identity) -> String {
         id_text(&identity.id),
         identity.writer
     );
-    if let Some(CloudPlace { coding, url, endpoint, region }) = &identity.cloud {
+    if let Some(CloudPlace { coding, url, endpoint, region, credentials: _ }) = &identity.cloud {
         text.push_str(&format!("store {url}\n"));
         let compression = (coding.compression != Compression::None).then(|| compression_name(coding.compression));
         let key = coding.key.as_ref().map(|key| format!("{} {}", key.mark, key.source));
@@ -510,7 +517,7 @@ fn parse_format(path: &Path, text: &[u8]) -> Result<Identity> {
             }
             let coding = parse_coding(compression.as_deref(), key.as_deref())
                 .map_err(|problem| damaged(&format!("names a coding: {problem}")))?;
-            Some(CloudPlace { coding, url, endpoint, region })
+            Some(CloudPlace { coding, url, endpoint, region, credentials: None })
         }
     };
     if lines.next().is_some() || !text.ends_with('\n') {

@@ -110,6 +110,7 @@ fn a_volume_knows_where_in_the_cloud_its_content_is() {
         url: url.parse().unwrap(),
         endpoint: Some("http://127.0.0.1:9000".to_owned()),
         region: Some("eu-west-1".to_owned()),
+        credentials: None,
     };
     let cloud = Drivers { object_store: ObjectStoreKind::Cloud, ..Drivers::default() };
     for place in [

@@ -8,6 +8,7 @@ pub mod coding;
 pub mod config;
 pub mod error;
 pub mod folder;
+pub mod folders;
 pub mod limits;
 pub mod memory;
 pub mod place;

@@ -68,6 +68,7 @@ impl Volume {
         let refused = |problem| Error::Setting { place: format!("store {name}"), problem };
         let mut stores = self.stores.lock();
         let store = stores.propose(name, cloud::marked(place)?, fsync, limits).map_err(refused)?;
+        let made = crate::folders::prepare(&store.place, self.path())?;
         match cloud::owner(self.path(), &store.place)? {
             Some(owner) if owner != id_text(&self.identity().id) => {
                 let problem =
@@ -80,16 +81,18 @@ impl Volume {
         let access = Access::Change { new: true };
         let limiter = Limiter::new(limits);
         let place = (store.id, &store.place);
-        let objects = cloud::open_place(&self.folder, &self.config, place, &layout, access, limiter.clone())?;
+        let opened = cloud::open_place(&self.folder, &self.config, place, &layout, access, limiter.clone())?;
         // Known before content can go there.
         stores.add(store.clone())?;
+        made.keep();
         self.limiters.lock().insert(store.id, limiter);
-        let mounted = self.content.mount_store(store.id, objects, cloud::shape(store.fsync));
+        let mounted = self.content.mount_store(store.id, opened.objects, cloud::shape(store.fsync, &store.place));
         mounted.map_err(|error| self.failed("mount a store of", error))
     }
 
-    /// Takes a store away that holds nothing of the volume, and where nothing is to go.
-    pub fn remove_store(&self, name: &str) -> Result<()> {
+    /// Takes a store away that holds nothing of the volume, and where nothing is to go. What says
+    /// there whose it is goes, too; answers a sentence if it had to stay.
+    pub fn remove_store(&self, name: &str) -> Result<Option<String>> {
         let refused = |problem| Error::Setting { place: format!("store {name}"), problem };
         let id = match self.stores.lock().id(name) {
             Some(StoreId(0)) => return Err(refused("the volume was made with it".to_owned())),
@@ -120,7 +123,22 @@ impl Volume {
             uses?;
             return Err(refused("something was written there just now: try again".to_owned()));
         }
+        let url = stores.stores().iter().find(|store| store.id == id).map(|store| store.place.url.to_string());
+        // First, so that no start looks for a claim that is gone.
         stores.remove(id)?;
+        let released = taken.map_or(Ok(()), |(objects, _)| nexus_kernel::block_on(objects.release()));
+        let note = released.err().map(|error| match error {
+            nexus_kernel::Error::Conflict => format!(
+                "{0} still has objects that no file refers to, so it stays marked as this volume's: delete what is below \
+                 {0} before another volume uses it",
+                url.unwrap_or_default()
+            ),
+            error => format!(
+                "{0} stays marked as this volume's, as that could not be changed there ({error}): delete the object NEXUS \
+                 in {0} before another volume uses it",
+                url.unwrap_or_default()
+            ),
+        });
         self.limiters.lock().remove(&id);
         let layout = Layout::of(self.path());
         if let Err(error) = std::fs::remove_file(layout.claim_of(id))
@@ -133,7 +151,12 @@ impl Volume {
         {
             log::warn!("the cache of store {name} can't be removed: {error}");
         }
-        Ok(())
+        Ok(note)
+    }
+
+    /// Bytes of the blobs that are in a store; none if nobody can tell.
+    pub(crate) fn blob_bytes_of(&self, id: StoreId) -> u64 {
+        self.uses_of(id).map_or(0, |(_, bytes)| bytes)
     }
 
     /// How many inodes are placed in a store, and how many bytes its blobs have.

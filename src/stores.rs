@@ -11,6 +11,8 @@
 //! compression = "zstd:3"       # if content is compressed there
 //! key = "file:/path"           # if it is encrypted: where the key is, and its mark
 //! mark = "0123456789abcdef"
+//! credentials = "/path"        # the file with its own credentials, if it has them,
+//! profile = "work"             # and the profile in that
 //! fsync = "local"              # if fsync does not wait for the store
 //! max_requests = 8             # limits, where there are any: requests at once,
 //! upload = 1048576             # bytes sent a second,
@@ -30,7 +32,7 @@ use nexus_kernel::model::FsyncLevel;
 use serde::{Deserialize, Serialize};
 
 use crate::coding::{Coding, Compression, KeyUse, compression_name, parse_compression};
-use crate::config::{CloudPlace, check_endpoint};
+use crate::config::{CloudPlace, CredentialsFile, check_endpoint};
 use crate::error::{Error, Result};
 use crate::limits::StoreLimits;
 
@@ -108,6 +110,10 @@ struct WrittenStore {
     key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mark: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credentials: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fsync: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -279,6 +285,8 @@ impl WrittenStore {
             compression: (coding.compression != Compression::None).then(|| compression_name(coding.compression)),
             key: coding.key.as_ref().map(|key| key.source.to_string()),
             mark: coding.key.as_ref().map(|key| key.mark.clone()),
+            credentials: store.place.credentials.as_ref().map(|from| from.file.clone()),
+            profile: store.place.credentials.as_ref().and_then(|from| from.profile.clone()),
             fsync: (store.fsync != FsyncLevel::Store).then(|| fsync_name(store.fsync).to_owned()),
             max_requests: store.limits.max_requests,
             upload: store.limits.upload,
@@ -299,7 +307,9 @@ impl WrittenStore {
             .map(|source| Ok::<_, String>(KeyUse { source: source.parse()?, mark: self.mark.unwrap_or_default() }));
         let compression = self.compression.as_deref().map_or(Ok(Compression::None), parse_compression)?;
         let coding = Coding { compression, key: key.transpose()? };
-        let place = CloudPlace { coding, url: self.url.parse()?, endpoint: self.endpoint, region: self.region };
+        let credentials = self.credentials.map(|file| CredentialsFile { file, profile: self.profile });
+        let (url, endpoint, region) = (self.url.parse()?, self.endpoint, self.region);
+        let place = CloudPlace { coding, url, endpoint, region, credentials };
         let fsync = self.fsync.as_deref().map_or(Ok(FsyncLevel::Store), parse_fsync)?;
         let limits = StoreLimits { max_requests: self.max_requests, upload: self.upload, download: self.download };
         Ok(NamedStore { id: StoreId(self.id), name: self.name, place, fsync, limits })
@@ -345,7 +355,9 @@ mod tests {
 
     fn place(url: &str) -> CloudPlace {
         let coding = Coding { compression: Compression::Lz4, key: None };
-        CloudPlace { coding, url: url.parse().unwrap(), endpoint: Some("http://h:9000".to_owned()), region: None }
+        let credentials = Some(CredentialsFile { file: "/k".into(), profile: Some("work".to_owned()) });
+        let endpoint = Some("http://h:9000".to_owned());
+        CloudPlace { coding, url: url.parse().unwrap(), endpoint, region: None, credentials }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nexus::config::CloudPlace;
+use nexus::limits::StoreLimits;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,42 @@ pub struct Spec {
     pub refresh_sec: u64,
     /// Changes are refused.
     pub read_only: bool,
+    /// What the bucket may be asked for.
+    #[serde(default, skip_serializing_if = "SpecLimits::is_empty")]
+    pub limits: SpecLimits,
+}
+
+/// Limits of an attached bucket, as they are remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SpecLimits {
+    /// Requests at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// Bytes sent a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<u64>,
+    /// Bytes fetched a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download: Option<u64>,
+}
+
+impl SpecLimits {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == SpecLimits::default()
+    }
+}
+
+impl From<StoreLimits> for SpecLimits {
+    fn from(limits: StoreLimits) -> SpecLimits {
+        SpecLimits { max_requests: limits.max_requests, upload: limits.upload, download: limits.download }
+    }
+}
+
+impl From<SpecLimits> for StoreLimits {
+    fn from(limits: SpecLimits) -> StoreLimits {
+        StoreLimits { max_requests: limits.max_requests, upload: limits.upload, download: limits.download }
+    }
 }
 
 struct Active {
@@ -110,8 +147,9 @@ impl Attachments {
             url: spec.url.parse()?,
             endpoint: spec.endpoint.clone(),
             region: spec.region.clone(),
+            credentials: None,
         };
-        let bucket = nexus::cloud::bucket(&place, look).map_err(|error| error.to_string())?;
+        let bucket = nexus::cloud::bucket(&place, spec.limits.into(), look).map_err(|error| error.to_string())?;
         let folder = self.data.join("staged");
         fs::create_dir_all(&folder).map_err(|error| format!("{} can't be made: {error}", folder.display()))?;
         let view = View {

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use nexus::Settings;
 use nexus::coding::{Compression, KeySource, parse_compression};
-use nexus::config::{ByteSize, MetastoreKind, ObjectStoreKind, StoreUrl, parse_level};
+use nexus::config::{ByteSize, CredentialsFile, MetastoreKind, ObjectStoreKind, StoreUrl, parse_level};
 use nexus::limits::{Count, LimitsChange, Rate};
 use nexus::stores::parse_fsync;
 use nexus_kernel::model::FsyncLevel;
@@ -44,11 +44,14 @@ pub enum Command {
     #[command(after_help = examples::MOUNT_HELP)]
     Mount(Box<MountArgs>),
     /// Unmount, and wait until the volume is closed
-    #[command(after_help = examples::UMOUNT_HELP)]
+    #[command(after_help = examples::UMOUNT_HELP, visible_alias = "unmount")]
     Umount(UmountArgs),
     /// Tell what is mounted, how large it is and how well
     #[command(after_help = examples::STATUS_HELP)]
     Status(StatusArgs),
+    /// Print figures of mounted volumes and their stores for Prometheus
+    #[command(after_help = examples::METRICS_HELP)]
+    Metrics(MetricsArgs),
     /// Look for damage in a volume
     #[command(after_help = FSCK_HELP)]
     Fsck(FsckArgs),
@@ -141,10 +144,15 @@ pub struct VolumeArgs {
     /// Driver of sealed content: local, memory [default: local]
     #[arg(long, value_name = "DRIVER")]
     pub object_store: Option<ObjectStoreKind>,
-    /// Keep the sealed content of a new volume in the cloud: s3://BUCKET/PREFIX, gs:// or az://.
-    /// A volume that is there already knows where its content is
+    /// Keep the sealed content of a new volume in the cloud: s3://BUCKET/PREFIX, gs:// or az://; in
+    /// a folder: file:///PATH; or in memory: memory://. A volume that is there already knows where its
+    /// content is
     #[arg(long, value_name = "URL", conflicts_with = "object_store")]
     pub store: Option<StoreUrl>,
+    /// Make a volume whose content is in memory (--store memory://): all of it is gone when the
+    /// daemon ends
+    #[arg(long)]
+    pub volatile: bool,
     /// Where the store's service answers, if not at its usual address
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
@@ -157,7 +165,8 @@ pub struct VolumeArgs {
     /// Compress content on its way to the store: none, lz4, zstd or zstd:LEVEL (1 to 19)
     #[arg(long, value_name = "HOW", value_parser = parse_compression)]
     pub store_compression: Option<Compression>,
-    /// Encrypt it with the key from file:/PATH, env:NAME or command:COMMAND; see docs/encryption.md
+    /// Encrypt it with the key from file:/PATH, env:NAME or command:COMMAND, which has 30 seconds
+    /// (command+90s:COMMAND: 90); see docs/encryption.md
     #[arg(long, value_name = "SOURCE")]
     pub store_key: Option<KeySource>,
     /// What fsync of content in the store waits for: remote (until it is there), local (until it
@@ -218,6 +227,9 @@ pub struct UmountArgs {
     /// Detach now, even if files are open; the daemon ends when the last is closed
     #[arg(short, long)]
     pub lazy: bool,
+    /// First wait until all that is only on this disk is in its store; Ctrl-C leaves it mounted
+    #[arg(short, long, conflicts_with = "lazy")]
+    pub wait: bool,
 }
 
 /// Arguments of `status`.
@@ -228,6 +240,16 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `metrics`.
+#[derive(Args, Debug, Clone)]
+pub struct MetricsArgs {
+    /// A mount point or a data folder [default: all mounts of Nexus]
+    pub target: Option<PathBuf>,
+    /// Write them to this file, in place of what it held, in one step
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `scrub`.
@@ -282,7 +304,8 @@ pub struct StoreAddArgs {
     /// Compress content on its way there: lz4, zstd or zstd:LEVEL (1 to 19)
     #[arg(long, value_name = "HOW", value_parser = parse_compression)]
     pub compression: Option<Compression>,
-    /// Encrypt it with the key from file:/PATH, env:NAME or command:COMMAND (of the daemon)
+    /// Encrypt it with the key from file:/PATH, env:NAME or command:COMMAND (of the daemon), which
+    /// has 30 seconds (command+90s:COMMAND: 90)
     #[arg(long, value_name = "SOURCE")]
     pub key: Option<KeySource>,
     /// What it may be asked for.
@@ -369,7 +392,7 @@ pub struct MigrateArgs {
 /// Arguments of `store test`.
 #[derive(Args, Debug, Clone)]
 pub struct StoreTestArgs {
-    /// Bucket and prefix: s3://BUCKET/PREFIX, gs:// or az://
+    /// Bucket and prefix: s3://BUCKET/PREFIX, gs:// or az://; a folder: file:///PATH; or memory://
     pub url: StoreUrl,
     /// Where the service answers, if not at its usual address
     #[arg(long, value_name = "URL")]
@@ -377,6 +400,23 @@ pub struct StoreTestArgs {
     /// The bucket's region, where that counts
     #[arg(long, value_name = "REGION")]
     pub region: Option<String>,
+    /// Take its credentials from this file, and from nowhere else: for S3 one like
+    /// ~/.aws/credentials, for Google the JSON of a service account, for Azure lines like
+    /// AZURE_STORAGE_ACCOUNT_NAME=NAME
+    #[arg(long, value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
+    /// The profile in that file, for S3 [default: default]
+    #[arg(long, value_name = "NAME", requires = "credentials_file")]
+    pub profile: Option<String>,
+}
+
+impl StoreTestArgs {
+    /// Where the store's own credentials are, by an absolute path.
+    pub fn credentials(&self) -> Result<Option<CredentialsFile>, String> {
+        let Some(file) = &self.credentials_file else { return Ok(None) };
+        let file = std::path::absolute(file).map_err(|error| format!("cannot reach {}: {error}", file.display()))?;
+        Ok(Some(CredentialsFile { file, profile: self.profile.clone() }))
+    }
 }
 
 /// Arguments of `attach`.
@@ -398,6 +438,9 @@ pub struct AttachArgs {
     /// Refuse changes
     #[arg(long)]
     pub read_only: bool,
+    /// What the bucket may be asked for.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Arguments of `detach`.
@@ -429,6 +472,7 @@ impl VolumeArgs {
             store: self.store.clone(),
             endpoint: self.endpoint.clone(),
             region: self.region.clone(),
+            volatile: self.volatile,
             store_cache: self.store_cache,
             store_fsync: self.store_fsync,
             store_compression: self.store_compression,

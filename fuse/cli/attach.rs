@@ -21,6 +21,7 @@ pub fn attach(args: &AttachArgs) -> Result<String, String> {
         region: args.region.clone(),
         refresh_sec: args.refresh,
         read_only: args.read_only,
+        limits: args.limits.change().over(Default::default()).into(),
     };
     ask(&target, &Request::Attach { target: target.clone(), spec })?;
     Ok(format!("{} is attached at {}", args.url, target.display()))

@@ -26,7 +26,12 @@ In /etc/fstab, with the helper that scripts/install puts in place:
 pub const UMOUNT_HELP: &str = "\
 Examples:
   nexus-fuse umount /mnt/nexus
+  nexus-fuse umount --wait /mnt/far      first wait until all of it is in its store
   nexus-fuse umount --lazy /mnt/nexus    detach now, end when the last user has gone
+
+What is not in its store yet stays safe on this disk without --wait, and goes there at the next mount;
+how much that is, is told. With it, progress is shown, and Ctrl-C, or a store that does not answer,
+leaves the volume mounted.
 
 umount(8) and fusermount3 -u unmount as well; the daemon then closes the volume by itself.";
 
@@ -37,6 +42,16 @@ Examples:
   nexus-fuse status --json | jq      for programs
 
 Exits with 1 if something is wrong with one of them.";
+
+pub const METRICS_HELP: &str = "\
+Examples:
+  nexus-fuse metrics                 of all mounts, on standard output
+  nexus-fuse metrics /mnt/nexus | grep store_requests
+  nexus-fuse metrics --out /var/lib/node_exporter/nexus.prom
+
+Text in Prometheus' exposition format: requests, bytes, failed tries, throttled time and the cache's hits
+and misses of each store, and more; docs/metrics.md lists them with their units. Nothing listens
+anywhere: have a timer write the file, from which node_exporter's textfile collector takes it.";
 
 pub const GC_HELP: &str = "\
 Examples:
@@ -74,11 +89,19 @@ pub const STORE_ADD_HELP: &str = "\
 Examples:
   nexus-fuse store add archive s3://bucket/prefix --region eu-west-1 --mount /mnt/nexus
   nexus-fuse store add near s3://bucket/x --endpoint http://10.0.0.5:9000 --fsync local
+  nexus-fuse store add theirs s3://bucket/z --credentials-file /etc/nexus/theirs --profile work
+  nexus-fuse store add disk file:///media/disk/nexus
   nexus-fuse store add slow s3://bucket/y --max-requests 4 --upload-limit 2M --download-limit 10M
 
 The store is there at once and at every later mount; nothing goes there until a directory is
 placed there (`nexus-fuse place`). It has to answer, and its prefix to be no other volume's. Its
-credentials are those that the daemon was started with, from the environment or from files.";
+credentials are those that the daemon was started with, from the environment or from files; what the
+environment of this command has does not count. --credentials-file names a file with its own, which the
+daemon reads at each start, and whose path alone is remembered.
+
+file:///PATH is a folder on another disk, outside of the data folder and of all mounts of Nexus; it is
+made if only it itself is missing. memory:// is for trying things out: what goes there is gone when the
+daemon ends.";
 
 pub const STORE_SET_HELP: &str = "\
 Examples:
@@ -100,8 +123,8 @@ Examples:
   nexus-fuse place /mnt/nexus default
   nexus-fuse store rm archive --mount /mnt/nexus
 
-Refused while content of any file is there, or files and directories are placed there. What is left
-in the bucket is the object NEXUS, which keeps the prefix for this volume until it is deleted.";
+Refused while content of any file is there, or files and directories are placed there. Nothing is left
+in the bucket, so that another volume can use the prefix; where that can't be, it tells.";
 
 pub const PLACE_HELP: &str = "\
 Examples:
@@ -136,6 +159,7 @@ Examples:
   mkdir /mnt/nexus/data && nexus-fuse attach s3://bucket/prefix /mnt/nexus/data --region eu-west-1
   nexus-fuse attach s3://bucket /mnt/nexus/logs --read-only --refresh 60
   nexus-fuse attach s3://bucket /mnt/nexus/x --endpoint http://127.0.0.1:9000
+  nexus-fuse attach s3://bucket /mnt/nexus/slow --max-requests 4 --download-limit 10M
 
 Each object is a file, each common prefix a directory, for reading and writing. Files are stored
 whole, at close and at fsync; close tells whether that worked. There are no links, owners or

@@ -16,6 +16,8 @@ use crate::control::{ControlError, Reply, Request};
 
 /// One step may have to send a whole segment over a slow line.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long a daemon may take to say what waits for its stores.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 /// Exit status of a program that a signal ended, less the signal's number.
 const SIGNALED: i32 = 128;
 
@@ -41,6 +43,11 @@ fn inside(target: &Path) -> Option<(find::Volume, PathBuf)> {
 pub(super) fn flush_all(volume: &find::Volume) -> Result<(), String> {
     let waiting = Waiting::begin()?;
     let (mut meant, mut progress) = (None, None);
+    // The first step may take long, and what there is in all is known before.
+    if let Some(left) = waiting_bytes(volume) {
+        waiting.left(left);
+        progress.insert(Progress::new(left)).left(left);
+    }
     loop {
         let (left, mark) = ask(volume, &Request::Flush { mark: meant })?;
         meant = Some(mark);
@@ -52,6 +59,16 @@ pub(super) fn flush_all(volume: &find::Volume) -> Result<(), String> {
     }
     progress.into_iter().for_each(Progress::end);
     Ok(())
+}
+
+/// Bytes that are meant for stores and are not there; `None` if nobody can tell.
+pub(super) fn waiting_bytes(volume: &find::Volume) -> Option<u64> {
+    match volume.ask(&Request::Status, STATUS_PATIENCE) {
+        Ok(Reply::Status(status)) => {
+            Some(status.store.iter().chain(&status.stores).map(|store| store.waiting_bytes).sum())
+        }
+        _ => None,
+    }
 }
 
 /// The same for what there is now of the files below `path`.

@@ -11,6 +11,7 @@ mod fsck;
 mod fsck_args;
 mod gc;
 mod helper;
+mod metrics;
 mod mount;
 mod pages;
 mod place;
@@ -66,9 +67,11 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Mount(args) => exit(mount::run(args), 1),
         Command::Umount(args) => {
             let how = if args.lazy { Unmount::Lazy } else { Unmount::WhenIdle };
-            exit(umount::run(&args.target, how).map(|()| ExitCode::SUCCESS), 1)
+            let sent = if args.wait { umount::send_all(&args.target) } else { Ok(()) };
+            exit(sent.and_then(|()| umount::run(&args.target, how)).map(|()| ExitCode::SUCCESS), 1)
         }
         Command::Status(args) => exit(status::run(args), 1),
+        Command::Metrics(args) => exit(metrics::run(args).map(|()| ExitCode::SUCCESS), 1),
         Command::Fsck(args) => exit(fsck::run(args), NOT_CHECKED),
         Command::Gc(args) => exit(gc::run(args).map(|text| print(&text)), 1),
         Command::Scrub(args) => exit(scrub::run(args.target.as_deref()), NOT_CHECKED),

@@ -138,8 +138,9 @@ fn describe_running(status: &Status) -> String {
         let name = if store.name == DEFAULT_STORE { String::new() } else { format!("{} ", store.name) };
         let _ = writeln!(
             out,
-            "  store      {name}{}: {} not there yet, {} cached here",
+            "  store      {name}{}{}: {} not there yet, {} cached here",
             store.url,
+            super::store::volatile(store),
             ByteSize(store.waiting_bytes),
             ByteSize(store.cached_bytes)
         );
@@ -158,11 +159,25 @@ fn describe_running(status: &Status) -> String {
             store.deletes,
             store.failures
         );
+        let (hits, misses) = (store.cache_hits, store.cache_misses);
+        if hits + misses > 0 {
+            let (here, there) = (ByteSize(store.cache_hit_bytes), ByteSize(store.cache_miss_bytes));
+            let _ =
+                writeln!(out, "    reads    {hits} from this disk ({here}), {misses} waited for the store ({there})");
+        }
+        if store.throttled + store.failed_tries > 0 {
+            let waited = duration(store.throttled_ms / 1000);
+            let (throttled, failed) = (store.throttled, store.failed_tries);
+            let _ = writeln!(out, "    tries    {failed} failed; {throttled} requests waited {waited} for the limits");
+        }
     }
     for attached in &status.attachments {
         let read_only = if attached.read_only { ", read-only" } else { "" };
         let missing = if attached.mounted { "" } else { ", NOT MOUNTED (see the log)" };
         let _ = writeln!(out, "  attached   {} at {}{read_only}{missing}", attached.url, attached.target.display());
+        if let Some(limits) = super::store::limits_of(attached.limits) {
+            let _ = writeln!(out, "    limits   {limits}");
+        }
     }
     for zone in &status.zones {
         let _ =

@@ -12,6 +12,7 @@ use nexus::stores::{DEFAULT_STORE, fsync_name};
 
 use super::args::{LimitArgs, StoreAddArgs, StoreRmArgs, StoreSetArgs, StoreTestArgs};
 use super::find;
+use crate::attach::SpecLimits;
 use crate::control::{ControlError, Reply, Request, StoreLimitsText, StorePlace, StoreStatus};
 
 /// Taking a store away first frees what is dead there.
@@ -24,6 +25,7 @@ pub fn test(args: &StoreTestArgs) -> Result<ExitCode, String> {
         url: args.url.clone(),
         endpoint: args.endpoint.clone(),
         region: args.region.clone(),
+        credentials: args.credentials()?,
     };
     let steps = probe(&place).map_err(|error| error.to_string())?;
     print!("{}", describe(&steps));
@@ -37,6 +39,7 @@ pub fn test(args: &StoreTestArgs) -> Result<ExitCode, String> {
 /// Adds a store to a mounted volume.
 pub fn add(args: &StoreAddArgs) -> Result<String, String> {
     let volume = find::by_name(args.mount.as_deref(), None)?;
+    let credentials = args.place.credentials()?;
     let request = Request::StoreAdd {
         name: args.name.clone(),
         place: StorePlace {
@@ -45,18 +48,34 @@ pub fn add(args: &StoreAddArgs) -> Result<String, String> {
             region: args.place.region.clone(),
             compression: args.compression.map(compression_name),
             key: args.key.as_ref().map(ToString::to_string),
+            credentials: credentials.as_ref().map(|from| from.file.clone()),
+            profile: credentials.as_ref().and_then(|from| from.profile.clone()),
         },
         fsync: fsync_name(args.fsync).to_owned(),
         limits: limits_text(&args.limits),
     };
     ask(&volume, &request)?;
-    Ok(format!(
-        "{} is store {} of {}: `nexus-fuse place DIR {}` has new content of a directory go there",
-        args.place.url,
-        args.name,
-        volume.name(),
-        args.name
-    ))
+    let (url, name) = (&args.place.url, &args.name);
+    let mut said = format!(
+        "{url} is store {name} of {}: `nexus-fuse place DIR {name}` has new content of a directory go there",
+        volume.name()
+    );
+    match credentials {
+        Some(from) => {
+            said.push_str(&format!("\nIts credentials are those in {}, read by the daemon", from.file.display()));
+        }
+        None if url.is_bucket() => said.push_str(
+            "\nIts credentials are those that the daemon was started with, not those of this shell (--credentials-file \
+             names others)",
+        ),
+        None => {}
+    }
+    if url.is_volatile() {
+        said.push_str(
+            "\nIt is in memory: content that goes there is GONE when the daemon ends, and the files then give EIO",
+        );
+    }
+    Ok(said)
 }
 
 /// Changes limits of a store.
@@ -84,18 +103,35 @@ fn limits_text(limits: &LimitArgs) -> StoreLimitsText {
 
 /// The limits of a store, in words, if it has any.
 pub(super) fn limits(store: &StoreStatus) -> Option<String> {
-    let requests = store.max_requests.map(|count| format!("{count} requests at once"));
-    let up = store.upload_limit.map(|rate| format!("{} a second up", ByteSize(rate)));
-    let down = store.download_limit.map(|rate| format!("{} a second down", ByteSize(rate)));
+    limits_of(SpecLimits {
+        max_requests: store.max_requests,
+        upload: store.upload_limit,
+        download: store.download_limit,
+    })
+}
+
+/// The same for limits alone.
+pub(super) fn limits_of(limits: SpecLimits) -> Option<String> {
+    let requests = limits.max_requests.map(|count| format!("{count} requests at once"));
+    let up = limits.upload.map(|rate| format!("{} a second up", ByteSize(rate)));
+    let down = limits.download.map(|rate| format!("{} a second down", ByteSize(rate)));
     let all: Vec<String> = [requests, up, down].into_iter().flatten().collect();
     (!all.is_empty()).then(|| format!("at most {}", all.join(", ")))
+}
+
+/// What is to be known of a store in memory.
+pub(super) fn volatile(store: &StoreStatus) -> &'static str {
+    if store.volatile { " (in memory: GONE when the daemon ends)" } else { "" }
 }
 
 /// Takes a store away.
 pub fn rm(args: &StoreRmArgs) -> Result<String, String> {
     let volume = find::by_name(args.mount.as_deref(), None)?;
-    ask(&volume, &Request::StoreRemove { name: args.name.clone() })?;
-    Ok(format!("{} has no store {} any more", volume.name(), args.name))
+    let done = format!("{} has no store {} any more", volume.name(), args.name);
+    match ask(&volume, &Request::StoreRemove { name: args.name.clone() })? {
+        Reply::Text { text } => Ok(format!("{done}; {text}")),
+        _ => Ok(format!("{done}, and its place is free for another volume")),
+    }
 }
 
 /// Lists the stores of a mounted volume.
@@ -116,7 +152,8 @@ pub fn ls(mount: Option<&Path>) -> Result<String, String> {
 fn line(store: &StoreStatus) -> String {
     let (waiting, cached) = (ByteSize(store.waiting_bytes), ByteSize(store.cached_bytes));
     let limits = limits(store).map(|limits| format!("; {limits}")).unwrap_or_default();
-    format!("{:12} {}: {waiting} not there yet, {cached} cached here{limits}", store.name, store.url)
+    let (name, url, volatile) = (&store.name, &store.url, volatile(store));
+    format!("{name:12} {url}{volatile}: {waiting} not there yet, {cached} cached here{limits}")
 }
 
 /// Asks the daemon of a volume, which has to be mounted.

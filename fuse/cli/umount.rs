@@ -6,21 +6,41 @@ use std::time::{Duration, Instant};
 use nexus::config::ByteSize;
 use nexus::folder::{DataFolder, Layout};
 
-use super::find;
-use crate::control::{ControlError, Reply, Request};
+use super::{find, flush};
+use crate::control::{ControlError, Request};
 use crate::mount::{self, Unmount};
 
 /// How long a daemon may take to close its volume before the command stops waiting.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a daemon may take to say what waits for its store.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+/// How often all is sent, while somebody writes, before unmounting is tried.
+const MOST_ROUNDS: u32 = 8;
 /// Pause between two looks at a daemon that is closing.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Waits until what is only on this disk is in its store, what comes meanwhile included, as far as that
+/// ends. `target` stays mounted if that can't be.
+pub fn send_all(target: &Path) -> Result<(), String> {
+    let Some(volume) = find::by_mount_point(target)? else {
+        return Err(mount::MountError::NotMounted(target.to_owned()).to_string());
+    };
+    for _ in 0..MOST_ROUNDS {
+        // What programs wrote through mmap is handed over first.
+        let synced = std::fs::File::open(target).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+        synced.map_err(|error| format!("{} can't be synced, and stays mounted: {error}", target.display()))?;
+        flush::flush_all(&volume).map_err(|problem| format!("{problem}; {} stays mounted", target.display()))?;
+        if flush::waiting_bytes(&volume).unwrap_or(0) == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
 
 /// Unmounts `target`, and waits until its daemon has closed the volume.
 pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
     let volume = find::by_mount_point(target)?;
-    let waiting = volume.as_ref().map_or(0, waiting_bytes);
+    let waiting = volume.as_ref().and_then(flush::waiting_bytes).unwrap_or(0);
     let attached = volume.clone();
     let data = volume.and_then(|volume| volume.data);
     // Who has it now; somebody who can't be asked for belongs to another user.
@@ -38,7 +58,7 @@ pub fn run(target: &Path, how: Unmount) -> Result<(), String> {
     if waiting > 0 {
         eprintln!(
             "nexus-fuse: {} are only on this disk so far; they go to the store when the volume is mounted again \
-             (nexus-fuse flush, before unmounting, sends them at once)",
+             (nexus-fuse umount --wait sends them first)",
             ByteSize(waiting)
         );
     }
@@ -56,15 +76,6 @@ fn suspend(volume: Option<&find::Volume>, how: Unmount) -> Result<bool, String> 
         Err(ControlError::Refused(problem)) if volume.data.is_some() => Err(problem),
         // A daemon that can't be asked has nothing attached that would matter to it.
         Err(_) => Ok(false),
-    }
-}
-
-/// Bytes that are meant for a store in the cloud and are not there.
-fn waiting_bytes(volume: &find::Volume) -> u64 {
-    match volume.ask(&Request::Status, STATUS_PATIENCE) {
-        Ok(Reply::Status(status)) => status.store.iter().chain(&status.stores).map(|store| store.waiting_bytes).sum(),
-        // Then nobody can tell; unmounting goes on.
-        _ => 0,
     }
 }
 

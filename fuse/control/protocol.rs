@@ -80,7 +80,8 @@ pub enum Request {
         /// What is to change.
         limits: StoreLimitsText,
     },
-    /// Take a store away that holds nothing.
+    /// Take a store away that holds nothing; answered with [`Reply::Done`], or with [`Reply::Text`] that
+    /// tells what is left there.
     StoreRemove {
         /// What it is called.
         name: String,
@@ -182,6 +183,12 @@ pub struct StorePlace {
     /// Where the key is that encrypts it.
     #[serde(default)]
     pub key: Option<String>,
+    /// The file with its own credentials, which the daemon reads.
+    #[serde(default)]
+    pub credentials: Option<PathBuf>,
+    /// The profile in that file.
+    #[serde(default)]
+    pub profile: Option<String>,
 }
 
 /// Limits of a store as the command line takes them; as they are where nothing is said.
@@ -292,7 +299,7 @@ pub enum Reply {
         /// How they are.
         zones: Vec<super::zones::ZoneView>,
     },
-    /// An invitation, or another text to be handed on.
+    /// An invitation, or another text to be handed on, as what is left of a store.
     Text {
         /// The text.
         text: String,
@@ -388,6 +395,9 @@ pub struct AttachmentStatus {
     pub read_only: bool,
     /// Whether it is mounted there.
     pub mounted: bool,
+    /// What the bucket may be asked for, where there is a limit.
+    #[serde(default, skip_serializing_if = "crate::attach::SpecLimits::is_empty")]
+    pub limits: crate::attach::SpecLimits,
 }
 
 /// A zone.
@@ -438,6 +448,9 @@ pub struct StoreStatus {
     pub name: String,
     /// Which.
     pub url: String,
+    /// Whether it is in memory, and gone when the daemon ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub volatile: bool,
     /// Most requests at once; not there if there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_requests: Option<u32>,
@@ -463,6 +476,27 @@ pub struct StoreStatus {
     pub deletes: u64,
     /// Requests that failed after all tries.
     pub failures: u64,
+    /// Tries that got no answer, or one that asks to try again.
+    #[serde(default)]
+    pub failed_tries: u64,
+    /// Requests that waited for the store's limits.
+    #[serde(default)]
+    pub throttled: u64,
+    /// Milliseconds that they waited, all together.
+    #[serde(default)]
+    pub throttled_ms: u64,
+    /// Reads that were answered from this disk alone.
+    #[serde(default)]
+    pub cache_hits: u64,
+    /// Bytes of those.
+    #[serde(default)]
+    pub cache_hit_bytes: u64,
+    /// Reads that waited for the store.
+    #[serde(default)]
+    pub cache_misses: u64,
+    /// Bytes of those.
+    #[serde(default)]
+    pub cache_miss_bytes: u64,
     /// Bytes stored.
     pub bytes_up: u64,
     /// Bytes read.

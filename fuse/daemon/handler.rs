@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nexus::coding::{Coding, KeyUse, parse_compression};
-use nexus::config::CloudPlace;
+use nexus::config::{CloudPlace, CredentialsFile};
 use nexus::folder::id_text;
 use nexus::limits::{LimitsChange, StoreLimits};
 use nexus::place::{Garbage, StoreState};
@@ -14,6 +14,7 @@ use nexus::{Config, Volume};
 use nexus_kernel::object_store::Traffic;
 use nexus_kernel::{BlobId, NodeId, StoreId};
 
+use super::run::check_outside;
 use crate::attach::Attachments;
 use crate::control::{
     AttachmentStatus, ContentStatus, Handler, Health, MountStatus, Reply, Request, SpaceStatus, Status,
@@ -103,6 +104,7 @@ impl DaemonHandler {
             url: spec.url,
             read_only: spec.read_only,
             mounted,
+            limits: spec.limits,
         };
         self.attachments.list().into_iter().map(told).collect()
     }
@@ -126,8 +128,14 @@ impl DaemonHandler {
         let key = place.key.map(|source| Ok::<_, String>(KeyUse { source: source.parse()?, mark: String::new() }));
         let compression = place.compression.as_deref().map_or(Ok(Default::default()), parse_compression)?;
         let coding = Coding { compression, key: key.transpose()? };
-        let place = CloudPlace { coding, url: place.url.parse()?, endpoint: place.endpoint, region: place.region };
+        let credentials = place.credentials.map(|file| CredentialsFile { file, profile: place.profile });
+        let (url, endpoint, region) = (place.url.parse()?, place.endpoint, place.region);
+        let place = CloudPlace { coding, url, endpoint, region, credentials };
         let limits = limits_change(limits)?.over(StoreLimits::default());
+        if let Some(folder) = place.url.folder() {
+            let real = nexus::folders::real(folder).map_err(|error| error.to_string())?;
+            check_outside(&[real], None).map_err(|problem| problem.to_string())?;
+        }
         self.volume.add_store(name, place, parse_fsync(fsync)?, limits).map(|()| Reply::Done).map_err(|e| e.to_string())
     }
 
@@ -199,7 +207,10 @@ impl Handler for DaemonHandler {
             Request::StoreSet { name, limits } => {
                 self.volume.set_limits(&name, limits_change(&limits)?).map(|_| Reply::Done).map_err(text)
             }
-            Request::StoreRemove { name } => self.volume.remove_store(&name).map(|()| Reply::Done).map_err(text),
+            Request::StoreRemove { name } => {
+                let note = self.volume.remove_store(&name).map_err(text)?;
+                Ok(note.map_or(Reply::Done, |text| Reply::Text { text }))
+            }
             Request::Place { inodes, store, fsync } => self.place(&inodes, store.as_deref(), fsync.as_deref()),
             Request::Placement { inode } => {
                 let (store, fsync) = self.volume.placement(self.mounted.node(inode)).map_err(text)?;
@@ -264,6 +275,7 @@ fn store_status(
     StoreStatus {
         name: name.to_owned(),
         url: place.url.to_string(),
+        volatile: place.url.is_volatile(),
         max_requests: limits.max_requests,
         upload_limit: limits.upload,
         download_limit: limits.download,
@@ -275,6 +287,13 @@ fn store_status(
         lists: traffic.lists,
         deletes: traffic.deletes,
         failures: traffic.failures,
+        failed_tries: traffic.failed_tries,
+        throttled: traffic.throttled,
+        throttled_ms: traffic.throttled_ms,
+        cache_hits: traffic.cache_hits,
+        cache_hit_bytes: traffic.cache_hit_bytes,
+        cache_misses: traffic.cache_misses,
+        cache_miss_bytes: traffic.cache_miss_bytes,
         bytes_up: traffic.bytes_up,
         bytes_down: traffic.bytes_down,
     }

@@ -105,6 +105,9 @@ fn command(plan: &Plan) -> Command {
             command.arg(flag).arg(value);
         }
     }
+    if config.volatile {
+        command.arg("--volatile");
+    }
     command.arg("--store-cache").arg(config.store_cache.to_string());
     command.arg("--store-fsync").arg(nexus::stores::fsync_name(config.store_fsync));
     if let Some(compression) = config.store_compression {

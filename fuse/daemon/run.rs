@@ -56,6 +56,12 @@ pub enum Failure {
     Volume(#[from] nexus::Error),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(
+        "the store {} lies in {}, a mount of Nexus: a store has to be outside of all of them",
+        folder.display(),
+        mount.display()
+    )]
+    InMount { folder: PathBuf, mount: PathBuf },
     #[error("cannot {0}: {1}")]
     System(&'static str, std::io::Error),
     #[error("the daemon stopped after an error of its own; nothing that was acknowledged is lost, mount again")]
@@ -93,6 +99,9 @@ fn run_on(
     point: &mount::MountPoint,
     ready: &mut dyn FnMut(&Ready),
 ) -> Result<(), Failure> {
+    if let Some(folder) = plan.config.cloud.as_ref().and_then(|place| place.url.folder()) {
+        check_outside(&[nexus::folders::real(folder).unwrap_or_else(|_| folder.to_owned())], Some(&point.target))?;
+    }
     let folder = open_folder(&plan.config)?;
     if plan.log_to_file {
         logger::to_file(&Layout::of(folder.path()).daemon_log)
@@ -105,6 +114,10 @@ fn run_on(
     let fs_options =
         FsOptions { atime: options.atime_policy(), read_only: options.is_read_only(), caching_client: true };
     let volume = Arc::new(Volume::open(folder, &plan.config, fs_options)?);
+    if let Err(problem) = check_outside(&volume.store_folders(), Some(&point.target)) {
+        close(&volume)?;
+        return Err(problem);
+    }
     let served = serve(plan, options, &volume, events.clone());
     let (mounted, signals) = match served {
         Ok(served) => served,
@@ -121,6 +134,12 @@ fn run_on(
     // Without a socket the mount works, and can be unmounted; only nobody can ask how it is.
     let server = Server::start(&Layout::of(volume.path()).socket, Arc::new(handler))
         .inspect_err(|error| log::error!("the control socket cannot be made: {error}"));
+    notes.extend(volume.away().iter().cloned());
+    for name in volume.emptied_stores() {
+        let note = format!("store {name} was in memory: what files had there is gone, and reading it gives EIO");
+        log::warn!("{note}");
+        notes.push(note);
+    }
     if point.cleared > 0 {
         notes.push("a dead daemon's mount was cleared away".to_owned());
     }
@@ -133,7 +152,7 @@ fn run_on(
         target: mounted.target().to_owned(),
         data: volume.path().to_owned(),
         made,
-        throwaway: plan.config.drivers.are_throwaway(),
+        throwaway: volume.identity().is_throwaway(),
         notes,
     });
     let ended = supervise(&happened, &mounted, &inside);
@@ -156,6 +175,19 @@ fn run_on(
     }
     log::info!("the daemon ends");
     closed
+}
+
+/// Refuses stores in folders of a mount of Nexus, which would wait for themselves, or of one that is
+/// about to be made at `target`.
+pub(super) fn check_outside(folders: &[PathBuf], target: Option<&Path>) -> Result<(), Failure> {
+    let table = mount::table::nexus_mounts().unwrap_or_default();
+    for folder in folders {
+        let mut mounts = table.iter().map(|entry| entry.target.as_path()).chain(target);
+        if let Some(mount) = mounts.find(|mount| folder.starts_with(mount)) {
+            return Err(Failure::InMount { folder: folder.clone(), mount: mount.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 /// Locks the data folder. A daemon whose mount is gone is about to let go of it: waits for that.

@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("what can't be attached is refused", refusals),
         Case::new("the server is away for a while", away),
         Case::new("the server does not answer", silent),
+        Case::new("limits are kept, and remembered", limits),
         Case::new("maps, random writes and appends", maps),
         Case::new("attachments come back after SIGKILL", killed),
         Case::new("a thousand and more objects are listed", many),
@@ -93,6 +94,36 @@ impl Bench {
         self.mount.check_log()?;
         self.mount.fsck()
     }
+}
+
+fn limits(lab: &Lab) -> Check {
+    const RATE: u64 = 4 << 20;
+    let mut bench = Bench::new(lab)?;
+    bench.attach("bucket/shared", &["--upload-limit", "4M", "--download-limit", "4M/s", "--max-requests", "2"]).ok()?;
+    for round in ["attached", "mounted again"] {
+        let status = bench.mount.program().arg("status").arg(bench.mount.point()).ok()?;
+        let limits = "at most 2 requests at once, 4 MiB a second up, 4 MiB a second down";
+        ensure!(status.contains(limits), "{round}: status tells no limits: {status}");
+        let content = Random::new(bench.seed).bytes(3 * RATE as usize);
+        let name = round.replace(' ', "-");
+        let began = Instant::now();
+        fs::write(bench.here(&name), &content)?;
+        let up = began.elapsed().as_secs_f64();
+        expect(&bench.there(&name), &content)?;
+        let began = Instant::now();
+        // From the bucket: the pages that were written are of a descriptor that is closed.
+        expect(&bench.here(&name), &content)?;
+        let down = began.elapsed().as_secs_f64();
+        println!("        {round}: 12 MiB took {up:.1} s up, {down:.1} s down");
+        ensure!(up > 2.4 && down > 2.0, "{round}: 3 s of sending took {up} s, 3 s of fetching {down} s");
+        if round == "attached" {
+            bench.mount.program().arg("umount").arg(bench.mount.point()).ok()?;
+            bench.mount.ended()?;
+            bench.mount.start()?;
+            wait_until("the bucket is attached again", PATIENCE, || is_mount_point(&bench.here("")))?;
+        }
+    }
+    bench.finish()
 }
 
 fn names(folder: &Path) -> Check<Vec<String>> {

@@ -1,8 +1,11 @@
 //! Volumes whose content is in a real S3 server over HTTP: what a user does with one, what it
 //! costs in requests, and what happens while the server is away, silent, or wrong.
 
+mod away;
+mod care;
 mod coded;
 mod failpoints;
+mod folders;
 mod limits;
 pub mod server;
 mod several;
@@ -35,8 +38,11 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// The cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = several::cases();
+    cases.extend(away::cases());
+    cases.extend(care::cases());
     cases.extend(coded::cases());
     cases.extend(failpoints::cases());
+    cases.extend(folders::cases());
     cases.extend(limits::cases());
     cases.extend(waiting::cases());
     cases.extend([

@@ -62,12 +62,26 @@ pub struct Traffic {
     pub deletes: u64,
     /// Requests that failed for good, after all tries.
     pub failures: u64,
+    /// Tries that got no answer, or one that asks to try again (408, 429, 5xx); most were tried again.
+    pub failed_tries: u64,
+    /// Requests that waited for the store's limits.
+    pub throttled: u64,
+    /// Milliseconds that they waited, all together.
+    pub throttled_ms: u64,
     /// Bytes stored.
     pub bytes_up: u64,
     /// Bytes read.
     pub bytes_down: u64,
     /// Bytes of blobs that are kept on the local disk, to spare requests.
     pub cached_bytes: u64,
+    /// Reads that were answered from there alone.
+    pub cache_hits: u64,
+    /// Bytes of those.
+    pub cache_hit_bytes: u64,
+    /// Reads that waited for the store.
+    pub cache_misses: u64,
+    /// Bytes of those.
+    pub cache_miss_bytes: u64,
 }
 
 /// A place for blobs.
@@ -117,6 +131,11 @@ pub trait ObjectStore: Send + Sync {
     /// the copy is not used again.
     fn distrust(&self, id: BlobId, range: Range<u64>) {
         let _ = (id, range);
+    }
+    /// Lets go of the store for good: what says there whose it is goes, so that others can have it.
+    /// [`crate::Error::Conflict`] if blobs are left, which then stay this owner's.
+    fn release<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
     /// What it was asked for since it was opened; nothing for a store that costs none.
     fn traffic(&self) -> Option<Traffic> {

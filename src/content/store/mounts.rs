@@ -24,6 +24,8 @@ pub struct StoreShape {
     pub idle_seal_bytes: u64,
     /// Whether fsync waits for the store where a file's placement leaves it open.
     pub fsync_uploads: bool,
+    /// Whether the store is empty at each start, so that what was there is known to be lost.
+    pub volatile: bool,
 }
 
 /// A store that is there.

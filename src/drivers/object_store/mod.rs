@@ -12,8 +12,8 @@ mod memory_store;
 pub use cached::{CacheLimits, CachedStore};
 #[cfg(feature = "cloud")]
 pub use cloud::{
-    Bucket, Claimant, CloudOptions, CloudStore, Limiter, ObjectInfo, PAGE_KEYS, Page, ProbeStep, Provider, StoreLimits,
-    StoreUrl,
+    Bucket, Claimant, CloudOptions, CloudStore, CredentialsFile, Limiter, ObjectInfo, PAGE_KEYS, Page, ProbeStep,
+    Provider, StoreLimits, StoreUrl,
 };
 #[cfg(feature = "cloud")]
 pub use coded::{CodedStore, Compression, Key, KeyRing};

@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use nexus_kernel::block_on;
@@ -55,6 +56,7 @@ pub struct CachedStore(Arc<Shared>);
 
 struct Shared {
     store: Arc<dyn ObjectStore>,
+    reads: Reads,
     dir: PathBuf,
     limits: CacheLimits,
     /// The store's grain, at most a frame: bytes of a unit of [`Frames`].
@@ -64,6 +66,23 @@ struct Shared {
     fetched: Condvar,
     /// There is something to fetch ahead, or it is over.
     wanted: Condvar,
+}
+
+/// Reads, by whether they had to wait for the store.
+#[derive(Default)]
+struct Reads {
+    hits: AtomicU64,
+    hit_bytes: AtomicU64,
+    misses: AtomicU64,
+    miss_bytes: AtomicU64,
+}
+
+impl Reads {
+    fn count(&self, bytes: u64, hit: bool) {
+        let (reads, of) = if hit { (&self.hits, &self.hit_bytes) } else { (&self.misses, &self.miss_bytes) };
+        reads.fetch_add(1, Ordering::Relaxed);
+        of.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -158,6 +177,7 @@ impl CachedStore {
         }
         let shared = Arc::new(Shared {
             store,
+            reads: Reads::default(),
             dir: dir.to_owned(),
             limits,
             unit,
@@ -213,12 +233,20 @@ impl Shared {
         }
         let wanted = range.start / self.unit..range.end.div_ceil(self.unit);
         let mut asked = false;
+        let mut counted = false;
         let mut state = self.state.lock();
         loop {
             let Some(cached) = self.cached(&mut state, id, len) else {
                 drop(state);
+                if !counted {
+                    self.reads.count(range.end - range.start, false);
+                }
                 return block_on(self.store.get(id, range));
             };
+            if !std::mem::replace(&mut counted, true) {
+                let hit = !cached.frames.is_loading(&wanted) && cached.frames.has_all(wanted.clone());
+                self.reads.count(range.end - range.start, hit);
+            }
             if cached.frames.is_loading(&wanted) {
                 let (file, waiting) = (Arc::clone(&cached.file), state.take_queued(id, &wanted));
                 match waiting {
@@ -468,6 +496,10 @@ impl ObjectStore for CachedStore {
         }
     }
 
+    fn release<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
+        self.0.store.release()
+    }
+
     fn cache_limit(&self) -> Option<u64> {
         Some(self.0.limits.bytes)
     }
@@ -489,7 +521,15 @@ impl ObjectStore for CachedStore {
 
     fn traffic(&self) -> Option<Traffic> {
         let traffic = self.0.store.traffic()?;
-        Some(Traffic { cached_bytes: self.0.state.lock().bytes, ..traffic })
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Some(Traffic {
+            cached_bytes: self.0.state.lock().bytes,
+            cache_hits: read(&self.0.reads.hits),
+            cache_hit_bytes: read(&self.0.reads.hit_bytes),
+            cache_misses: read(&self.0.reads.misses),
+            cache_miss_bytes: read(&self.0.reads.miss_bytes),
+            ..traffic
+        })
     }
 }
 

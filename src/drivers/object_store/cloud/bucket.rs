@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::connect::{CloudOptions, client_options, connect_parts};
 use super::failure::explain;
+use super::limits::{Limited, Limiter, StoreLimits, Urgency, Way};
 use super::url::StoreUrl;
 
 /// Threads that wait for the network.
@@ -66,6 +67,8 @@ struct Inner {
     /// `None` where a listing comes as a whole.
     pages: Option<Arc<dyn PaginatedListStore>>,
     markers: Option<Markers>,
+    /// What goes past `objects` begins here, too.
+    limiter: Arc<Limiter>,
     name: String,
     prefix: String,
 }
@@ -79,8 +82,8 @@ struct Markers {
 
 impl Bucket {
     /// The bucket at `url`. Asks nothing yet.
-    pub fn open(url: &StoreUrl, options: &CloudOptions) -> Result<Bucket> {
-        let parts = connect_parts(url, options)?;
+    pub fn open(url: &StoreUrl, options: &CloudOptions, limiter: Arc<Limiter>) -> Result<Bucket> {
+        let parts = connect_parts(url, options, &Arc::default())?;
         let markers = match parts.s3 {
             Some((store, region)) => {
                 let http = ReqwestConnector::default().connect(&client_options(options));
@@ -90,13 +93,20 @@ impl Bucket {
             None => None,
         };
         let prefix = url.prefix.clone();
-        Bucket::over(Inner { objects: parts.objects, pages: Some(parts.pages), markers, name: url.to_string(), prefix })
+        let objects = Arc::new(Limited::new(parts.objects, limiter.clone()));
+        Bucket::over(Inner { objects, pages: Some(parts.pages), markers, limiter, name: url.to_string(), prefix })
     }
 
     /// An empty one in memory, for tests.
     pub fn in_memory() -> Result<Bucket> {
-        let objects = Arc::new(object_store::memory::InMemory::new());
-        Bucket::over(Inner { objects, pages: None, markers: None, name: "memory".into(), prefix: String::new() })
+        Bucket::in_memory_under(StoreLimits::default())
+    }
+
+    fn in_memory_under(limits: StoreLimits) -> Result<Bucket> {
+        let limiter = Limiter::new(limits);
+        let objects = Arc::new(Limited::new(Arc::new(object_store::memory::InMemory::new()), limiter.clone()));
+        let (name, prefix) = ("memory".into(), String::new());
+        Bucket::over(Inner { objects, pages: None, markers: None, limiter, name, prefix })
     }
 
     fn over(inner: Inner) -> Result<Bucket> {
@@ -235,7 +245,10 @@ impl Bucket {
         let (inner, key) = (self.inner.clone(), self.inner.key(dir)?);
         self.run(async move {
             match &inner.markers {
-                Some(markers) => markers.send(&inner.name, method, &key).await.map(|()| true),
+                Some(markers) => {
+                    let _place = inner.limiter.begin(Way::Up, 0, Urgency::Demand).await;
+                    markers.send(&inner.name, method, &key).await.map(|()| true)
+                }
                 None => Ok(false),
             }
         })
@@ -307,6 +320,7 @@ impl Inner {
                     page_token: token,
                     ..PaginatedListOptions::default()
                 };
+                let _place = self.limiter.begin(Way::Down, 0, Urgency::Demand).await;
                 let page = pages.list_paginated(Some(&prefix), options).await.map_err(|error| self.failed(&error))?;
                 (page.result, page.page_token)
             }
@@ -354,6 +368,23 @@ fn read_part(file: &File, at: u64, len: u64) -> Result<Bytes> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn limits_hold_for_parts_and_ranges() {
+        const RATE: u64 = 8 << 20;
+        let limits = StoreLimits { max_requests: Some(2), upload: Some(RATE), download: Some(RATE) };
+        let bucket = Bucket::in_memory_under(limits).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * RATE).unwrap();
+        let took = |work: &dyn Fn()| {
+            let began = std::time::Instant::now();
+            work();
+            began.elapsed().as_secs_f64()
+        };
+        let up = took(&|| drop(bucket.put("a", &file, 2 * RATE, false).unwrap()));
+        let down = took(&|| drop(bucket.read("a", None, 0..RATE).unwrap()));
+        assert!(up > 1.2 && down > 0.5, "2 s of sending took {up} s, 1 s of fetching {down} s");
+    }
 
     #[test]
     fn objects_are_put_listed_read_copied_and_deleted() {

@@ -1,18 +1,26 @@
 //! Opening a bucket: credentials come from where the cloud's own tools take them, and go
 //! nowhere else.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nexus_kernel::error::{Error, Result};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::list::PaginatedListStore;
+use object_store::memory::InMemory;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
+use super::BoxFuture;
 use super::failure::explain;
-use super::profile;
+use super::folder::FolderStore;
+use super::profile::{self, CredentialsFile};
 use super::url::{Provider, StoreUrl};
 
 /// How a bucket is reached.
@@ -22,6 +30,8 @@ pub struct CloudOptions {
     pub endpoint: Option<String>,
     /// The bucket's region, where that counts (S3).
     pub region: Option<String>,
+    /// The file with the credentials, if they are not those of the environment.
+    pub credentials: Option<CredentialsFile>,
     /// Longest that one try of a request takes.
     pub request_timeout: Duration,
     /// Longest that a request takes with all its tries, about.
@@ -33,6 +43,7 @@ impl Default for CloudOptions {
         CloudOptions {
             endpoint: None,
             region: None,
+            credentials: None,
             request_timeout: Duration::from_secs(20),
             deadline: Duration::from_secs(30),
         }
@@ -60,12 +71,17 @@ pub fn client_options(options: &CloudOptions) -> ClientOptions {
 }
 
 /// A client for the bucket. Nothing is asked of it yet.
-pub fn connect(url: &StoreUrl, options: &CloudOptions) -> Result<Arc<dyn ObjectStore>> {
-    connect_parts(url, options).map(|parts| parts.objects)
+/// Tries that failed are counted in `failed`.
+pub fn connect(url: &StoreUrl, options: &CloudOptions, failed: &Arc<AtomicU64>) -> Result<Arc<dyn ObjectStore>> {
+    match url.provider {
+        Provider::Folder => Ok(Arc::new(FolderStore::new(Path::new(&url.bucket)))),
+        Provider::Memory => Ok(Arc::new(InMemory::new())),
+        _ => connect_parts(url, options, failed).map(|parts| parts.objects),
+    }
 }
 
-/// The same, with all that it can do.
-pub fn connect_parts(url: &StoreUrl, options: &CloudOptions) -> Result<Parts> {
+/// The same for a bucket, with all that it can do.
+pub fn connect_parts(url: &StoreUrl, options: &CloudOptions, failed: &Arc<AtomicU64>) -> Result<Parts> {
     // Fails where there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = client_options(options);
@@ -78,10 +94,15 @@ pub fn connect_parts(url: &StoreUrl, options: &CloudOptions) -> Result<Parts> {
         max_retries: 10,
         retry_timeout: options.deadline,
     };
+    let counting = CountingConnector(failed.clone());
     match url.provider {
         Provider::S3 => {
-            let mut builder = AmazonS3Builder::from_env().with_bucket_name(&url.bucket);
-            if let Some(profile) = profile::aws()? {
+            let (builder, profile) = match &options.credentials {
+                Some(file) => (from_regions(), Some(file.aws()?)),
+                None => (AmazonS3Builder::from_env(), profile::aws()?),
+            };
+            let mut builder = builder.with_bucket_name(&url.bucket).with_http_connector(counting);
+            if let Some(profile) = profile {
                 builder = builder.with_access_key_id(profile.key).with_secret_access_key(profile.secret);
                 if let Some(token) = profile.token {
                     builder = builder.with_token(token);
@@ -101,21 +122,92 @@ pub fn connect_parts(url: &StoreUrl, options: &CloudOptions) -> Result<Parts> {
             Ok(Parts { objects: Arc::new(store.clone()), pages: Arc::new(store.clone()), s3: Some((store, region)) })
         }
         Provider::Gcs => {
-            let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&url.bucket);
+            let builder = match &options.credentials {
+                Some(file) => GoogleCloudStorageBuilder::new().with_service_account_path(file.google()?),
+                None => GoogleCloudStorageBuilder::from_env(),
+            };
+            let mut builder = builder.with_bucket_name(&url.bucket).with_http_connector(counting);
             if let Some(endpoint) = &options.endpoint {
                 builder = builder.with_base_url(endpoint);
             }
             let store = Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?);
             Ok(Parts { objects: store.clone(), pages: store, s3: None })
         }
+        Provider::Folder | Provider::Memory => Err(Error::Unavailable(format!(
+            "{url} is no bucket: give s3://, gs:// or az:// (a folder is shown elsewhere by mount --bind)"
+        ))),
         Provider::Azure => {
-            let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(&url.bucket);
+            let builder = match &options.credentials {
+                Some(file) => azure(file)?,
+                None => MicrosoftAzureBuilder::from_env(),
+            };
+            let mut builder = builder.with_container_name(&url.bucket).with_http_connector(counting);
             if let Some(endpoint) = &options.endpoint {
                 builder = builder.with_endpoint(endpoint.clone());
             }
             let store = Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?);
             Ok(Parts { objects: store.clone(), pages: store, s3: None })
         }
+    }
+}
+
+/// A client without any credentials, which takes the region from where it is usually said.
+fn from_regions() -> AmazonS3Builder {
+    let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|name| std::env::var(name).ok());
+    named.into_iter().fold(AmazonS3Builder::new(), |builder, region| builder.with_region(region))
+}
+
+/// A client with the settings of a file, which has them as the environment would.
+fn azure(file: &CredentialsFile) -> Result<MicrosoftAzureBuilder> {
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (name, value) in file.settings()? {
+        let key = name.to_ascii_lowercase().parse().map_err(|_| {
+            let file = file.file.display();
+            Error::Unavailable(format!(
+                "{name:?} in {file} is no setting of Azure: use AZURE_STORAGE_ACCOUNT_NAME and so on"
+            ))
+        })?;
+        builder = builder.with_config(key, value);
+    }
+    Ok(builder)
+}
+
+/// Makes the usual clients, and has them count tries that failed.
+#[derive(Debug)]
+struct CountingConnector(Arc<AtomicU64>);
+
+/// A client that counts.
+#[derive(Debug)]
+struct Counting {
+    inner: HttpClient,
+    failed: Arc<AtomicU64>,
+}
+
+impl HttpConnector for CountingConnector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let inner = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Counting { inner, failed: self.0.clone() }))
+    }
+}
+
+impl HttpService for Counting {
+    fn call<'s, 'f>(&'s self, request: HttpRequest) -> BoxFuture<'f, std::result::Result<HttpResponse, HttpError>>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        Box::pin(async move {
+            let came = self.inner.execute(request).await;
+            // As the client library decides on trying again.
+            let is_good = came.as_ref().is_ok_and(|answer| {
+                let status = answer.status().as_u16();
+                status < 500 && status != 408 && status != 429
+            });
+            if !is_good {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+            }
+            came
+        })
     }
 }
 

@@ -5,15 +5,20 @@ use nexus_kernel::error::Error;
 /// Longest part of a service's own words that is passed on.
 const MOST_WORDS: usize = 240;
 
-const NO_CREDENTIALS: &str = "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
-                              GOOGLE_APPLICATION_CREDENTIALS or AZURE_STORAGE_ACCOUNT_KEY, or use the cloud's files";
+/// Stands for what [`no_credentials`] says.
+const NO_CREDENTIALS: &str = "no credentials were found";
 
 const REFUSED: &str = "the credentials are refused: check them";
 const NO_FILE: &str = "GOOGLE_APPLICATION_CREDENTIALS names a file that can't be used: it has to be the JSON file of \
                        a service account's key";
 
 /// Marks in a service's words, with what they mean. The first that is found counts.
-const MEANINGS: [(&str, &str); 23] = [
+const MEANINGS: [(&str, &str); 25] = [
+    ("Unable to canonicalize", "there is no such folder: mount the disk that it is on, or make it"),
+    (
+        "Unable to rename file: Operation not permitted",
+        "the file system of that folder has no hard links, by which an object is there whole or not at all: use another",
+    ),
     ("Missing AccessKeyId", NO_CREDENTIALS),
     // Where a machine in the cloud would be told its credentials.
     ("169.254.169.254", NO_CREDENTIALS),
@@ -40,6 +45,28 @@ const MEANINGS: [(&str, &str); 23] = [
     ("InvalidBucketName", "that can't be a bucket's name"),
 ];
 
+/// Where credentials are looked for, in that order, by how the store's name begins.
+fn no_credentials(what: &str) -> String {
+    let places = match what.split_once("://").map_or("", |(scheme, _)| scheme) {
+        "gs" => {
+            "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT (files) in its environment, \
+             ~/.config/gcloud/application_default_credentials.json, the machine's own identity"
+        }
+        "az" => {
+            "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, or AZURE_CLIENT_ID and so on, in its environment, \
+             the machine's own identity"
+        }
+        _ => {
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in its environment, the profile AWS_PROFILE (or default) in \
+             ~/.aws/credentials (or AWS_SHARED_CREDENTIALS_FILE), the machine's own identity"
+        }
+    };
+    format!(
+        "{NO_CREDENTIALS}. The process that uses the store (for a mounted volume, its daemon, as it was started) looks at: \
+         {places}. `store add` and `store test` take --credentials-file instead"
+    )
+}
+
 /// The kernel's error for one of the client library's. `what` names the store.
 pub fn explain(what: &str, error: &object_store::Error) -> Error {
     let words = all_words(error);
@@ -47,6 +74,7 @@ pub fn explain(what: &str, error: &object_store::Error) -> Error {
     match (error, meant) {
         (object_store::Error::AlreadyExists { .. }, _) => Error::Exists,
         (object_store::Error::Precondition { .. }, _) => Error::Conflict,
+        (_, Some(NO_CREDENTIALS)) => Error::Unavailable(format!("{what}: {}", no_credentials(what))),
         (_, Some(meaning)) => Error::Unavailable(format!("{what}: {meaning}")),
         (object_store::Error::NotFound { .. }, None) => Error::NotFound,
         (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, None) => {
@@ -97,6 +125,19 @@ mod tests {
             panic!("taken for a missing object")
         };
         assert_eq!(text, "s3://b: there is no such bucket: check its name, or make it");
+    }
+
+    #[test]
+    fn missing_credentials_are_told_with_where_they_are_looked_for() {
+        for (what, says) in [
+            ("s3://b", "AWS_SHARED_CREDENTIALS_FILE"),
+            ("gs://b", "GOOGLE_APPLICATION_CREDENTIALS"),
+            ("az://b", "AZURE_STORAGE_ACCOUNT_KEY"),
+        ] {
+            let error = object_store::Error::Generic { store: "S3", source: "http://169.254.169.254/x".into() };
+            let Error::Unavailable(text) = explain(what, &error) else { panic!("{error:?}") };
+            assert!(text.contains(says) && text.contains("its daemon") && !text.contains("169.254"), "{text}");
+        }
     }
 
     /// As the clients word what is wrong with their settings.

@@ -98,7 +98,14 @@ impl Fence {
                 }
             }
         };
-        if read(&remote).await?.as_ref() == Some(&mark) { Ok(()) } else { Err(taken(&remote.name)) }
+        match read(&remote).await? {
+            Some(there) if there == mark => Ok(()),
+            Some(_) => Err(taken(&remote.name)),
+            None => Err(Error::Unavailable(format!(
+                "{} has lost what says whose it is (the object NEXUS): nothing more is stored or deleted there",
+                remote.name
+            ))),
+        }
     }
 }
 
@@ -140,6 +147,16 @@ fn taken(name: &str) -> Error {
 /// What the object says; `None` if it is not there.
 pub(super) async fn read(remote: &Remote) -> Result<Option<Mark>> {
     Ok(read_version(remote).await?.map(|(mark, _)| mark))
+}
+
+/// Removes the object: the prefix is nobody's any more.
+pub(super) async fn remove(remote: &Remote) -> Result<()> {
+    use std::sync::atomic::Ordering;
+    remote.counters.deletes.fetch_add(1, Ordering::Relaxed);
+    match remote.objects.delete(&remote.key("NEXUS")).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(remote.failed(&error)),
+    }
 }
 
 async fn read_version(remote: &Remote) -> Result<Option<(Mark, UpdateVersion)>> {

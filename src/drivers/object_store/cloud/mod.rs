@@ -9,6 +9,7 @@ mod bucket;
 mod connect;
 mod failure;
 mod fence;
+mod folder;
 mod limits;
 mod probe;
 mod profile;
@@ -19,6 +20,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nexus_kernel::error::{Error, Result};
@@ -33,11 +35,15 @@ pub use connect::CloudOptions;
 pub use fence::{Claimant, Fence};
 pub use limits::{Limiter, StoreLimits};
 pub use probe::ProbeStep;
+pub use profile::CredentialsFile;
 pub use url::{Provider, StoreUrl};
 
 use failure::explain;
 use limits::{Limited, Urgency};
 
+/// How long a store may take to answer when it is opened. It may be tried once more, so that whoever waits
+/// does so for about twice as long.
+const OPENING: Duration = Duration::from_secs(5);
 /// Threads that wait for the network.
 const THREADS: usize = 2;
 /// What a read is rounded to: a page, which is what a random read asks for.
@@ -46,9 +52,16 @@ const GRAIN: u64 = 4 << 10;
 /// Blobs in a bucket. Every request has a deadline, so no caller waits for ever.
 pub struct CloudStore {
     remote: Arc<Remote>,
+    /// For a store that is a folder: what remains there of uploads that were cut short.
+    leftovers: Option<folder::FolderStore>,
     runtime: Option<Runtime>,
     fence: Option<Fence>,
     room: upload::Room,
+    limiter: Option<Arc<Limiter>>,
+    /// The same bucket, asked for no longer than whoever opens the volume waits.
+    opening: Option<Arc<Remote>>,
+    /// When it did not answer at the opening, and what it said.
+    silent: Option<(Instant, String)>,
 }
 
 /// A bucket with a prefix, as requests see it.
@@ -57,7 +70,9 @@ struct Remote {
     /// As messages call it.
     name: String,
     prefix: String,
-    counters: Counters,
+    /// Whether all of it is gone at each start, and what is not found was lost then.
+    is_volatile: bool,
+    counters: Arc<Counters>,
 }
 
 #[derive(Default)]
@@ -68,6 +83,8 @@ struct Counters {
     lists: AtomicU64,
     deletes: AtomicU64,
     failures: AtomicU64,
+    /// Tries of the client library's; see [`Traffic::failed_tries`].
+    failed_tries: Arc<AtomicU64>,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
 }
@@ -80,19 +97,51 @@ impl CloudStore {
 
     /// The same, under limits.
     pub fn limited(url: &StoreUrl, options: &CloudOptions, limiter: Arc<Limiter>) -> Result<CloudStore> {
-        let objects = Arc::new(Limited::new(connect::connect(url, options)?, limiter));
-        CloudStore::over(objects, url.to_string(), url.prefix.clone())
+        let counters = Arc::<Counters>::default();
+        let remote = |options: &CloudOptions| -> Result<Remote> {
+            let objects = connect::connect(url, options, &counters.failed_tries)?;
+            Ok(Remote {
+                objects: Arc::new(Limited::new(objects, limiter.clone())),
+                name: url.to_string(),
+                prefix: url.prefix.clone(),
+                is_volatile: url.is_volatile(),
+                counters: counters.clone(),
+            })
+        };
+        let mut store = CloudStore::over_remote(remote(options)?)?;
+        if url.is_bucket() {
+            let patience = OPENING.min(options.deadline);
+            let options = CloudOptions { request_timeout: patience, deadline: patience, ..options.clone() };
+            store.opening = Some(Arc::new(remote(&options)?));
+        }
+        store.leftovers = url.folder().map(folder::FolderStore::new);
+        store.limiter = Some(limiter);
+        Ok(store)
     }
 
+    #[cfg(test)]
     fn over(objects: Arc<dyn object_store::ObjectStore>, name: String, prefix: String) -> Result<CloudStore> {
+        let counters = Arc::default();
+        CloudStore::over_remote(Remote { objects, name, prefix, is_volatile: false, counters })
+    }
+
+    fn over_remote(remote: Remote) -> Result<CloudStore> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("nexus-cloud")
             .enable_all()
             .build()
             .map_err(|error| Error::from_io("cannot start threads for the object store", &error))?;
-        let remote = Remote { objects, name, prefix, counters: Counters::default() };
-        Ok(CloudStore { remote: Arc::new(remote), runtime: Some(runtime), fence: None, room: upload::Room::new() })
+        Ok(CloudStore {
+            remote: Arc::new(remote),
+            leftovers: None,
+            runtime: Some(runtime),
+            fence: None,
+            room: upload::Room::new(),
+            limiter: None,
+            opening: None,
+            silent: None,
+        })
     }
 
     /// Claims the prefix for the volume that `claimant` speaks for, so that it may be changed.
@@ -100,18 +149,30 @@ impl CloudStore {
     /// change; [`Error::Corrupt`] if the prefix is somebody else's.
     pub fn claim(&mut self, claimant: Claimant) -> Result<()> {
         let fence = Fence::new(claimant);
-        let claimed = self.run(fence.clone().claim(self.remote.clone()));
+        let claimed = self.run(fence.clone().claim(self.opening()));
+        self.silent = match &claimed {
+            Err(Error::Unavailable(why)) => Some((Instant::now(), why.clone())),
+            _ => None,
+        };
         match claimed {
             Ok(()) | Err(Error::Unavailable(_)) => self.fence = Some(fence),
             Err(_) => {}
+        }
+        // Whoever had the folder before stores nothing there any more.
+        if let (Ok(()), Some(folder)) = (&claimed, &self.leftovers) {
+            folder.sweep();
         }
         claimed
     }
 
     /// Whose the prefix is; `None` if nobody has claimed it.
     pub fn owner(&self) -> Result<Option<String>> {
-        let remote = self.remote.clone();
+        let remote = self.opening();
         self.run(async move { Ok(fence::read(&remote).await?.map(|mark| mark.volume().to_owned())) })
+    }
+
+    fn opening(&self) -> Arc<Remote> {
+        self.opening.as_ref().unwrap_or(&self.remote).clone()
     }
 
     /// Runs a request on the store's own threads, and waits for it on this one.
@@ -168,7 +229,7 @@ impl Remote {
     /// "Not found" holds only of a store that is the one it should be: not of an empty bucket,
     /// or another one, under the same name.
     async fn if_here(&self, error: Error) -> Error {
-        if error != Error::NotFound {
+        if error != Error::NotFound || self.is_volatile {
             return error;
         }
         match fence::read(self).await {
@@ -298,8 +359,34 @@ impl ObjectStore for CloudStore {
     }
 
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
+        // Whoever opens the volume has waited for it, and goes on without.
+        if let Some((when, why)) = &self.silent
+            && when.elapsed() < OPENING
+        {
+            return Box::pin(std::future::ready(Err(Error::Unavailable(why.clone()))));
+        }
         let remote = self.remote.clone();
-        self.spawn(async move { remote.list(after, limit).await })
+        self.spawn(async move {
+            // As for what is not found: an empty bucket lists nothing of what this volume has.
+            if after == BlobId::NONE && !remote.is_volatile {
+                match remote.if_here(Error::NotFound).await {
+                    Error::NotFound => {}
+                    error => return Err(error),
+                }
+            }
+            remote.list(after, limit).await
+        })
+    }
+
+    fn release<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
+        let (remote, fence) = (self.remote.clone(), self.fence.clone());
+        self.spawn(async move {
+            Self::may_change(remote.clone(), fence).await?;
+            if !remote.list(BlobId::NONE, 1).await?.is_empty() {
+                return Err(Error::Conflict);
+            }
+            fence::remove(&remote).await
+        })
     }
 
     fn grain(&self) -> u64 {
@@ -313,6 +400,7 @@ impl ObjectStore for CloudStore {
     fn traffic(&self) -> Option<Traffic> {
         let counters = &self.remote.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (throttled, throttled_ms) = self.limiter.as_ref().map_or((0, 0), |limiter| limiter.waited());
         Some(Traffic {
             puts: read(&counters.puts),
             gets: read(&counters.gets),
@@ -320,9 +408,12 @@ impl ObjectStore for CloudStore {
             lists: read(&counters.lists),
             deletes: read(&counters.deletes),
             failures: read(&counters.failures),
+            failed_tries: read(&counters.failed_tries),
+            throttled,
+            throttled_ms,
             bytes_up: read(&counters.bytes_up),
             bytes_down: read(&counters.bytes_down),
-            cached_bytes: 0,
+            ..Traffic::default()
         })
     }
 }

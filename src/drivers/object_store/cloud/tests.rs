@@ -20,6 +20,58 @@ fn conforms() {
     run(&claimed(&Arc::default(), folder.path(), "v").unwrap(), folder.path());
 }
 
+fn at(url: &str, folder: &std::path::Path, volume: &str, word: &str) -> Result<CloudStore> {
+    let mut store = CloudStore::open(&url.parse().unwrap(), &CloudOptions::default())?;
+    store.claim(Claimant { volume: volume.into(), word: word.into(), file: folder.join("claim") })?;
+    Ok(store)
+}
+
+#[test]
+fn folders_and_memory_conform() {
+    let scratch = tempfile::tempdir().unwrap();
+    for url in [format!("file://{}/a folder", scratch.path().display()), "memory://".to_owned()] {
+        std::fs::create_dir_all(scratch.path().join("a folder")).unwrap();
+        let claims = tempfile::tempdir().unwrap();
+        let store = at(&url, claims.path(), "v", "w").unwrap();
+        run(&store, scratch.path());
+        // Given away only once it is empty.
+        let id = BlobId::new(1, 99);
+        block_on(store.put(id, &mut Memory::new("content"))).unwrap();
+        assert_eq!(block_on(store.release()), Err(Error::Conflict), "{url}");
+        for blob in block_on(store.list(BlobId::NONE, 1000)).unwrap() {
+            block_on(store.delete(blob.id)).unwrap();
+        }
+        assert_eq!(block_on(store.release()), Ok(()));
+        assert_eq!(store.owner(), Ok(None));
+        assert!(block_on(store.put(id, &mut Memory::new("x"))).is_err(), "{url}: stored without a claim");
+    }
+    assert_eq!(std::fs::read_dir(scratch.path().join("a folder")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_folder_has_one_volume_and_one_daemon() {
+    let (folder, one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let url = format!("file://{}", folder.path().display());
+    let old = at(&url, one.path(), "v", "first").unwrap();
+    let id = BlobId::new(1, 1);
+    block_on(old.put(id, &mut Memory::new("content"))).unwrap();
+    assert!(matches!(at(&url, two.path(), "other", "x"), Err(Error::Corrupt(text)) if text.contains("another volume")));
+    std::fs::copy(one.path().join("claim"), two.path().join("claim")).unwrap();
+    std::fs::write(folder.path().join("blobs/0000000000000001#1"), "half").unwrap();
+    let copy = at(&url, two.path(), "v", "second").unwrap();
+    assert!(!folder.path().join("blobs/0000000000000001#1").exists(), "half an upload stays");
+    assert!(matches!(block_on(old.delete(id)), Err(Error::Unavailable(text)) if text.contains("taken over")));
+    assert!(block_on(old.put(BlobId::new(1, 2), &mut Memory::new("more"))).is_err());
+    // The disk goes, and an empty folder is in its place: nothing counts as deleted, nothing is stored.
+    std::fs::rename(folder.path().join("NEXUS"), folder.path().join("elsewhere")).unwrap();
+    std::fs::rename(folder.path().join("blobs"), folder.path().join("elsewhere.blobs")).unwrap();
+    assert!(matches!(block_on(copy.get(id, 0..1)), Err(Error::Unavailable(_))));
+    assert!(matches!(block_on(copy.put(BlobId::new(1, 3), &mut Memory::new("x"))), Err(Error::Unavailable(_))));
+    std::fs::rename(folder.path().join("elsewhere"), folder.path().join("NEXUS")).unwrap();
+    std::fs::rename(folder.path().join("elsewhere.blobs"), folder.path().join("blobs")).unwrap();
+    assert_eq!(block_on(copy.get(id, 0..7)).unwrap(), "content");
+}
+
 #[test]
 fn large_blobs_go_up_in_parts() {
     let folder = tempfile::tempdir().unwrap();

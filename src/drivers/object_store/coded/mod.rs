@@ -413,6 +413,10 @@ impl ObjectStore for CodedStore {
         self.inner.is_local()
     }
 
+    fn release<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
+        self.inner.release()
+    }
+
     fn traffic(&self) -> Option<Traffic> {
         self.inner.traffic()
     }

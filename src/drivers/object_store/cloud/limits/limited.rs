@@ -107,11 +107,16 @@ impl ObjectStore for Limited {
             let urgency = options.extensions.get::<Urgency>().copied().unwrap_or(Urgency::Demand);
             let place = self.limiter.begin(Way::Down, bytes, urgency).await;
             let mut result = self.inner.get_opts(location, options).await?;
-            let GetResultPayload::Stream(stream) = result.payload;
-            let held = stream.inspect(move |_| {
-                let _held = &place;
-            });
-            result.payload = GetResultPayload::Stream(held.boxed());
+            result.payload = match result.payload {
+                GetResultPayload::Stream(stream) => {
+                    let held = stream.inspect(move |_| {
+                        let _held = &place;
+                    });
+                    GetResultPayload::Stream(held.boxed())
+                }
+                // A file that is open, of which nobody else is asked.
+                file => file,
+            };
             Ok(result)
         })
     }

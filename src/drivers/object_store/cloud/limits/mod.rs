@@ -6,6 +6,7 @@ mod pace;
 mod slots;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -44,6 +45,9 @@ pub struct Limiter {
     /// A place became free, or there are other limits.
     freed: Notify,
     begun: Instant,
+    /// Requests that waited, and for how many microseconds.
+    waited: AtomicU64,
+    waited_us: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -56,15 +60,23 @@ struct State {
 
 /// Which way bytes go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+pub enum Way {
+    /// To the store.
     Up,
+    /// From it.
     Down,
 }
 
 impl Limiter {
     /// With these limits.
     pub fn new(limits: StoreLimits) -> Arc<Limiter> {
-        let limiter = Limiter { state: Mutex::default(), freed: Notify::new(), begun: Instant::now() };
+        let limiter = Limiter {
+            state: Mutex::default(),
+            freed: Notify::new(),
+            begun: Instant::now(),
+            waited: AtomicU64::new(0),
+            waited_us: AtomicU64::new(0),
+        };
         limiter.set(limits);
         Arc::new(limiter)
     }
@@ -86,6 +98,11 @@ impl Limiter {
         self.freed.notify_waiters();
     }
 
+    /// How many requests have waited, and for how many milliseconds all together.
+    pub fn waited(&self) -> (u64, u64) {
+        (self.waited.load(Ordering::Relaxed), self.waited_us.load(Ordering::Relaxed) / 1000)
+    }
+
     /// How many wait for bytes or places.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
@@ -95,13 +112,16 @@ impl Limiter {
 
     /// Waits until a request may begin that moves so many bytes. Its place is taken only when it has
     /// its bytes, so that one that waits for them keeps no other from beginning.
-    async fn begin(self: &Arc<Limiter>, way: Way, bytes: u64, urgency: Urgency) -> Place {
+    pub async fn begin(self: &Arc<Limiter>, way: Way, bytes: u64, urgency: Urgency) -> Place {
+        let came = Instant::now();
+        let mut waited = false;
         if bytes > 0 {
             let payer = self.state.lock().pace(way).join(self.begun.elapsed(), bytes, urgency);
             let waiting = Paying { limiter: self, way, payer };
             loop {
                 let asked = self.state.lock().pace(way).ask(self.begun.elapsed(), waiting.payer);
                 let Err(wait) = asked else { break };
+                waited = true;
                 tokio::time::sleep(wait).await;
             }
         }
@@ -114,7 +134,13 @@ impl Limiter {
             if self.state.lock().slots.enter(waiting.ticket) {
                 break;
             }
+            waited = true;
             freed.await;
+        }
+        if waited {
+            let us = u64::try_from(came.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.waited.fetch_add(1, Ordering::Relaxed);
+            self.waited_us.fetch_add(us, Ordering::Relaxed);
         }
         drop(waiting);
         // The next in the queue may enter as well.
@@ -160,7 +186,7 @@ impl Drop for Entering<'_> {
 
 /// A request that is under way.
 #[derive(Debug)]
-struct Place {
+pub struct Place {
     limiter: Arc<Limiter>,
     urgency: Urgency,
 }
