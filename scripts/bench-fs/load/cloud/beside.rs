@@ -12,7 +12,7 @@ use super::server::Server;
 use super::{Bench, Outcome, PART, READ, READ_AT, READ_SMALL, UNTAR, UNTAR_STORED, WRITE};
 use super::{median, read_all, timed, write_all};
 use crate::crew::time_program;
-use crate::small::{self, SMALL, UNPACKED};
+use crate::small::{self, SMALL};
 
 /// What is done by all before the next is begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,12 +102,12 @@ impl Bench<'_> {
         let files = self.amounts.tree_files;
         let started = Instant::now();
         let (unpacked, _) = time_program(self.interrupt, &mut small::unpack(archive, &mounted.point()))?;
-        mounted.stored((0..files).map(|i| (format!("{UNPACKED}/{i}"), SMALL as u64)))?;
+        mounted.stored((0..files).map(|i| (i.to_string(), SMALL as u64)))?;
         let stored = started.elapsed();
         outcome.report.record(UNTAR, Unit::Seconds, column, unpacked);
         outcome.report.record(UNTAR_STORED, Unit::Seconds, column, stored);
         mounted.remount_empty()?;
-        let read = timed(|| small::read_files(&mounted.point().join(UNPACKED), files, self.seed))?;
+        let read = timed(|| small::read_files(&mounted.point(), files, self.seed))?;
         outcome.report.record(READ_SMALL, Unit::Operations(files as u64), column, read);
         Ok(())
     }

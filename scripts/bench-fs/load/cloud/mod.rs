@@ -245,7 +245,7 @@ impl Bench<'_> {
         outcome.count(&format!("untar of {} files", self.amounts.tree_files), far.requests()?);
         far.remount_empty()?;
         let files = self.amounts.tree_files;
-        let read = timed(|| small::read_files(&far.point().join(small::UNPACKED), files, self.seed))?;
+        let read = timed(|| small::read_files(&far.point(), files, self.seed))?;
         outcome.report.record(READ_SMALL, Unit::Operations(files as u64), NEXUS, read);
         self.remove(&near_name, near, server)?;
         self.remove(&far_name, far, server)

@@ -93,7 +93,7 @@ impl Bench<'_> {
         record(UNTAR, time_program(self.interrupt, &mut small::unpack(archive, &folder))?.0);
         Cache::Nothing.prepare()?;
         let started = Instant::now();
-        small::read_files(&there.join("small").join(small::UNPACKED), amounts.tree_files, self.seed)?;
+        small::read_files(&there.join("small"), amounts.tree_files, self.seed)?;
         record(READ_SMALL, started.elapsed());
 
         settle_on(|| vec![time_run(&cluster.processes())]);
