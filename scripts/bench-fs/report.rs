@@ -70,11 +70,11 @@ pub struct Row {
 }
 
 impl Row {
-    fn median_s(&self, subject: usize) -> Option<f64> {
+    pub(crate) fn median_s(&self, subject: usize) -> Option<f64> {
         self.samples.get(subject).and_then(Samples::median_s)
     }
 
-    fn ratio(&self, over: usize, under: usize) -> Option<f64> {
+    pub(crate) fn ratio(&self, over: usize, under: usize) -> Option<f64> {
         let (over, under) = (self.median_s(over)?, self.median_s(under)?);
         (under > 0.0).then(|| over / under)
     }
@@ -118,11 +118,11 @@ impl Report {
         }
     }
 
-    fn with_role(&self, role: Role) -> impl Iterator<Item = usize> {
+    pub(crate) fn with_role(&self, role: Role) -> impl Iterator<Item = usize> {
         self.subjects.iter().enumerate().filter(move |(_, subject)| subject.role == role).map(|(i, _)| i)
     }
 
-    fn name(&self, subject: usize) -> &str {
+    pub(crate) fn name(&self, subject: usize) -> &str {
         self.subjects.get(subject).map_or("?", |subject| subject.name.as_str())
     }
 
@@ -180,7 +180,7 @@ impl Report {
         Table(cells)
     }
 
-    fn met(&self, row: &Row, subject: usize) -> Option<bool> {
+    pub(crate) fn met(&self, row: &Row, subject: usize) -> Option<bool> {
         let median = |i: Option<usize>| i.and_then(|i| row.median_s(i));
         bar(&row.name)?.met(row.median_s(subject)?, median(self.local()), median(self.floor_of(subject)))
     }
@@ -203,7 +203,7 @@ impl Report {
         let title = |&(a, b): &(usize, usize)| format!("{}/{}", self.name(a), self.name(b));
         for &i in &own {
             head.extend(against(i, &peers).iter().map(title));
-            head.push(if own.len() == 1 { "ahead".to_owned() } else { format!("{} ahead", self.name(i)) });
+            head.push(if own.len() == 1 { "standing".to_owned() } else { format!("{} stands", self.name(i)) });
         }
         let to_local: Vec<_> = peers.iter().filter_map(|&peer| self.local().map(|local| (peer, local))).collect();
         head.extend(to_local.iter().map(title));
@@ -215,15 +215,24 @@ impl Report {
             for &i in &own {
                 let pairs = against(i, &peers);
                 line.extend(pairs.iter().map(show));
-                let known: Vec<f64> = pairs.iter().filter_map(|&(a, b)| row.ratio(a, b)).collect();
-                let ahead = known.iter().all(|ratio| *ratio < 1.0);
-                line.push(if known.is_empty() { "-".to_owned() } else { yes_or_no(ahead) });
+                line.push(self.verdict(row, &pairs));
             }
             line.extend(to_local.iter().map(show));
             line.extend(own.iter().chain(&peers).map(|&i| row.speed(i)));
             cells.push(line);
         }
         Some(Table(cells))
+    }
+
+    /// Whether Nexus is ahead of all peers that did the row, or behind which.
+    fn verdict(&self, row: &Row, pairs: &[(usize, usize)]) -> String {
+        let known: Vec<(usize, f64)> = pairs.iter().filter_map(|&(a, b)| Some((b, row.ratio(a, b)?))).collect();
+        let faster: Vec<&str> = known.iter().filter(|(_, ratio)| *ratio >= 1.0).map(|&(b, _)| self.name(b)).collect();
+        match (known.is_empty(), faster.is_empty()) {
+            (true, _) => "-".to_owned(),
+            (_, true) => "ahead".to_owned(),
+            _ => format!("behind {}", faster.join(", ")),
+        }
     }
 }
 
@@ -333,8 +342,24 @@ mod tests {
         let report = sample(true);
         assert_eq!(report.main().markdown(), sample(false).main().markdown());
         let rows = rows(&report.peers().unwrap().markdown());
-        assert_eq!(rows[0], ["workload", "nexus/bindfs", "ahead", "bindfs/ext4", "nexus", "bindfs"]);
-        assert_eq!(rows[2], ["create, 1 process", "0.51", "yes", "5.55", "64.5k/s ±3%", "32.8k/s ±2%"]);
+        assert_eq!(rows[0], ["workload", "nexus/bindfs", "standing", "bindfs/ext4", "nexus", "bindfs"]);
+        assert_eq!(rows[2], ["create, 1 process", "0.51", "ahead", "5.55", "64.5k/s ±3%", "32.8k/s ±2%"]);
+    }
+
+    #[test]
+    fn a_row_names_the_peers_that_were_faster() {
+        let names = ["slow", "fast", "same", "absent"];
+        let mut subjects = vec![subject("nexus", Role::Nexus, "")];
+        subjects.extend(names.map(|name| subject(name, Role::Peer, "")));
+        let mut report = Report::new(subjects);
+        for (subject, ms) in [(0, 100), (1, 200), (2, 50), (3, 100)] {
+            report.record("one", Unit::Seconds, subject, Duration::from_millis(ms));
+        }
+        report.record("two", Unit::Seconds, 0, Duration::from_millis(1));
+        let rows = rows(&report.peers().unwrap().markdown());
+        let standing = rows[0].iter().position(|cell| cell == "standing").unwrap();
+        assert_eq!(rows[2][standing], "behind fast, same");
+        assert_eq!(rows[3][standing], "-");
     }
 
     #[test]

@@ -12,6 +12,11 @@ impl Samples {
         self.0.push(time);
     }
 
+    /// The runs' times in seconds, in the order that they were made.
+    pub fn seconds(&self) -> Vec<f64> {
+        self.0.iter().map(Duration::as_secs_f64).collect()
+    }
+
     /// How many runs.
     pub fn len(&self) -> usize {
         self.0.len()

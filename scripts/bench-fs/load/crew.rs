@@ -62,12 +62,38 @@ impl Crew {
         count: u64,
         seed: u64,
     ) -> Result<Self, Failure> {
+        let places = dirs.iter().map(|dir| (dir.as_ref(), None));
+        Crew::call(interrupt, places, task, count, seed)
+    }
+
+    /// Starts one worker in `dir` that also looks into the same folder on another node.
+    pub fn looking_at(
+        interrupt: &Interrupt,
+        dir: &Path,
+        other: &Path,
+        task: Task,
+        count: u64,
+    ) -> Result<Self, Failure> {
+        Crew::call(interrupt, std::iter::once((dir, Some(other))), task, count, 0)
+    }
+
+    fn call<'a>(
+        interrupt: &Interrupt,
+        places: impl Iterator<Item = (&'a Path, Option<&'a Path>)>,
+        task: Task,
+        count: u64,
+        seed: u64,
+    ) -> Result<Self, Failure> {
         let program = std::env::current_exe().during(|| "finding bench-load".to_owned())?;
         let task = task.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
         let mut crew = Crew { members: Vec::new(), interrupt: interrupt.clone() };
-        for (i, dir) in dirs.iter().enumerate() {
-            let mut child = Command::new(&program)
-                .args(["work", &task, &count.to_string(), &(seed + i as u64).to_string()])
+        for (i, (dir, other)) in places.enumerate() {
+            let mut command = Command::new(&program);
+            command.args(["work", &task, &count.to_string(), &(seed + i as u64).to_string()]);
+            if let Some(other) = other {
+                command.arg("--other").arg(other);
+            }
+            let mut child = command
                 .current_dir(dir)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -107,11 +133,19 @@ impl Crew {
     /// Lets all go at once; the times that the first reports.
     pub fn reported_times(mut self) -> Result<Vec<Duration>, Failure> {
         self.start()?;
-        let member = self.members.first_mut().ok_or_else(|| Failure::new("a crew of nobody"))?;
-        let line = member.listen(&self.interrupt)?;
-        let times: Result<Vec<Duration>, _> =
-            line.split(' ').map(|word| word.parse().map(Duration::from_nanos)).collect();
-        times.during(|| format!("a worker's report, {line}"))
+        self.reports()?.into_iter().next().ok_or_else(|| Failure::new("a crew of nobody"))
+    }
+
+    /// Waits until all that were let go have reported; the times of each.
+    pub fn reports(mut self) -> Result<Vec<Vec<Duration>>, Failure> {
+        let mut all = Vec::new();
+        for member in &mut self.members {
+            let line = member.listen(&self.interrupt)?;
+            let times: Result<Vec<Duration>, _> =
+                line.split(' ').map(|word| word.parse().map(Duration::from_nanos)).collect();
+            all.push(times.during(|| format!("a worker's report, {line}"))?);
+        }
+        Ok(all)
     }
 
     /// Fails if somebody has ended.

@@ -7,9 +7,9 @@ use std::process::Command;
 use nexus_bench::{Context, Failure, Role};
 
 use crate::Run;
-use crate::crew::time_program;
 use crate::interrupt::Interrupt;
 use crate::machine;
+use crate::peers;
 use crate::subject::Subject;
 
 /// The folders of one subject.
@@ -32,9 +32,24 @@ impl Places {
 
 impl Run {
     /// Starts all subjects, with their data in `folder`; Nexus and the floor once for each of
-    /// `transports`.
-    pub fn subjects(&self, folder: &Path, transports: &[&str], interrupt: &Interrupt) -> Result<Vec<Subject>, Failure> {
+    /// `transports`. What a peer lacks is told and put into `failed`.
+    pub fn subjects(
+        &self,
+        folder: &Path,
+        transports: &[&str],
+        interrupt: &Interrupt,
+        failed: &mut Vec<String>,
+    ) -> Result<Vec<Subject>, Failure> {
         let mut subjects = Vec::new();
+        let mut join = |joined: Result<Subject, Failure>| match joined {
+            Ok(subject) => Ok(Some(subject)),
+            Err(failure) => {
+                interrupt.check()?;
+                eprintln!("{failure}");
+                failed.push(failure.to_string());
+                Ok::<_, Failure>(None)
+            }
+        };
         let peers = if self.peers { &["bindfs", "juicefs"][..] } else { &[] };
         let further = peers.iter().filter(|peer| !self.only.iter().any(|name| name == *peer));
         for name in self.only.iter().map(String::as_str).chain(further.copied()) {
@@ -47,14 +62,8 @@ impl Run {
                 "ext4" | "local" => {
                     subjects.push(Subject::folder(&self.local_name(), Places::below(folder, name).data)?);
                 }
-                "bindfs" => {
-                    let places = Places::below(folder, name);
-                    places.make_data()?;
-                    let mut command = Command::new("bindfs");
-                    command.arg("-f").arg(&places.data).arg(&places.target);
-                    subjects.push(peer(name, places, &mut command, interrupt)?);
-                }
-                "juicefs" => subjects.push(juicefs(folder, interrupt)?),
+                "bindfs" => subjects.extend(join(bindfs(folder, interrupt))?),
+                "juicefs" => subjects.extend(join(juicefs(folder, interrupt))?),
                 other => return Err(Failure::new(format!("--only {other}: not known"))),
             }
         }
@@ -66,7 +75,7 @@ impl Run {
             let mut command = Command::new("sh");
             command.args(["-c", &format!("exec {line}")]);
             command.env("TARGET", &places.target).env("DATA", &places.data);
-            subjects.push(peer(name, places, &mut command, interrupt)?);
+            subjects.extend(join(peer(name, places, &mut command, interrupt))?);
         }
         Ok(subjects)
     }
@@ -112,28 +121,25 @@ fn peer(name: &str, places: Places, command: &mut Command, interrupt: &Interrupt
     Subject::mounted(column, places.target, &places.log, command, interrupt)
 }
 
-/// JuiceFS with badger and local disk; its cache lies with its data, not where it is shared.
-fn juicefs(folder: &Path, interrupt: &Interrupt) -> Result<Subject, Failure> {
-    let places = Places::below(folder, "juicefs");
+fn bindfs(folder: &Path, interrupt: &Interrupt) -> Result<Subject, Failure> {
+    peers::BINDFS.check()?;
+    let places = Places::below(folder, "bindfs");
     places.make_data()?;
-    let program = juicefs_program()?;
-    let metadata = format!("badger://{}", places.data.join("meta").display());
-    let blocks = places.data.join("blocks");
-    let mut format = Command::new(&program);
-    // The slash at the end makes it a folder rather than a prefix.
-    format.args(["format", "--storage", "file", "--bucket"]).arg(format!("{}/", blocks.display()));
-    format.args([&metadata, "bench"]);
-    time_program(interrupt, &mut format)?;
-    let mut mount = Command::new(&program);
-    mount.args(["mount", "--no-usage-report", "--cache-dir"]).arg(places.data.join("cache"));
-    mount.arg(&metadata).arg(&places.target);
-    peer("juicefs", places, &mut mount, interrupt)
+    let mut command = peers::command("bindfs");
+    command.arg("-f").arg(&places.data).arg(&places.target);
+    peer("bindfs", places, &mut command, interrupt)
 }
 
-/// Where `scripts/bench --peers` puts it, or wherever the shell would find it.
-pub fn juicefs_program() -> Result<PathBuf, Failure> {
-    let own = beside("../juicefs/bin/juicefs")?;
-    Ok(if own.exists() { own } else { PathBuf::from("juicefs") })
+/// JuiceFS with its content on local disk.
+fn juicefs(folder: &Path, interrupt: &Interrupt) -> Result<Subject, Failure> {
+    peers::JUICEFS.check()?;
+    let places = Places::below(folder, "juicefs");
+    places.make_data()?;
+    // The slash at the end makes it a folder rather than a prefix.
+    let bucket = format!("{}/", places.data.join("blocks").display());
+    let storage = ["--storage", "file", "--bucket", &bucket];
+    let mut mount = peers::juicefs(&places.data, &storage, &places.target, interrupt)?;
+    peer("juicefs", places, &mut mount, interrupt)
 }
 
 /// A program in the folder that this one is in.

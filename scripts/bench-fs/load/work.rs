@@ -2,6 +2,7 @@
 //! in. It says `ready`, waits for a byte, works, says `done`: the crew's clock runs in between.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -11,6 +12,8 @@ use rustix::fs::{
     symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pread, pwrite, read, write};
+
+use crate::nodes::{elsewhere, steady};
 
 /// One kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,10 +50,22 @@ pub enum Task {
     Flood,
     /// Time each of many small changes and look-ups for `count` seconds, and say how long they took.
     Latency,
+    /// Open and close each file of `create`, in random order.
+    Open,
+    /// Write `count` blocks of 4 KiB to one file in order, then sync it.
+    WriteSmall,
+    /// Write `count` blocks of 4 KiB to one file, and sync it after each.
+    SyncBlocks,
+    /// Make `count` files, and time each from there until `--other` has it.
+    Appear,
+    /// Unlink them, and time each from there until `--other` has it no more.
+    Vanish,
+    /// Make files of 4 KiB for `count` seconds, and say how long they took.
+    Steady,
 }
 
 /// The work of one process.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Work {
     /// What to do.
     #[arg(value_enum)]
@@ -59,9 +74,12 @@ pub struct Work {
     pub count: u64,
     /// Seed of orders and offsets.
     pub seed: u64,
+    /// The same folder on another node.
+    #[arg(long)]
+    pub other: Option<PathBuf>,
 }
 
-const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 const MIB: usize = 1 << 20;
 const BIG: &str = "big";
 
@@ -72,7 +90,7 @@ impl Work {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .during(|| "asking to end with the bench".to_owned())?;
         let mut order: Vec<u64> = (0..self.count).collect();
-        if self.task == Task::Stat {
+        if matches!(self.task, Task::Stat | Task::Open) {
             Rng::new(self.seed).shuffle(&mut order);
         }
         say("ready")?;
@@ -82,7 +100,7 @@ impl Work {
         say("done")
     }
 
-    fn perform(self, order: &[u64]) -> Result<(), Failure> {
+    fn perform(&self, order: &[u64]) -> Result<(), Failure> {
         match self.task {
             Task::Create => each(order, |i| {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -107,6 +125,19 @@ impl Work {
                 write_big(order)?;
             },
             Task::Latency => latency(Duration::from_secs(self.count)),
+            Task::Open => {
+                each(order, |i| openat(CWD, name('f', i), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(drop))
+            }
+            Task::WriteSmall => {
+                let file = blocks_to(order, false)?;
+                fsync(&file).during(|| "fsync".to_owned())
+            }
+            Task::SyncBlocks => blocks_to(order, true).map(drop),
+            Task::Appear | Task::Vanish => {
+                let other = self.other.as_deref().ok_or_else(|| Failure::new("--other is missing"))?;
+                elsewhere(self.task, order, other)
+            }
+            Task::Steady => steady(Duration::from_secs(self.count)),
             Task::SyncFiles => {
                 let mut data = [0; BLOCK];
                 Rng::new(self.seed).fill(&mut data);
@@ -153,12 +184,14 @@ impl Work {
     }
 }
 
-fn say(word: &str) -> Result<(), Failure> {
+/// Answers the crew.
+pub fn say(word: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{word}").and_then(|()| out.flush()).during(|| "answering".to_owned())
 }
 
-fn name(kind: char, i: u64) -> String {
+/// The name of a file.
+pub fn name(kind: char, i: u64) -> String {
     format!("{kind}{i:06}")
 }
 
@@ -193,6 +226,36 @@ fn write_big(order: &[u64]) -> Result<rustix::fd::OwnedFd, Failure> {
     Ok(file)
 }
 
+/// Writes a block for each of `order` to a file that is made.
+fn blocks_to(order: &[u64], sync_each: bool) -> Result<rustix::fd::OwnedFd, Failure> {
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(CWD, "blocks", flags, Mode::from_raw_mode(0o644)).during(|| "making a file".to_owned())?;
+    let mut data = [0; BLOCK];
+    Rng::new(order.len() as u64).fill(&mut data);
+    each(order, |_| {
+        write(&file, &data)?;
+        if sync_each { fsync(&file) } else { Ok(()) }
+    })?;
+    Ok(file)
+}
+
+/// Says the median, the 99.99th percentile and the longest of some times, in nanoseconds.
+pub fn report(mut times: Vec<u64>) -> Result<(), Failure> {
+    times.sort_unstable();
+    let at = |per_ten_thousand: usize| {
+        times.get((times.len() * per_ten_thousand / 10_000).min(times.len().saturating_sub(1)))
+    };
+    match (at(5_000), at(9_999), times.last()) {
+        (Some(median), Some(rare), Some(longest)) => say(&format!("{median} {rare} {longest}")),
+        _ => Err(Failure::new("nothing was timed")),
+    }
+}
+
+/// Nanoseconds since then.
+pub fn nanos(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Times each of seven kinds of operations in turn, none of which the kernel's caches answer, and
 /// says the median, the 99.99th percentile and the longest, in nanoseconds.
 fn latency(span: Duration) -> Result<(), Failure> {
@@ -201,7 +264,7 @@ fn latency(span: Duration) -> Result<(), Failure> {
     let mut timed = |what: &str, act: &dyn Fn() -> rustix::io::Result<()>| {
         let start = Instant::now();
         act().during(|| what.to_owned())?;
-        times.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        times.push(nanos(start));
         Ok::<_, Failure>(())
     };
     let start = Instant::now();
@@ -223,12 +286,7 @@ fn latency(span: Duration) -> Result<(), Failure> {
         timed("rmdir", &|| unlinkat(CWD, &folder, AtFlags::REMOVEDIR))?;
         round += 1;
     }
-    times.sort_unstable();
-    let at = |per_ten_thousand: usize| times.get((times.len() * per_ten_thousand / 10_000).min(times.len() - 1));
-    match (at(5_000), at(9_999), times.last()) {
-        (Some(median), Some(rare), Some(longest)) => say(&format!("{median} {rare} {longest}")),
-        _ => Err(Failure::new("nothing was timed")),
-    }
+    report(times)
 }
 
 fn open_big(flags: OFlags) -> Result<rustix::fd::OwnedFd, Failure> {

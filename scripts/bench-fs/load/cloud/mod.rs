@@ -1,7 +1,9 @@
 //! Content in S3: a volume whose content is in a bucket against a plain client of the same server
-//! in the same run, and against a volume on this disk.
+//! in the same run, against a volume on this disk, and against other file systems on the same server.
 
+mod beside;
 mod client;
+mod peer;
 mod server;
 mod volume;
 
@@ -9,7 +11,6 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +19,10 @@ use nexus_bench::{Context, Failure, Report, Rng, Role, Unit};
 
 use crate::crew::time_program;
 use crate::interrupt::Interrupt;
+use crate::small::{self, SMALL};
+use beside::Part;
 use client::Client;
+use peer::Kind;
 use server::Server;
 use volume::{Requests, Volume};
 
@@ -30,11 +34,18 @@ const READS: u64 = 200;
 const MOST_PUTS: u64 = 20;
 /// Most GETs that reading them in order may cost.
 const MOST_GETS: u64 = 40;
-/// Bytes of a small file.
-const SMALL: usize = 4096;
 /// Columns.
 const NEXUS: usize = 0;
 const REFERENCE: usize = 1;
+/// The first of the peers'.
+const FIRST_PEER: usize = 2;
+/// Rows that peers do too.
+const WRITE: &str = "S3 sequential write";
+const READ: &str = "S3 sequential read cold";
+const READ_AT: &str = "S3 random read 4 KiB cold";
+const UNTAR: &str = "S3 untar, against a volume on this disk";
+const UNTAR_STORED: &str = "S3 untar until all is in the bucket";
+const READ_SMALL: &str = "S3 small files read cold";
 
 /// A kind of store.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -68,6 +79,8 @@ pub struct Bench<'a> {
     pub amounts: Amounts,
     /// Seed of contents and offsets.
     pub seed: u64,
+    /// Whether other file systems are measured too.
+    pub peers: bool,
 }
 
 /// The table and the lines above it.
@@ -76,22 +89,37 @@ pub struct Outcome {
     pub report: Report,
     /// What was counted.
     pub facts: Vec<(String, String)>,
+    /// What peers lacked or failed at.
+    pub failed: Vec<String>,
 }
 
 impl Bench<'_> {
     /// Does all of it `runs` times.
     pub fn run(&self, runs: usize) -> Result<Outcome, Failure> {
         let column = |name: &str, role| nexus_bench::Subject { name: name.to_owned(), role, transport: String::new() };
-        let columns = vec![column("nexus", Role::Nexus), column("reference", Role::Local)];
-        let mut outcome = Outcome { report: Report::new(columns), facts: Vec::new() };
+        let (peers, failed) = if self.peers { Kind::here() } else { (Vec::new(), Vec::new()) };
+        let mut columns = vec![column("nexus", Role::Nexus), column("reference", Role::Local)];
+        columns.extend(peers.iter().map(|kind| column(kind.name(), Role::Peer)));
+        let mut outcome = Outcome { report: Report::new(columns), facts: Vec::new(), failed };
         let server = Server::start(self.folder)?;
         let client = Client::of(&server)?;
-        let archive = self.archive()?;
+        let archive = small::archive(self.folder, self.amounts.tree_files, self.seed, self.interrupt)?;
         for run in 0..runs {
             outcome.facts.clear();
             let started = Instant::now();
-            self.large(run, &server, &client, &mut outcome)?;
-            self.untar(run, &server, &archive, &mut outcome)?;
+            for part in [Part::Large, Part::Tree] {
+                // Another one goes first in each run.
+                let count = peers.len() + 1;
+                for place in (0..count).map(|i| (i + run) % count) {
+                    match place.checked_sub(1).and_then(|i| peers.get(i).map(|kind| (i, *kind))) {
+                        Some((i, kind)) => {
+                            self.beside(part, run, (kind, FIRST_PEER + i), &server, &archive, &mut outcome)?
+                        }
+                        None if part == Part::Large => self.large(run, &server, &client, &mut outcome)?,
+                        None => self.untar(run, &server, &archive, &mut outcome)?,
+                    }
+                }
+            }
             self.bill(run, &server, &mut outcome)?;
             eprintln!("run {}/{runs}: {:.1} s", run + 1, started.elapsed().as_secs_f64());
         }
@@ -120,20 +148,17 @@ impl Bench<'_> {
         let path = volume.point().join("large");
 
         let write = |volume: &Volume| {
-            let mut file = File::create(&path).during(|| "making the large file".to_owned())?;
-            for part in &parts {
-                file.write_all(part).during(|| "writing the large file".to_owned())?;
-            }
-            drop(file);
+            drop(write_all(&path, &parts)?);
             volume.flush()
         };
-        let (own, plain) = self.both(run, || write(&volume), || client.upload(&object, &parts))?;
-        outcome.record("S3 sequential write", Unit::Bytes(len), own, plain);
+        let (own, plain) = self.both(run, || timed(|| write(&volume)), || timed(|| client.upload(&object, &parts)))?;
+        outcome.record(WRITE, Unit::Bytes(len), own, plain);
         outcome.count("sequential write", volume.requests()?);
 
         volume.remount_empty()?;
-        let (own, plain) = self.both(run, || read_all(&path, len), || client.download(&object, len, PART as u64))?;
-        outcome.record("S3 sequential read cold", Unit::Bytes(len), own, plain);
+        let download = || client.download(&object, len, PART as u64);
+        let (own, plain) = self.both(run, || timed(|| read_all(&path, len)), || timed(download))?;
+        outcome.record(READ, Unit::Bytes(len), own, plain);
         outcome.count("sequential read", volume.requests()?);
 
         volume.remount_empty()?;
@@ -153,7 +178,7 @@ impl Bench<'_> {
         }
         drop(file);
         let own = median(own);
-        outcome.record("S3 random read 4 KiB cold", Unit::Latency, own, median(raw));
+        outcome.record(READ_AT, Unit::Latency, own, median(raw));
         outcome.record("S3 random read 4 KiB cold, against 64 KiB GETs", Unit::Latency, own, median(raw_frame));
         outcome.count(&format!("{READS} random reads"), volume.requests()?);
         server.remove(&object)?;
@@ -161,22 +186,22 @@ impl Bench<'_> {
     }
 
     /// Both in turn; another one goes first in each run.
-    fn both(
+    fn both<A, B>(
         &self,
         run: usize,
-        own: impl FnOnce() -> Result<(), Failure>,
-        reference: impl FnOnce() -> Result<(), Failure>,
-    ) -> Result<(Duration, Duration), Failure> {
+        own: impl FnOnce() -> Result<A, Failure>,
+        reference: impl FnOnce() -> Result<B, Failure>,
+    ) -> Result<(A, B), Failure> {
         rustix::fs::sync();
         self.interrupt.check()?;
         if run.is_multiple_of(2) {
-            let own = timed(own)?;
+            let own = own()?;
             rustix::fs::sync();
-            Ok((own, timed(reference)?))
+            Ok((own, reference()?))
         } else {
-            let reference = timed(reference)?;
+            let reference = reference()?;
             rustix::fs::sync();
-            Ok((timed(own)?, reference))
+            Ok((own()?, reference))
         }
     }
 
@@ -205,31 +230,23 @@ impl Bench<'_> {
         offsets
     }
 
-    /// A tar file of small files.
-    fn archive(&self) -> Result<std::path::PathBuf, Failure> {
-        let tree = self.folder.join("tree");
-        write_files(&tree, self.amounts.tree_files, self.seed)?;
-        let archive = self.folder.join("tree.tar");
-        let mut tar = Command::new("tar");
-        tar.arg("-cf").arg(&archive).arg("-C").arg(&tree).arg(".");
-        time_program(self.interrupt, &mut tar)?;
-        fs::remove_dir_all(&tree).during(|| "removing the tree".to_owned())?;
-        Ok(archive)
-    }
-
-    /// Small files unpacked, against a volume on this disk.
+    /// Small files unpacked, against a volume on this disk, and read.
     fn untar(&self, run: usize, server: &Server, archive: &Path, outcome: &mut Outcome) -> Result<(), Failure> {
         let (far_name, near_name) = (format!("far-{run}"), format!("near-{run}"));
-        let (far, near) = (self.volume(&far_name, Some(server))?, self.volume(&near_name, None)?);
-        let unpack = |volume: &Volume| {
-            let mut tar = Command::new("tar");
-            tar.arg("-xf").arg(archive).arg("-C").arg(volume.point());
-            time_program(self.interrupt, &mut tar).map(drop)
+        let (mut far, near) = (self.volume(&far_name, Some(server))?, self.volume(&near_name, None)?);
+        let unpack = |volume: &Volume| time_program(self.interrupt, &mut small::unpack(archive, &volume.point()));
+        let own = || {
+            let (unpacked, _) = unpack(&far)?;
+            Ok((unpacked, unpacked + timed(|| far.flush())?))
         };
-        let (own, reference) = self.both(run, || unpack(&far), || unpack(&near))?;
-        outcome.record("S3 untar, against a volume on this disk", Unit::Seconds, own, reference);
-        far.flush()?;
+        let ((own, stored), reference) = self.both(run, own, || unpack(&near).map(|(time, _)| time))?;
+        outcome.record(UNTAR, Unit::Seconds, own, reference);
+        outcome.report.record(UNTAR_STORED, Unit::Seconds, NEXUS, stored);
         outcome.count(&format!("untar of {} files", self.amounts.tree_files), far.requests()?);
+        far.remount_empty()?;
+        let files = self.amounts.tree_files;
+        let read = timed(|| small::read_files(&far.point(), files, self.seed))?;
+        outcome.report.record(READ_SMALL, Unit::Operations(files as u64), NEXUS, read);
         self.remove(&near_name, near, server)?;
         self.remove(&far_name, far, server)
     }
@@ -239,18 +256,13 @@ impl Bench<'_> {
         let (name, files) = (format!("bill-{run}"), self.amounts.bill_files);
         let mut volume = self.volume(&name, Some(server))?;
         let folder = volume.point().join("files");
-        write_files(&folder, files, self.seed)?;
+        small::write_files(&folder, files, self.seed)?;
         rustix::fs::sync();
         volume.flush()?;
         let puts = volume.requests()?.puts;
         volume.remount_empty()?;
         let before = volume.requests()?.gets;
-        for i in 0..files {
-            let read = fs::read(folder.join(i.to_string())).during(|| format!("reading small file {i}"))?;
-            if read != small(i, self.seed) {
-                return Err(Failure::new(format!("small file {i} is not what was written")));
-            }
-        }
+        small::read_files(&folder, files, self.seed)?;
         let gets = volume.requests()?.gets - before;
         let judged =
             |count: u64, most: u64| format!("{count} (≤{most}: {})", if count <= most { "met" } else { "not met" });
@@ -287,6 +299,12 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
+fn write_all(path: &Path, parts: &[Bytes]) -> Result<File, Failure> {
+    let mut file = File::create(path).during(|| "making the large file".to_owned())?;
+    parts.iter().try_for_each(|part| file.write_all(part)).during(|| "writing the large file".to_owned())?;
+    Ok(file)
+}
+
 fn read_all(path: &Path, len: u64) -> Result<(), Failure> {
     let mut file = File::open(path).during(|| "opening the large file".to_owned())?;
     let (mut buffer, mut came) = (vec![0; 1 << 20], 0);
@@ -297,19 +315,4 @@ fn read_all(path: &Path, len: u64) -> Result<(), Failure> {
             read => came += read as u64,
         }
     }
-}
-
-/// The content of a small file.
-fn small(i: usize, seed: u64) -> Vec<u8> {
-    let mut content = vec![0; SMALL];
-    Rng::new(seed.wrapping_mul(1 << 32).wrapping_add(i as u64)).fill(&mut content);
-    content
-}
-
-fn write_files(folder: &Path, count: usize, seed: u64) -> Result<(), Failure> {
-    fs::create_dir_all(folder).during(|| format!("making {}", folder.display()))?;
-    for i in 0..count {
-        fs::write(folder.join(i.to_string()), small(i, seed)).during(|| format!("writing small file {i}"))?;
-    }
-    Ok(())
 }

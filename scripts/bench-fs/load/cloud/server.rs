@@ -56,6 +56,21 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Makes a bucket.
+    pub fn make_bucket(&self, name: &str) -> Result<(), Failure> {
+        fs::create_dir_all(self.folder.join(name)).during(|| format!("making bucket {name}"))
+    }
+
+    /// Removes a bucket with all that is in it, behind the server's back.
+    pub fn remove_bucket(&self, name: &str) -> Result<(), Failure> {
+        fs::remove_dir_all(self.folder.join(name)).during(|| format!("removing bucket {name}"))
+    }
+
+    /// Whether an object of so many bytes is there.
+    pub fn has(&self, bucket: &str, name: &str, bytes: u64) -> bool {
+        fs::metadata(self.folder.join(bucket).join(name)).is_ok_and(|object| object.len() == bytes)
+    }
+
     /// Removes an object, or all below a prefix, behind its back.
     pub fn remove(&self, prefix: &str) -> Result<(), Failure> {
         let path = self.folder.join(BUCKET).join(prefix);
