@@ -88,6 +88,12 @@ impl JoinedZone {
         let replica = Replica::open(record.member, session, metastore, metastores, listener, parts.replica.clone())?;
         let replica = Arc::new(replica);
         let log = Arc::new(GroupLog::open(node.flusher.clone(), index)?);
+        if replica.mark().applied < log.state().purged {
+            return Err(Error::Corrupt(format!(
+                "the metastore of zone {} (meta/zone-{index}-*.redb) is missing, or older than the log",
+                record.name
+            )));
+        }
         let links = Arc::new(ClientLinks::new(identity.clone(), parts.clock.clone(), node.handle.clone()));
         let group = Group::start(replica.clone(), LogStore(log.clone()), links.clone(), &parts.group).await?;
         let raft = RaftParts {
