@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nexus::Volume;
 use nexus::zones::{DEFAULT_PORT, Invite, Role, Watcher, ZoneId};
@@ -17,11 +17,14 @@ use nexus_kernel::{Clock, Ino, NodeId, SystemClock, ZoneIndex};
 use parking_lot::{Condvar, Mutex};
 
 use crate::adapter::Coherence;
-use crate::control::{Reply, ZoneAsk, ZoneMember, ZoneView};
+use crate::control::{ClosedView, Reply, ZoneAsk, ZoneMember, ZoneView};
 use crate::mount::{self, MountOptions, MountSpec, Mounted, Unmount, ZONE_TYPE};
 
 /// Zones within zones that are mounted at the most.
 const DEEPEST: usize = 32;
+
+/// How often it is tried again to end shares that were cut short.
+const MEND: Duration = Duration::from_secs(10);
 
 /// The zones of a daemon's mount.
 pub struct ZoneMounts {
@@ -93,8 +96,10 @@ impl ZoneMounts {
                 log::error!("{problem}; other nodes can't reach this one");
             }
         }
+        let mut mended = self.volume.mend_shares();
         self.refresh();
         let mounts = Arc::downgrade(self);
+        let mut next_mend = Instant::now() + MEND;
         let spawned = std::thread::Builder::new().name("zone-mounts".into()).spawn(move || {
             while let Some(mounts) = mounts.upgrade() {
                 let mut stale = mounts.stale.lock();
@@ -106,6 +111,10 @@ impl ZoneMounts {
                 }
                 let wanted = std::mem::take(&mut stale.is_stale) && !stale.suspended;
                 drop(stale);
+                if !mended && Instant::now() >= next_mend {
+                    mended = mounts.volume.mend_shares();
+                    next_mend = Instant::now() + MEND;
+                }
                 if wanted {
                     mounts.refresh();
                 }
@@ -261,7 +270,7 @@ impl ZoneMounts {
                 self.refresh();
                 Ok(Reply::Text { text: joined.name().to_owned() })
             }
-            ZoneAsk::List => Ok(Reply::Zones { zones: self.views() }),
+            ZoneAsk::List => Ok(Reply::Zones { zones: self.views(), closed: self.closed() }),
             ZoneAsk::Invite { name, ttl_sec } => {
                 let joined = self.volume.zone_named(&name).map_err(text)?;
                 let invite = self.volume.invite(&joined, Duration::from_secs(ttl_sec)).map_err(text)?;
@@ -328,6 +337,16 @@ impl ZoneMounts {
     fn places(&self, index: ZoneIndex) -> Vec<PathBuf> {
         let mounted = self.mounted.lock();
         mounted.iter().filter(|(_, (other, _))| *other == index).map(|(path, _)| path.clone()).collect()
+    }
+
+    fn closed(&self) -> Vec<ClosedView> {
+        let closed = self.volume.closed_zones().into_iter();
+        let view = |zone: nexus::zones::ClosedZone| ClosedView {
+            name: zone.title(),
+            id: zone.id.map(|id| id.to_string()),
+            why: zone.why,
+        };
+        closed.map(view).collect()
     }
 
     fn views(&self) -> Vec<ZoneView> {

@@ -291,16 +291,19 @@ impl Volume {
                     clock: clock.clone(),
                 };
                 let node = zones::make_node(&path, &makings).map_err(failed("take part in zones"))?;
-                joined = node.open().map_err(failed("open the zones"))?;
+                joined = node.open();
                 Some(node)
             }
             _ => None,
         };
         zones.extend(joined.iter().map(|joined| joined.zone().clone() as Arc<dyn Zone>));
-        content.attach(&zones).map_err(failed("attach the content store"))?;
         let zones = ZoneSet::new(zones);
+        let closed = node.as_ref().map(|node| node.closed()).unwrap_or_default();
+        zones::hold_closed(&zones, &closed);
+        content.attach_held(&zones).map_err(failed("attach the content store"))?;
         let fs = NexusFs::with_zone(root.clone(), shared.clone(), options).map_err(failed("start the file system"))?;
         let fs = Arc::new(fs);
+        fs.router().set_closed(closed.iter().map(|zone| zone.id.map(|id| id.0)).collect());
         watch.of(&fs);
         if purpose == Purpose::Serve
             && !fs.is_read_only()
@@ -395,6 +398,7 @@ impl Volume {
                 state.problems.push(format!("content of zone {index}: {error}"));
             }
         }
+        state.problems.extend(self.closed_problems());
         if let Err(error) = self.log.check() {
             state.problems.push(format!("log: {error}"));
         }

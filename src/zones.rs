@@ -1,5 +1,7 @@
 //! Replicated zones of a volume: their metastores, and what is asked of them.
 
+mod closed;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use nexus_drivers::metastore::{RedbMetastore, RedbOptions};
 use nexus_kernel::disk::Disk;
+use nexus_kernel::failpoint::reach;
 use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, MountTarget, decode};
 use nexus_kernel::{Command, Ino, Metastore, NexusFs, NodeId, Result as KernelResult, Zone, ZoneIndex};
@@ -20,8 +23,10 @@ use parking_lot::RwLock;
 use crate::boot::{ContentState, Volume};
 use crate::error::{Error, Result};
 
+pub(crate) use closed::hold_closed;
+
 pub use nexus_zone::net::{Invite, ZoneId};
-pub use nexus_zone::node::{JoinedZone, MemberStatus};
+pub use nexus_zone::node::{ClosedZone, JoinedZone, MemberStatus};
 pub use nexus_zone::raft::{MemberId as ZoneMemberId, Role};
 
 /// Port that a node listens at, if nobody says.
@@ -275,8 +280,13 @@ impl Volume {
         let (parent, entry) = self.fs.place_of(dir).map_err(failed)?;
         let inode = self.fs.getattr(dir).map_err(failed)?.inode;
         let info = self.root.info();
-        let root =
-            NewRoot { hash_seed: info.hash_seed, mode: inode.mode, uid: inode.uid, gid: inode.gid, filling: true };
+        let root = NewRoot {
+            hash_seed: info.hash_seed,
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            within: Some(info.id),
+        };
         let node = self.node()?;
         let joined = node.found(name, root).map_err(failed)?;
         // Before files of the zone refer to content, so that none of it is taken for garbage.
@@ -300,6 +310,7 @@ impl Volume {
                 }
             }
             zone.propose(&Command::Import { pairs: Vec::new(), done: true })?;
+            reach("share.filled");
             let target = MountTarget { zone: joined.id().0, name: name.to_owned(), addresses: node.addresses() };
             Ok(Command::MountZone {
                 parent: parent.ino(),
@@ -324,6 +335,8 @@ impl Volume {
             });
         }
         self.root.sync().map_err(failed)?;
+        reach("share.mounted");
+        node.made(&joined).map_err(failed)?;
         self.fs.attach_at(joined.index(), joined.zone().clone()).map_err(failed)?;
         if let Err(error) = self.fs.empty_detached(ZoneIndex(0)) {
             log::warn!("what was shared is not removed from its old place yet: {error}");

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use nexus::config::ByteSize;
 
 use super::find;
-use crate::control::{ControlError, Reply, Request, ZoneAsk, ZoneView};
+use crate::control::{ClosedView, ControlError, Reply, Request, ZoneAsk, ZoneView};
 
 /// A zone of some size takes a while to be made, or to arrive.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -270,11 +270,15 @@ pub fn join(args: &JoinArgs) -> Result<String, String> {
 pub fn run(command: &ZoneCommand) -> Result<String, String> {
     match command {
         ZoneCommand::Ls(on) => {
-            let lines: Vec<String> = list(on)?.iter().map(line).collect();
+            let (zones, closed) = list(on)?;
+            let lines: Vec<String> = zones.iter().map(line).chain(closed.iter().map(closed_line)).collect();
             Ok(if lines.is_empty() { "no zones".to_owned() } else { lines.join("\n") })
         }
         ZoneCommand::Status(named) => {
-            let zones = list(&named.on)?;
+            let (zones, closed) = list(&named.on)?;
+            if let Some(zone) = closed.iter().find(|zone| zone.name == named.zone) {
+                return Err(closed_line(zone));
+            }
             let matches = |zone: &&ZoneView| zone.name == named.zone || zone.id.starts_with(&named.zone);
             let found: Vec<_> = zones.iter().filter(matches).collect();
             match found.as_slice() {
@@ -308,11 +312,15 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
     }
 }
 
-fn list(on: &MountOnly) -> Result<Vec<ZoneView>, String> {
+fn list(on: &MountOnly) -> Result<(Vec<ZoneView>, Vec<ClosedView>), String> {
     match ask_on(on, ZoneAsk::List)? {
-        Reply::Zones { zones } => Ok(zones),
+        Reply::Zones { zones, closed } => Ok((zones, closed)),
         other => Err(unexpected(&other)),
     }
+}
+
+fn closed_line(zone: &ClosedView) -> String {
+    format!("{}  CAN'T BE OPENED: {}", zone.name, zone.why)
 }
 
 fn line(zone: &ZoneView) -> String {

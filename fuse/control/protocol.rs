@@ -298,6 +298,9 @@ pub enum Reply {
     Zones {
         /// How they are.
         zones: Vec<super::zones::ZoneView>,
+        /// Those that can't be opened.
+        #[serde(default)]
+        closed: Vec<super::zones::ClosedView>,
     },
     /// An invitation, or another text to be handed on, as what is left of a store.
     Text {

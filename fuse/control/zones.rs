@@ -103,6 +103,17 @@ pub struct ZoneView {
     pub members: Vec<ZoneMember>,
 }
 
+/// A zone that can't be opened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClosedView {
+    /// Its name, or what else is known of it.
+    pub name: String,
+    /// Its id, if that is known.
+    pub id: Option<String>,
+    /// Why it can't be opened, and what to do about it.
+    pub why: String,
+}
+
 /// A member of a zone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ZoneMember {

@@ -2,6 +2,7 @@
 //! its own. They are shared and joined as a user does it, worked in from all sides, and their
 //! daemons are killed.
 
+mod closed;
 mod copies;
 
 use std::fs::{self, File, OpenOptions};
@@ -38,6 +39,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("a lost disk loses nothing that was synced", copies::disk_lost),
         Case::new("copies are made up for and follow the zone's setting", copies::made_up),
         Case::new("what can't be shared or joined is refused", refusals),
+        Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
+        Case::new("a share that is cut short", closed::cut_short),
     ]
 }
 
@@ -54,12 +57,21 @@ struct Nodes(Vec<Node>);
 
 impl Node {
     fn new(lab: &Lab, name: &str) -> Check<Node> {
+        Node::made(lab, name, |mount| mount)
+    }
+
+    /// With a variable in its daemon's environment.
+    fn with_variable(lab: &Lab, name: &str, (key, value): (&str, &str)) -> Check<Node> {
+        Node::made(lab, name, |mount| mount.with_variable(key, value))
+    }
+
+    fn made(lab: &Lab, name: &str, with: impl FnOnce(Mount) -> Mount) -> Check<Node> {
         let scratch = Scratch::new(&lab.scratch, name)?;
         // Free now; nobody else on the machine of a test takes it meanwhile.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let mount = lab.mount_on(&scratch.path().join("data"), &scratch)?.with_arguments(&["--listen", &address]);
         let zone = mount.point().join("zone");
-        let mut node = Node { mount, zone, _scratch: scratch };
+        let mut node = Node { mount: with(mount), zone, _scratch: scratch };
         node.mount.start()?;
         Ok(node)
     }

@@ -24,4 +24,4 @@ pub use config::{ContentConfig, ReclaimConfig};
 pub use reclaim::{Garbage, Migrated, Progress, ReclaimHandle, Reclaimer, Scrubbed};
 pub use repair::{RepairPlan, plan_repair};
 pub use store::{Cursor, Residency, SegmentStore, StoreShape};
-pub use zones::{ZoneSet, is_own};
+pub use zones::{Held, ZoneSet, is_own};

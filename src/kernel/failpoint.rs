@@ -7,8 +7,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The steps, in the order in which a blob meets them.
-pub const STEPS: [&str; 10] = [
+/// The steps: first in the order in which a blob meets them.
+pub const STEPS: [&str; 12] = [
     // A segment's checksums are written.
     "seal.summed",
     // Its object is in the store.
@@ -29,6 +29,10 @@ pub const STEPS: [&str; 10] = [
     "delete.stored",
     // A blob was thrown out of the cache.
     "cache.evicted",
+    // A directory that is shared is in its zone as a copy; it is not in place.
+    "share.filled",
+    // It is.
+    "share.mounted",
 ];
 
 struct Armed {

@@ -12,12 +12,24 @@ use crate::zone::Zone;
 /// The mount table. Index 0 is the root zone, there from the start.
 pub struct VfsRouter {
     zones: RwLock<Vec<Option<Arc<dyn Zone>>>>,
+    closed: RwLock<Vec<Option<[u8; 16]>>>,
 }
 
 impl VfsRouter {
     /// A table with `root` as its only zone.
     pub fn new(root: Arc<dyn Zone>) -> VfsRouter {
-        VfsRouter { zones: RwLock::new(vec![Some(root)]) }
+        VfsRouter { zones: RwLock::new(vec![Some(root)]), closed: RwLock::default() }
+    }
+
+    /// Notes zones that this node takes part in, but that can't be opened, by their ids, as far as
+    /// those are known.
+    pub fn set_closed(&self, zones: Vec<Option<[u8; 16]>>) {
+        *self.closed.write() = zones;
+    }
+
+    /// Whether a zone is, or may be, one that can't be opened.
+    pub fn is_closed(&self, zone: &[u8; 16]) -> bool {
+        self.closed.read().iter().any(|closed| closed.is_none_or(|closed| closed == *zone))
     }
 
     /// Adds a zone. Places are never used twice, so that an old node id can't name a new zone's file.

@@ -50,13 +50,17 @@ impl Reclaimer {
         memory: &mut Memory,
         progress: &mut Progress,
     ) -> Result<()> {
+        // Copies would only take more room: what is emptied stays.
+        if self.zones.holds_everything() {
+            return Ok(());
+        }
         let percent = match need {
             Need::Calm => self.config.compact_below_percent,
             Need::Room => ROOM_BELOW_PERCENT.max(self.config.compact_below_percent),
         };
         let mut sparse: Vec<_> = known_blobs(&self.zones.all())?
             .into_iter()
-            .filter(|(id, _)| self.is_own(*id))
+            .filter(|(id, _)| self.is_own(*id) && !self.zones.holds(*id))
             .filter(|(id, blob)| blob.state == BlobState::Sealed && blob.live > 0 && !memory.wrong.contains(id))
             // Shared content can have more live bytes than there are.
             .filter(|(_, blob)| u128::from(blob.live) * 100 < u128::from(blob.len) * u128::from(percent))

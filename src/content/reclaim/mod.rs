@@ -10,7 +10,7 @@
 //! | settled segment, record open | not sealed yet | seal, `SealBlob` |
 //! | sealed file, record open | `SealBlob` is missing | `SealBlob` |
 //! | record sealed, no live bytes | dead | after a grace `DropBlob` |
-//! | file, no record | dropped, or never known | deleted once the zones are settled |
+//! | file, no record | dropped, or never known | deleted once the zones are settled, unless a zone that is not open may refer to it |
 //! | record sealed, few live bytes | sparse | extents copied, `Relocate` |
 
 mod adopt;
@@ -183,9 +183,11 @@ impl Reclaimer {
 
     /// Decides on what was left over by an earlier run, once all zones tell what they know.
     fn decide(&self) -> Result<()> {
-        let zones = self.zones.all();
-        if self.store.is_undecided() && zones.iter().all(|zone| zone.be_current().is_ok()) {
-            self.store.decide(&zones)?;
+        if !self.store.is_undecided() || self.zones.holds_everything() {
+            return Ok(());
+        }
+        if self.zones.all().iter().all(|zone| zone.be_current().is_ok()) {
+            self.store.decide(&self.zones)?;
         }
         Ok(())
     }
@@ -266,7 +268,7 @@ impl Reclaimer {
                     Err(Error::Conflict | Error::NotFound) => continue,
                     Err(error) => return Err(error),
                 };
-                if self.records(id)?.is_empty() {
+                if self.records(id)?.is_empty() && !self.zones.holds(id) {
                     self.store.condemn([id]);
                 }
             }
@@ -280,13 +282,13 @@ impl Reclaimer {
     /// Deletes the files of blobs that no zone knows, nor any recovery will ask for.
     fn delete_condemned(&self, progress: &mut Progress) -> Result<()> {
         let condemned = self.store.condemned();
-        if condemned.is_empty() {
+        if condemned.is_empty() || self.zones.holds_everything() {
             return Ok(());
         }
         for zone in &self.zones.all() {
             zone.settle()?;
         }
-        for id in condemned {
+        for id in condemned.into_iter().filter(|id| !self.zones.holds(*id)) {
             // I5, held once more where it would be broken.
             if !self.records(id)?.is_empty() {
                 return Err(Error::Corrupt(format!("blob {:016x} was to be deleted, but a zone knows it", id.0)));

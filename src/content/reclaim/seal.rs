@@ -88,7 +88,7 @@ impl Reclaimer {
         // It was settled before the records are read, so they tell of all its writes.
         let records = self.records(id)?;
         if records.is_empty() {
-            if !self.store.is_undecided() {
+            if !self.store.is_undecided() && !self.zones.holds(id) {
                 self.store.condemn([id]);
             }
             return Ok(Outcome::Left);

@@ -11,7 +11,7 @@ use super::SegmentStore;
 use super::layout::parse_name;
 use super::segment::Segment;
 use crate::metadata::{KnownBlob, known_blobs};
-use crate::zones::is_own;
+use crate::zones::{ZoneSet, is_own};
 use nexus_kernel::block_on;
 
 /// Blobs listed at a time.
@@ -25,7 +25,14 @@ impl SegmentStore {
     /// A zone that others have, too, may know more than is applied here yet. Where there is one,
     /// what is left over stays as it is until that is decided (`decide`).
     pub fn attach(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
-        let known = self.own_blobs(zones)?;
+        self.attach_held(&ZoneSet::new(zones.to_vec()))
+    }
+
+    /// As [`SegmentStore::attach`], where some zones may not be open. What those may refer to
+    /// stays as it is.
+    pub fn attach_held(&self, set: &ZoneSet) -> Result<()> {
+        let zones = &*set.all();
+        let known = self.own_blobs(zones, set.holds_anything())?;
         if let Some((id, _)) = known.iter().find(|(id, blob)| blob.live > 0 && self.mounts.of(**id).is_err()) {
             return Err(Error::Corrupt(format!(
                 "files have content in store {}, which the data folder does not know any more: put its list of \
@@ -56,7 +63,7 @@ impl SegmentStore {
             let mut counter = self.counter.lock();
             known.keys().chain(sealed.keys()).for_each(|id| counter.seen(*id));
         }
-        if zones.iter().any(|zone| zone.is_replicated()) {
+        if set.holds_anything() || zones.iter().any(|zone| zone.is_replicated()) {
             *self.undecided.lock() = Some(self.unknown(&known, &sealed)?);
         } else {
             self.sort_segments(&known, &sealed)?;
@@ -74,18 +81,18 @@ impl SegmentStore {
 
     /// Once the zones know everything: what an earlier run left over and none of them knows is
     /// to be deleted.
-    pub(crate) fn decide(&self, zones: &[Arc<dyn Zone>]) -> Result<()> {
-        let known = self.own_blobs(zones)?;
+    pub(crate) fn decide(&self, set: &ZoneSet) -> Result<()> {
+        let known = self.own_blobs(&set.all(), true)?;
         let mut unknown = self.undecided.lock().take().unwrap_or_default();
-        unknown.retain(|id| !known.contains_key(id));
+        unknown.retain(|id| !known.contains_key(id) && !set.holds(*id));
         self.condemn(unknown);
         Ok(())
     }
 
-    /// What zones know of the blobs that this node looks after.
-    fn own_blobs(&self, zones: &[Arc<dyn Zone>]) -> Result<BTreeMap<BlobId, KnownBlob>> {
+    /// What zones know of the blobs that this node looks after: all, unless `others` may have some.
+    fn own_blobs(&self, zones: &[Arc<dyn Zone>], others: bool) -> Result<BTreeMap<BlobId, KnownBlob>> {
         let mut known = known_blobs(zones)?;
-        if zones.iter().any(|zone| zone.is_replicated()) {
+        if others || zones.iter().any(|zone| zone.is_replicated()) {
             known.retain(|id, _| is_own(self.config.writer, *id));
         }
         Ok(known)

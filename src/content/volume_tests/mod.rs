@@ -4,6 +4,7 @@ mod basic;
 mod crash;
 mod far;
 mod full;
+mod held;
 mod images;
 mod random;
 mod remote;

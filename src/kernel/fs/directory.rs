@@ -36,7 +36,7 @@ impl NexusFs {
         sink: &mut dyn FnMut(DirEntry) -> ControlFlow<()>,
     ) -> Result<()> {
         let (zone, dir) = self.router.resolve(node)?;
-        let inode = directory_inode(&*zone, dir)?;
+        let inode = directory_inode(&self.router, &*zone, dir)?;
         let broke = self.hand_out(node, &*zone, cookie, with_attr, sink);
         self.touch(&*zone, dir, &inode);
         broke

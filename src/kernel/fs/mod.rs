@@ -225,10 +225,10 @@ fn live(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
 }
 
 /// The inode of a directory.
-fn directory_inode(zone: &dyn Zone, ino: Ino) -> Result<Inode> {
+fn directory_inode(router: &VfsRouter, zone: &dyn Zone, ino: Ino) -> Result<Inode> {
     let inode = live(zone, ino)?;
     match inode.is_dir() {
-        true if inode.flags.has(InodeFlags::MOUNT) => Err(Error::Remote),
+        true if inode.flags.has(InodeFlags::MOUNT) => Err(mount_points::not_entered(router, zone, ino)),
         true => Ok(inode),
         false => Err(Error::NotDirectory),
     }

@@ -12,6 +12,8 @@ use crate::machine::MOUNT_PREFIX;
 use crate::metastore::{MetaRead, Table};
 use crate::model::{self, Dentry, MountTarget, keys};
 use crate::name::Name;
+use crate::router::VfsRouter;
+use crate::zone::Zone;
 
 /// Deepest directory that is looked for on the way to the root.
 const MAX_DEPTH: usize = 4096;
@@ -81,6 +83,23 @@ impl NexusFs {
         let (zone, dir) = self.router.resolve(parent)?;
         let name = SmallBytes::from_slice(Name::new(name)?.as_bytes());
         zone.propose(&Command::UnmountZone { parent: dir, name, now: zone.now() }).map(drop)
+    }
+}
+
+/// Why a directory that a zone is mounted on can't be looked into.
+pub(super) fn not_entered(router: &VfsRouter, zone: &dyn Zone, ino: Ino) -> Error {
+    let mut target = None;
+    let read = zone.read(&mut |state| {
+        let found = state.get(Table::Symlink, &keys::ino(ino))?;
+        target = found.map(|found| model::decode::<MountTarget>("mount target", &found)).transpose()?;
+        Ok(())
+    });
+    match (read, target) {
+        (Err(error), _) => error,
+        (Ok(()), Some(target)) if router.is_closed(&target.zone) => {
+            Error::Io(format!("zone {}, which is mounted there, can't be opened", target.name))
+        }
+        _ => Error::Remote,
     }
 }
 

@@ -20,7 +20,7 @@ impl NexusFs {
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Attr> {
         let (zone, dir) = self.router.resolve(parent)?;
         if name == b"." {
-            return Ok(Attr { node: parent, inode: directory_inode(&*zone, dir)? });
+            return Ok(Attr { node: parent, inode: directory_inode(&self.router, &*zone, dir)? });
         }
         if name == b".." {
             return self.getattr(self.parent_of(parent)?);
@@ -32,7 +32,7 @@ impl NexusFs {
             // Somebody elsewhere may have made it.
             found = zone.lookup(dir, name)?;
         }
-        directory_inode(&*zone, dir)?;
+        directory_inode(&self.router, &*zone, dir)?;
         let (_, dentry) = found.ok_or(Error::NotFound)?;
         let node = child(index, &dentry);
         match zone.inode(dentry.ino)? {
@@ -92,7 +92,7 @@ impl NexusFs {
     pub fn make(&self, caller: &Caller, parent: NodeId, name: &[u8], kind: NewKind, mode: u32) -> Result<Attr> {
         self.writable()?;
         let (zone, dir) = self.router.resolve(parent)?;
-        directory_inode(&*zone, dir)?;
+        directory_inode(&self.router, &*zone, dir)?;
         let name = small(name)?;
         if let NewKind::Symlink(target) = &kind {
             match target.len() {
@@ -134,7 +134,7 @@ impl NexusFs {
     ) -> Result<()> {
         self.writable()?;
         let (zone, dir) = self.router.resolve(parent)?;
-        directory_inode(&*zone, dir)?;
+        directory_inode(&self.router, &*zone, dir)?;
         let small = small(name)?;
         let _gate = (!self.caching_client).then(|| self.open_gate.write());
         let keep = self.keeps(&*zone, parent, name)?;

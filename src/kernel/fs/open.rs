@@ -135,7 +135,7 @@ impl NexusFs {
     pub fn opendir(&self, node: NodeId) -> Result<u64> {
         let (zone, ino) = self.router.resolve(node)?;
         zone.catch_up()?;
-        directory_inode(&*zone, ino)?;
+        directory_inode(&self.router, &*zone, ino)?;
         Ok(self.next_handle.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -225,6 +225,11 @@ impl PeerCertificate {
     }
 
     /// What a certificate says, whoever signed it.
+    /// The zone that a certificate names, whoever signed it.
+    pub fn zone_of(der: &[u8]) -> Option<ZoneId> {
+        PeerCertificate::parse(der).ok().map(|parsed| parsed.zone)
+    }
+
     pub(super) fn parse(der: &[u8]) -> Result<PeerCertificate, PkiError> {
         let parsed = parse_certificate(der)?;
         let names = parsed.subject_alternative_name().map_err(bad_certificate)?;

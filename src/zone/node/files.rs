@@ -10,13 +10,15 @@ use nexus_kernel::model;
 use nexus_kernel::{Error, Result, ZoneIndex};
 use serde::{Deserialize, Serialize};
 
-use crate::net::ZoneId;
+use crate::net::{PeerCertificate, ZoneId};
 use crate::raft::{Member, MemberId};
 
 const RECORD: &str = "zone";
 const CA: &str = "ca.der";
 const CERTIFICATE: &str = "node.der";
 const KEY: &str = "node.key";
+/// There while a directory is being made this zone; holds the id of the zone that it stands in.
+const MAKING: &str = "making";
 /// The highest index that was ever given, beside the folders.
 const LAST: &str = "last";
 
@@ -66,8 +68,8 @@ impl ZoneFolder {
         ZoneFolder(path)
     }
 
-    /// All zones, in order of their indexes.
-    pub fn list(&self) -> Result<Vec<(ZoneIndex, ZoneFiles)>> {
+    /// All zones, in order of their indexes. One whose files can't be read is among them, with why.
+    pub fn list(&self) -> Result<Vec<(ZoneIndex, Result<ZoneFiles>)>> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(failed("read", &self.0))?,
@@ -76,15 +78,32 @@ impl ZoneFolder {
         for entry in entries {
             let entry = entry.map_err(failed("read", &self.0))?;
             if let Some(index) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                found.push((ZoneIndex(index), self.read(&entry.path())?));
+                found.push((ZoneIndex(index), self.read(&entry.path())));
             }
         }
         found.sort_by_key(|(index, _)| *index);
         Ok(found)
     }
 
+    /// What can be told of a zone whose files can't all be read: its id and its name.
+    pub fn hints(&self, index: ZoneIndex) -> (Option<ZoneId>, Option<String>) {
+        let dir = self.0.join(index.to_string());
+        let record = fs::read(dir.join(RECORD)).ok();
+        let record = record.and_then(|bytes| model::decode::<ZoneRecord>("record of a zone", &bytes).ok());
+        if let Some(record) = record {
+            return (Some(record.zone()), Some(record.name));
+        }
+        let certificate = fs::read(dir.join(CERTIFICATE)).ok();
+        (certificate.and_then(|der| PeerCertificate::zone_of(&der)), None)
+    }
+
     fn read(&self, dir: &Path) -> Result<ZoneFiles> {
-        let read = |name: &str| fs::read(dir.join(name)).map_err(failed("read", &dir.join(name)));
+        let read = |name: &str| match fs::read(dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::Corrupt(format!("{} is missing", dir.join(name).display())))
+            }
+            other => other.map_err(failed("read", &dir.join(name))),
+        };
         let key = String::from_utf8(read(KEY)?).map_err(|_| Error::Corrupt("a zone's key is no text".into()))?;
         Ok(ZoneFiles {
             record: model::decode("record of a zone", &read(RECORD)?)?,
@@ -113,8 +132,8 @@ impl ZoneFolder {
         Ok(ZoneIndex(next))
     }
 
-    /// Keeps a zone.
-    pub fn add(&self, index: ZoneIndex, files: &ZoneFiles) -> Result<()> {
+    /// Keeps a zone; one that a directory of the zone `making` is to become, until [`ZoneFolder::made`].
+    pub fn add(&self, index: ZoneIndex, files: &ZoneFiles, making: Option<[u8; 16]>) -> Result<()> {
         let (dir, new) = (self.0.join(index.to_string()), self.0.join(format!("{index}.new")));
         let _ = fs::remove_dir_all(&new);
         fs::create_dir_all(&new).map_err(failed("make", &new))?;
@@ -122,9 +141,23 @@ impl ZoneFolder {
         write(&new.join(CA), &files.ca)?;
         write(&new.join(CERTIFICATE), &files.certificate)?;
         write(&new.join(KEY), files.key.as_bytes())?;
+        if let Some(outer) = making {
+            write(&new.join(MAKING), &outer)?;
+        }
         sync_dir(&new)?;
         fs::rename(&new, &dir).map_err(failed("make", &dir))?;
         sync_dir(&self.0)
+    }
+
+    /// The zone that this one is being made in, if that was not finished.
+    pub fn making(&self, index: ZoneIndex) -> Option<[u8; 16]> {
+        fs::read(self.0.join(index.to_string()).join(MAKING)).ok().and_then(|bytes| bytes.try_into().ok())
+    }
+
+    /// A zone stands where it was made for.
+    pub fn made(&self, index: ZoneIndex) -> Result<()> {
+        let path = self.0.join(index.to_string()).join(MAKING);
+        fs::remove_file(&path).map_err(failed("remove", &path))
     }
 
     /// Forgets a zone.

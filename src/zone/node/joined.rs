@@ -14,7 +14,7 @@ use super::files::ZoneFiles;
 use super::links::ClientLinks;
 use super::records::REPLICAS_KEY;
 use super::{Listeners, ZoneNode};
-use super::{keeper, steward};
+use super::{recopy, steward};
 use crate::mirror::MirrorStore;
 use crate::net::{NodeIdentity, NodeKey, ZoneId};
 use crate::raft::{
@@ -102,6 +102,12 @@ impl JoinedZone {
         let replica = Replica::open(record.member, session, metastore, metastores, listener, parts.replica.clone())?;
         let replica = Arc::new(replica);
         let log = Arc::new(GroupLog::open(node.flusher.clone(), index)?);
+        if replica.mark().applied < log.state().purged {
+            return Err(Error::Corrupt(format!(
+                "the metastore of zone {} (meta/zone-{index}-*.redb) is missing, or older than the log",
+                record.name
+            )));
+        }
         let links = Arc::new(ClientLinks::new(identity.clone(), parts.clock.clone(), node.handle.clone()));
         let group = Group::start(replica.clone(), LogStore(log.clone()), links.clone(), &parts.group).await?;
         let group: Arc<dyn Consensus> = Arc::new(group);
@@ -142,8 +148,8 @@ impl JoinedZone {
     /// Has tasks look after members that come and go, after the log, and after copies of content.
     pub(super) fn look_after(self: &Arc<JoinedZone>, node: &ZoneNode) {
         let steward = steward::run(Arc::downgrade(self));
-        let keeper = keeper::run(Arc::downgrade(self), node.mirror.clone(), node.parts.writer);
-        self.tasks.lock().extend([self.runtime.spawn(steward), self.runtime.spawn(keeper)]);
+        let recopier = recopy::run(Arc::downgrade(self), node.mirror.clone(), node.parts.writer);
+        self.tasks.lock().extend([self.runtime.spawn(steward), self.runtime.spawn(recopier)]);
     }
 
     /// Copies of its content on other members.

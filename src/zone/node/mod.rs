@@ -1,13 +1,14 @@
 //! This node's part in replicated zones: founding them, taking others in, joining, leaving, and
 //! answering the other members.
 
+mod closed;
 mod content;
 mod copies;
 mod files;
 mod joined;
-mod keeper;
 mod links;
 mod records;
+mod recopy;
 mod serve;
 mod steward;
 
@@ -32,6 +33,7 @@ use crate::raft::{Flusher, GroupConfig, Listener, Member, MemberId, Metastores, 
 use files::{ZoneFiles, ZoneFolder, ZoneRecord};
 use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key};
 
+pub use closed::ClosedZone;
 pub use content::SharedContent;
 pub use joined::{JoinedZone, MemberStatus, ZoneReport};
 
@@ -105,8 +107,9 @@ pub struct NewRoot {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Whether the zone is to be filled by [`Command::Import`].
-    pub filling: bool,
+    /// Of a zone that is to be filled by [`Command::Import`] and then to take the place of a
+    /// directory: the zone that this stands in. Until [`ZoneNode::made`], it is among [`ZoneNode::unfinished`].
+    pub within: Option<[u8; 16]>,
 }
 
 /// A node.
@@ -116,6 +119,7 @@ pub struct ZoneNode {
     flusher: Arc<Flusher>,
     mirror: Arc<MirrorStore>,
     zones: RwLock<BTreeMap<ZoneIndex, Arc<JoinedZone>>>,
+    closed: RwLock<Vec<ClosedZone>>,
     served: Arc<Zones>,
     server: Mutex<Option<Server>>,
     /// Where others are told to find this node.
@@ -145,6 +149,7 @@ impl ZoneNode {
             mirror,
             parts,
             zones: RwLock::default(),
+            closed: RwLock::default(),
             served: Arc::default(),
             server: Mutex::new(None),
             addresses: RwLock::default(),
@@ -153,12 +158,37 @@ impl ZoneNode {
         }))
     }
 
-    /// Opens all zones that this node takes part in.
-    pub fn open(&self) -> Result<Vec<Arc<JoinedZone>>> {
-        for (index, files) in self.folder.list()? {
-            self.start(index, &files)?;
+    /// Opens all zones that this node takes part in; those that can't be are in [`ZoneNode::closed`] then.
+    pub fn open(&self) -> Vec<Arc<JoinedZone>> {
+        let listed = self.folder.list().unwrap_or_else(|error| {
+            self.closed.write().push(ClosedZone::unlisted(&error));
+            Vec::new()
+        });
+        for (index, files) in listed {
+            if let Err(error) = files.and_then(|files| self.start(index, &files)) {
+                let closed = ClosedZone::new(&self.folder, index, &error);
+                log::error!("zone {} can't be opened: {}", closed.title(), closed.why);
+                self.closed.write().push(closed);
+            }
         }
-        Ok(self.zones())
+        self.zones()
+    }
+
+    /// Zones that directories were to become when a share was cut short, with the zones that those
+    /// directories stand in.
+    pub fn unfinished(&self) -> Vec<(Arc<JoinedZone>, [u8; 16])> {
+        let zones = self.zones().into_iter();
+        zones.filter_map(|joined| self.folder.making(joined.index()).map(|outer| (joined, outer))).collect()
+    }
+
+    /// The zone is in its place.
+    pub fn made(&self, joined: &JoinedZone) -> Result<()> {
+        self.folder.made(joined.index())
+    }
+
+    /// Zones that could not be opened.
+    pub fn closed(&self) -> Vec<ClosedZone> {
+        self.closed.read().clone()
     }
 
     /// Answers other nodes from now on, at `address`; tells them to come to `advertised`, or,
@@ -232,7 +262,10 @@ impl ZoneNode {
     fn start(&self, index: ZoneIndex, files: &ZoneFiles) -> Result<Arc<JoinedZone>> {
         let joined = Arc::new(self.handle.block_on(JoinedZone::open(self, index, files))?);
         let identity = joined.identity();
-        self.served.put(identity, &self.parts.clock).map_err(|error| bad_identity(&error))?;
+        if let Err(error) = self.served.put(identity, &self.parts.clock) {
+            joined.close()?;
+            return Err(bad_identity(&error));
+        }
         self.zones.write().insert(index, joined.clone());
         joined.look_after(self);
         Ok(joined)
@@ -262,10 +295,10 @@ impl ZoneNode {
         let files =
             ZoneFiles { record, ca: ca.certificate().to_vec(), certificate: certificate.clone(), key: key.to_pem() };
         let index = self.folder.next_index()?;
-        self.folder.add(index, &files)?;
+        self.folder.add(index, &files, root.within)?;
         let joined = self.start(index, &files)?;
         self.handle.block_on(joined.zone().group().found(about))?;
-        let NewRoot { hash_seed, mode, uid, gid, filling } = root;
+        let NewRoot { hash_seed, mode, uid, gid, within } = root;
         let now = joined.zone().now();
         joined.zone().propose(&Command::Format { id: zone.0, hash_seed, mode, uid, gid, now })?;
         let mut settings = vec![
@@ -273,7 +306,7 @@ impl ZoneNode {
             (NAME_KEY.to_owned(), nexus_kernel::model::encode(&name.to_owned())?.to_vec()),
             (member_key(member), self.member_record(&certificate)?),
         ];
-        if filling {
+        if within.is_some() {
             settings.push((nexus_kernel::machine::FILLING_KEY.to_owned(), vec![1]));
         }
         for (key, value) in settings {
@@ -326,7 +359,7 @@ impl ZoneNode {
         let (certificate, ca) = (answer.certificate.to_vec(), answer.ca.to_vec());
         let files = ZoneFiles { record, ca, certificate, key: key.to_pem() };
         let index = self.folder.next_index()?;
-        self.folder.add(index, &files)?;
+        self.folder.add(index, &files, None)?;
         let joined = self.start(index, &files)?;
         let until = Instant::now() + CATCH_UP;
         while !joined.has_vote() {

@@ -8,7 +8,7 @@ use nexus_drivers::disk::SimDisk;
 use nexus_drivers::metastore::MemoryMetastore;
 use nexus_kernel::command::{NewKind, SmallBytes};
 use nexus_kernel::content::NoContent;
-use nexus_kernel::{Command, Error, Ino, Metastore, Name, Result, SystemClock, Zone, ZoneIndex};
+use nexus_kernel::{Clock, Command, Error, Ino, Metastore, Name, Result, SystemClock, Timestamp, Zone, ZoneIndex};
 use parking_lot::Mutex;
 
 use super::*;
@@ -73,6 +73,10 @@ impl Machine {
     }
 
     fn node(&self) -> Arc<ZoneNode> {
+        self.node_at(Arc::new(SystemClock))
+    }
+
+    fn node_at(&self, clock: Arc<dyn Clock>) -> Arc<ZoneNode> {
         let content = Arc::new(NoContent);
         let disk = Arc::new(self.disk.clone());
         let log = NodeLog::open(disk.clone(), Path::new("/log"), content.clone(), LogConfig::default()).unwrap();
@@ -86,7 +90,7 @@ impl Machine {
             name: format!("node {}", self.writer),
             metastores: self.metastores.clone(),
             listeners: Arc::new(Nobody),
-            clock: Arc::new(SystemClock),
+            clock,
             replica: ReplicaConfig { memtable_bytes: 1 << 20, cache_bytes: 1 << 20 },
             zone: RaftZoneConfig { patience: Duration::from_secs(20), ..RaftZoneConfig::default() },
             group: GroupConfig {
@@ -105,7 +109,7 @@ impl Machine {
     }
 }
 
-const ROOT: NewRoot = NewRoot { hash_seed: 3, mode: 0o755, uid: 0, gid: 0, filling: false };
+const ROOT: NewRoot = NewRoot { hash_seed: 3, mode: 0o755, uid: 0, gid: 0, within: None };
 
 fn create(zone: &dyn Zone, name: &str) -> Result<()> {
     let command = Command::Create {
@@ -186,7 +190,7 @@ fn a_member_that_was_away_catches_up_and_a_leader_that_stops_is_replaced() {
     }
     nodes[0] = machines[0].node();
     nodes[0].listen(addresses[0], Vec::new()).unwrap();
-    let a = nodes[0].open().unwrap().remove(0);
+    let a = nodes[0].open().remove(0);
     assert!(has(&**a.zone(), "before") && has(&**a.zone(), "file 49"));
     create(&**a.zone(), "back").unwrap();
     agree(&[&a, &joined[0], &joined[1]]);
@@ -203,4 +207,79 @@ fn a_copied_data_folder_is_refused() {
     assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("copied")), "{:?}", refused.err());
     assert!(nodes[1].zones().is_empty());
     nodes.iter().for_each(|node| node.close().unwrap());
+}
+
+/// The machine's clock, two years on.
+struct Later;
+
+impl Clock for Later {
+    fn now(&self) -> Timestamp {
+        let now = SystemClock.now();
+        Timestamp { sec: now.sec + 2 * 365 * 24 * 3600, ..now }
+    }
+}
+
+#[test]
+fn a_zone_that_cannot_be_opened_is_told_of_and_is_there_again_once_it_can() {
+    let machine = Machine::new(1);
+    let node = machine.started();
+    for name in ["first", "second"] {
+        let joined = node.found(name, ROOT).unwrap();
+        create(&**joined.zone(), name).unwrap();
+    }
+    let ids: Vec<_> = node.zones().iter().map(|joined| joined.id()).collect();
+    node.close().unwrap();
+    drop(node);
+    // Both certificates have expired.
+    let node = machine.node_at(Arc::new(Later));
+    assert!(node.open().is_empty());
+    let closed = node.closed();
+    assert_eq!(closed.iter().filter_map(|zone| zone.id).collect::<Vec<_>>(), ids);
+    for zone in &closed {
+        assert!(zone.why.contains("certificate") && zone.why.contains("clock"), "{zone:?}");
+    }
+    node.close().unwrap();
+    drop(node);
+    // One of the two has no record any more; the certificate still tells which zone it is.
+    let record = machine.dir.path().join("zones").join(closed[0].index.unwrap().to_string()).join("zone");
+    let bytes = std::fs::read(&record).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    let node = machine.node();
+    let opened: Vec<_> = node.open().iter().map(|joined| joined.name().to_owned()).collect();
+    assert_eq!(opened, ["second"]);
+    let closed = node.closed();
+    assert_eq!((closed.len(), closed[0].id, closed[0].name.clone()), (1, Some(ids[0]), None));
+    assert!(closed[0].why.contains("is missing"), "{closed:?}");
+    node.close().unwrap();
+    drop(node);
+    std::fs::write(&record, bytes).unwrap();
+    let node = machine.started();
+    let zones = node.open();
+    assert!(node.closed().is_empty());
+    assert!(has(&**zones[0].zone(), "first") && has(&**zones[1].zone(), "second"));
+    node.close().unwrap();
+}
+
+#[test]
+fn a_zone_whose_log_is_ahead_of_an_empty_metastore_is_not_opened() {
+    let machine = Machine::new(1);
+    let node = machine.started();
+    let joined = node.found("project", ROOT).unwrap();
+    create(&**joined.zone(), "file").unwrap();
+    joined.zone().checkpoint().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while joined.zone().group().status().purged.is_none() {
+        assert!(Instant::now() < until, "nothing is purged");
+        // It purges up to the snapshot before, which it does not wait for.
+        node.handle.block_on(joined.zone().group().compact());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let index = joined.index();
+    node.close().unwrap();
+    drop((node, joined));
+    machine.metastores.remove(index).unwrap();
+    let node = machine.node();
+    assert!(node.open().is_empty());
+    assert!(node.closed()[0].why.contains("missing, or older than the log"), "{:?}", node.closed());
+    node.close().unwrap();
 }

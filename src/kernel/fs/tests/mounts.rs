@@ -37,6 +37,15 @@ fn what_a_zone_is_mounted_on_is_out_of_sight_and_cannot_be_moved_or_removed() {
     assert_eq!(fs.opendir(dir.node).unwrap_err(), Error::Remote);
     let made = fs.make(&Caller::ROOT, dir.node, b"new", NewKind::Regular, 0o644);
     assert_eq!(made.unwrap_err(), Error::Remote);
+    // A zone of this node that can't be opened is an error, and no other zone's.
+    fs.router().set_closed(vec![Some([8; 16])]);
+    assert_eq!(fs.lookup(dir.node, b"file").unwrap_err(), Error::Remote);
+    for closed in [Some([7; 16]), None] {
+        fs.router().set_closed(vec![closed]);
+        assert!(matches!(fs.lookup(dir.node, b"file").unwrap_err(), Error::Io(_)), "{closed:?}");
+        assert!(matches!(fs.opendir(dir.node).unwrap_err(), Error::Io(_)), "{closed:?}");
+    }
+    fs.router().set_closed(Vec::new());
     assert_eq!(fs.rmdir(NodeId::ROOT, b"dir").unwrap_err(), Error::Busy);
     let moved = fs.rename(NodeId::ROOT, b"dir", NodeId::ROOT, b"other", RenameMode::Replace, false);
     assert_eq!(moved.unwrap_err(), Error::Busy);

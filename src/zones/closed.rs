@@ -1,0 +1,77 @@
+//! Zones that can't be opened, and those that a share which was cut short left behind.
+
+use std::sync::Arc;
+
+use nexus_content::{Held, ZoneSet};
+use nexus_kernel::{Result as KernelResult, Zone};
+use nexus_zone::node::{ClosedZone, JoinedZone};
+
+use crate::boot::Volume;
+
+/// Has nothing deleted that zones may refer to which can't be opened.
+pub(crate) fn hold_closed(zones: &ZoneSet, closed: &[ClosedZone]) {
+    for zone in closed {
+        zones.hold(&holder(zone), Held::Everything);
+    }
+}
+
+fn holder(zone: &ClosedZone) -> String {
+    format!("closed {}", zone.index.map_or_else(String::new, |index| index.to_string()))
+}
+
+impl Volume {
+    /// Zones of this node that can't be opened.
+    pub fn closed_zones(&self) -> Vec<ClosedZone> {
+        self.node_if_any().map(|node| node.closed()).unwrap_or_default()
+    }
+
+    pub(crate) fn closed_problems(&self) -> Vec<String> {
+        let closed = self.closed_zones();
+        let mut problems: Vec<String> =
+            closed.iter().map(|zone| format!("zone {} can't be opened: {}", zone.title(), zone.why)).collect();
+        if !closed.is_empty() {
+            problems.push(
+                "no content is deleted while a zone is not open, since it may be that zone's; space is not given back"
+                    .to_owned(),
+            );
+        }
+        problems
+    }
+
+    /// Ends what a share that was cut short has left: a zone that stands in its place stays, one
+    /// that does not goes, as the directory is still there. `false` if that can't be told yet of some.
+    pub fn mend_shares(&self) -> bool {
+        let Some(node) = self.node_if_any() else { return true };
+        let mut all = true;
+        for (joined, outer) in node.unfinished() {
+            match self.mend_share(&joined, &outer) {
+                Ok(done) => all &= done,
+                Err(error) => {
+                    log::warn!("what a share that was cut short left of zone {} stays: {error}", joined.name());
+                    all = false;
+                }
+            }
+        }
+        all
+    }
+
+    fn mend_share(&self, joined: &Arc<JoinedZone>, outer: &[u8; 16]) -> KernelResult<bool> {
+        let Some(node) = self.node_if_any() else { return Ok(true) };
+        let around = self.fs.router().zones().into_iter().find(|(_, zone)| zone.info().id == *outer);
+        // Where the zone around it is not open, nobody knows whether it stands there.
+        let Some((index, around)) = around else { return Ok(false) };
+        if around.be_current().is_err() {
+            return Ok(false);
+        }
+        if self.fs.zone_mounts(index)?.iter().any(|place| place.target.zone == joined.id().0) {
+            node.made(joined)?;
+            return Ok(true);
+        }
+        log::info!("zone {} was never put in place, as a share was cut short: it is removed", joined.name());
+        self.fs.router().detach(joined.index())?;
+        let zone: Arc<dyn Zone> = joined.zone().clone();
+        self.zones.remove(&zone);
+        node.leave(joined)?;
+        Ok(true)
+    }
+}
