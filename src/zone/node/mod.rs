@@ -7,8 +7,8 @@ mod copies;
 mod files;
 mod joined;
 mod links;
-mod records;
 mod recopy;
+mod records;
 mod serve;
 mod steward;
 
