@@ -10,7 +10,6 @@ use nexus_content::{
     ContentConfig, NO_FILE, ReclaimConfig, ReclaimHandle, Reclaimer, RepairPlan, SegmentStore, Severity, ZoneSet,
 };
 use nexus_drivers::disk::RealDisk;
-use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
 use nexus_drivers::object_store::{Limiter, LocalDiskStore, MemoryStore};
 use nexus_kernel::disk::{Disk, DiskSpace};
 use nexus_kernel::fs::FsOptions;
@@ -20,14 +19,15 @@ use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, StoreId, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
 use nexus_zone::node::{SharedContent, ZoneNode};
-use nexus_zone::{Access, LocalZone, LogConfig, NewZone, NodeLog, ZoneConfig, ZoneParts};
+use nexus_zone::{Access, LocalZone, LogConfig, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
 
-use crate::config::{ByteSize, Config, MetastoreKind, ObjectStoreKind};
+use crate::config::{ByteSize, Config, ObjectStoreKind};
 use crate::error::{Error, Result};
-use crate::folder::{DataFolder, Identity, Layout, random_u64};
+use crate::folder::{DataFolder, Identity, Layout};
 use crate::limits::SharedLimiter;
 use crate::memory::MemoryPlan;
+use crate::root_zone;
 use crate::stores::StoreList;
 use crate::zones::{self, NodeMakings, Watch};
 
@@ -37,8 +37,6 @@ pub const MAX_FINDINGS: usize = 10_000;
 const RECLAIM_PASSES: usize = 10_000;
 /// Bytes that one step of a flush sends, about: enough that two segments are under way in it.
 const FLUSH_BYTES: u64 = 128 << 20;
-/// Mode of the root directory of a new volume.
-const ROOT_MODE: u32 = 0o755;
 /// How often the usage log looks.
 const USAGE_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -189,7 +187,7 @@ impl Volume {
         let layout = Layout::of(&path);
         let drivers = folder.identity().drivers;
         if folder.identity().is_throwaway() {
-            clear(&layout)?;
+            root_zone::clear(&layout)?;
         }
         let failed = |what: &'static str| {
             let path = path.clone();
@@ -247,7 +245,7 @@ impl Volume {
                 .mount_store(store.id, opened.objects, crate::cloud::shape(store.fsync, &store.place))
                 .map_err(failed("mount a store"))?;
         }
-        let metastore = open_metastore(folder, &layout, &disk, &plan)?;
+        let metastore = root_zone::open_metastore(folder, &layout, &disk, &plan)?;
         let log =
             NodeLog::open(disk, &layout.log, content.clone(), LogConfig::default()).map_err(failed("open the log"))?;
         let zone_config = ZoneConfig {
@@ -261,7 +259,7 @@ impl Volume {
         };
         let zone = ZoneIndex(0);
         let parts = ZoneParts { zone, log: log.clone(), metastore: metastore.clone(), clock: clock.clone() };
-        let root = Arc::new(open_zone(folder, parts, zone_config)?);
+        let root = Arc::new(root_zone::open_zone(folder, parts, zone_config)?);
         Ok(Parts { clock, content, stores, limiters, away, metastore, log, root })
     }
 
@@ -519,81 +517,6 @@ impl Volume {
 
 fn reclaim_config(far: bool) -> ReclaimConfig {
     if far { crate::cloud::reclaim_config() } else { ReclaimConfig::default() }
-}
-
-/// Removes what an earlier run of a throwaway volume left.
-fn clear(layout: &Layout) -> Result<()> {
-    let cache = layout.cache_of(StoreId(0));
-    for folder in [&layout.log, &layout.meta, &layout.segments, &layout.sums, &layout.blobs, &cache] {
-        match std::fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("clear {}", folder.display()), error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Opens the root zone's metastore. Only a volume that is still being made may have none.
-fn open_metastore(
-    folder: &DataFolder,
-    layout: &Layout,
-    disk: &Arc<dyn Disk>,
-    plan: &MemoryPlan,
-) -> Result<Arc<dyn Metastore>> {
-    let failed = |error| Error::kernel(folder.path(), format!("open {}", layout.root_meta.display()), error);
-    let drivers = folder.identity().drivers;
-    match drivers.metastore {
-        MetastoreKind::Memory => Ok(Arc::new(MemoryMetastore::new())),
-        MetastoreKind::Redb => {
-            let options = RedbOptions {
-                cache_bytes: usize::try_from(plan.metastore_cache).unwrap_or(usize::MAX),
-                ..RedbOptions::default()
-            };
-            if !may_be_new(folder) {
-                return match RedbMetastore::open(disk.clone(), &layout.root_meta, options) {
-                    Ok(metastore) => Ok(Arc::new(metastore)),
-                    Err(nexus_kernel::Error::NotFound) => Err(Error::Damaged {
-                        path: folder.path().to_owned(),
-                        problem: format!("{} is missing", layout.root_meta.display()),
-                    }),
-                    Err(error) => Err(failed(error)),
-                };
-            }
-            disk.create_dir_all(&layout.meta).map_err(failed)?;
-            let metastore = RedbMetastore::open_or_create(disk.clone(), &layout.root_meta, options).map_err(failed)?;
-            Ok(Arc::new(metastore))
-        }
-    }
-}
-
-/// Opens the root zone over its log and metastore. Only a volume that is still being made,
-/// or that begins anew each time, may have none.
-fn open_zone(folder: &DataFolder, parts: ZoneParts, config: ZoneConfig) -> Result<LocalZone> {
-    let failed =
-        |error| Error::kernel(folder.path(), format!("open the root zone of {}", folder.path().display()), error);
-    match LocalZone::open(parts.clone(), config.clone()) {
-        Err(nexus_kernel::Error::NotFound) if may_be_new(folder) => {
-            let new = NewZone {
-                id: folder.identity().id,
-                hash_seed: random_u64().map_err(|error| Error::io("read random numbers", error))?,
-                mode: ROOT_MODE,
-                uid: rustix::process::geteuid().as_raw(),
-                gid: rustix::process::getegid().as_raw(),
-            };
-            LocalZone::create(parts, config, &new).map_err(failed)
-        }
-        Err(nexus_kernel::Error::NotFound) => {
-            Err(Error::Damaged { path: folder.path().to_owned(), problem: "the metastore has no root zone".to_owned() })
-        }
-        other => other.map_err(failed),
-    }
-}
-
-/// Whether what is missing is to be made.
-fn may_be_new(folder: &DataFolder) -> bool {
-    !folder.is_finished() || folder.identity().is_throwaway()
 }
 
 #[cfg(test)]

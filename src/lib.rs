@@ -14,6 +14,7 @@ pub mod memory;
 pub mod place;
 pub mod repair;
 pub mod residency;
+mod root_zone;
 pub mod stores;
 mod surroundings;
 pub mod zones;
