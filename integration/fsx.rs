@@ -79,7 +79,9 @@ fn run(lab: &Lab, profile: Profile, seed: u64) -> Check {
     let settings = place.outside().join("fsx.toml");
     fs::write(&settings, configuration(profile))?;
     let file = place.root().join("file");
-    let operations = (lab.scale(8_000.0, 60_000.0) * profile.share) as u64;
+    // In a zone each change waits for other nodes.
+    let share = if lab.zone { profile.share / 8.0 } else { profile.share };
+    let operations = (lab.scale(8_000.0, 60_000.0) * share) as u64;
     Tool::new(lab.tools.join("fsx"))
         .limit_s(lab.scale(300, 3600))
         .args(["-q", "-N", &operations.to_string(), "-S", &seed.to_string(), "-f"])

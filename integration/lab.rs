@@ -1,7 +1,9 @@
 //! What every suite is given: the binary under test, and places to test in.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::cluster::Cluster;
 use crate::failure::{Check, Stop};
 use crate::mount::Mount;
 use crate::scratch::Scratch;
@@ -10,6 +12,12 @@ use crate::transport::Transport;
 
 /// A cache that holds so little that most reads go to the server.
 const TINY_CACHE: &str = "4M";
+
+/// The node of a zone in whose mount a place is: not the one that founded it, and leads it at first.
+const IN_ZONE: usize = 1;
+
+/// How long a zone may take until all have the same state.
+const ZONE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Settings of a run.
 #[derive(Clone)]
@@ -26,6 +34,8 @@ pub struct Lab {
     pub transport: Option<Transport>,
     /// Whether places have their content in an S3 server, behind a cache of hardly anything.
     pub store: bool,
+    /// Whether places are in a zone that three daemons have.
+    pub zone: bool,
     /// Run long.
     pub soak: bool,
     /// Where random runs begin.
@@ -38,6 +48,7 @@ pub struct Lab {
 pub struct Place {
     root: PathBuf,
     mount: Option<Mount>,
+    zone: Option<Cluster>,
     // After the mount, which needs it to the end.
     _server: Option<Server>,
     scratch: Scratch,
@@ -58,10 +69,16 @@ impl Lab {
             return Ok(Place {
                 root: stand_in.path().to_owned(),
                 mount: None,
+                zone: None,
                 _server: None,
                 scratch,
                 _stand_in: Some(stand_in),
             });
+        }
+        if self.zone {
+            let zone = Cluster::on_this_host(self, 3)?;
+            let root = zone.zone(IN_ZONE);
+            return Ok(Place { root, mount: None, zone: Some(zone), _server: None, scratch, _stand_in: None });
         }
         let server = if self.store { Some(Server::start(self, &scratch)?) } else { None };
         let mut mount = match &server {
@@ -72,7 +89,8 @@ impl Lab {
             mount = mount.with_options(options);
         }
         mount.start()?;
-        Ok(Place { root: mount.point().to_owned(), mount: Some(mount), _server: server, scratch, _stand_in: None })
+        let root = mount.point().to_owned();
+        Ok(Place { root, mount: Some(mount), zone: None, _server: server, scratch, _stand_in: None })
     }
 
     /// A mount of `data`, not yet started, whose mount point and log lie in `scratch`.
@@ -122,6 +140,9 @@ impl Place {
 
     /// Unmounts, checks the data folder, and mounts again.
     pub fn remount(&mut self) -> Check {
+        if let Some(zone) = &self.zone {
+            return zone.restart(IN_ZONE, false);
+        }
         match &mut self.mount {
             Some(mount) => {
                 mount.stop()?;
@@ -134,6 +155,9 @@ impl Place {
 
     /// Ends the daemon with SIGKILL, checks the data folder, and mounts again.
     pub fn kill_and_remount(&mut self) -> Check {
+        if let Some(zone) = &self.zone {
+            return zone.restart(IN_ZONE, true);
+        }
         match &mut self.mount {
             Some(mount) => {
                 mount.kill()?;
@@ -146,6 +170,10 @@ impl Place {
 
     /// Unmounts and checks the data folder. To be called when a case has passed.
     pub fn finish(mut self) -> Check {
+        if let Some(zone) = self.zone.take() {
+            zone.agree(ZONE_PATIENCE)?;
+            return zone.finish();
+        }
         match &mut self.mount {
             Some(mount) => {
                 mount.stop()?;

@@ -3,9 +3,12 @@
 
 mod attach;
 mod clouds;
+mod cluster;
 mod crash;
 mod failure;
 mod fsx;
+mod history;
+mod hosts;
 mod lab;
 mod limits;
 mod model;
@@ -57,12 +60,21 @@ struct Arguments {
     /// Have the content of what is tested in an S3 server, behind a cache of hardly anything.
     #[arg(long)]
     store: bool,
+    /// Test on the mount of a zone that three daemons have.
+    #[arg(long, conflicts_with_all = ["store", "no_mount"])]
+    zone: bool,
     /// Where random runs begin; each prints the seeds that it uses.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Seconds for the suites that run as long as they are told to.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Runs of history, each with the next seed.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Minutes of history instead.
+    #[arg(long, conflicts_with = "seeds")]
+    minutes: Option<u64>,
     /// Run long.
     #[arg(long)]
     soak: bool,
@@ -90,6 +102,8 @@ enum Suite {
     Attach,
     /// A directory that several daemons have.
     Zones,
+    /// What clients of several daemons are told while these are cut off, suspended and killed.
+    History,
     /// The network before such a server: slow, wrong, cut, counted.
     Network,
     /// Sizes: many files, large files, full disks.
@@ -125,6 +139,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         folder: arguments.no_mount.as_ref().map(|folder| folder.canonicalize()).transpose()?,
         transport: arguments.transport,
         store: arguments.store,
+        zone: arguments.zone,
         soak: arguments.soak,
         seed: arguments.seed,
         seconds: arguments.seconds,
@@ -141,12 +156,17 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Clouds => ("clouds", report::run(&lab, &clouds::cases(), filter)),
         Suite::Attach => ("attach", report::run(&lab, &attach::cases(), filter)),
         Suite::Zones => ("zones", report::run(&lab, &zones::cases(), filter)),
+        Suite::History => {
+            let amount = history::Amount { seeds: arguments.seeds, minutes: arguments.minutes };
+            ("history", history::run(&lab, amount, filter))
+        }
         Suite::Network => ("network", report::run(&lab, &network::cases(), filter)),
         Suite::Limits => ("limits", report::run(&lab, &limits::cases(), filter)),
         Suite::Soak => ("soak", report::run(&lab, &soak::cases(), filter)),
         Suite::StormClient => return Ok(true),
     };
     let name = if lab.store { format!("{name}-store") } else { name.to_owned() };
+    let name = if lab.zone { format!("{name}-zone") } else { name };
     let name = lab.transport.map_or(name.clone(), |transport| format!("{name}-{transport}"));
     println!("{}", tally.line(&name));
     let is_missing = lab.transport.is_some_and(|transport| transport.needed().is_err());

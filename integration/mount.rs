@@ -26,6 +26,7 @@ pub struct Mount {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     transport: Option<Transport>,
+    network: Option<PathBuf>,
     log: PathBuf,
     daemon: Option<Child>,
 }
@@ -42,6 +43,7 @@ impl Mount {
             arguments: Vec::new(),
             environment: Vec::new(),
             transport: None,
+            network: None,
             log: log.to_owned(),
             daemon: None,
         }
@@ -79,6 +81,12 @@ impl Mount {
     /// Has requests carried by `transport`, if one is named; [`Mount::start`] sees to it that they are.
     pub fn over(mut self, transport: Option<Transport>) -> Mount {
         self.transport = transport;
+        self
+    }
+
+    /// Has the daemon live in this network namespace, a file of /run/netns.
+    pub fn within_network(mut self, namespace: &Path) -> Mount {
+        self.network = Some(namespace.to_owned());
         self
     }
 
@@ -137,7 +145,15 @@ impl Mount {
     pub fn launch(&mut self) -> Check {
         ensure!(!self.is_running()?, "the daemon is running already");
         let words = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.binary);
+        // Not by `ip netns exec`, which would hide the mount from all others.
+        let mut command = match &self.network {
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", namespace.display())).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
         command.args(["mount", "-f", "--data"]).arg(&self.data).arg(&self.point);
         command.arg("-o").arg(match &self.options {
             Some(more) => format!("allow_other,{more}"),

@@ -21,6 +21,10 @@ pub fn run(lab: &Lab, filter: &[String]) -> Tally {
         if !filter.is_empty() && !filter.iter().any(|part| part == name) {
             continue;
         }
+        // What is read-only is a mount of the machine's own; a zone's is the daemon's.
+        if remount && lab.zone {
+            continue;
+        }
         match one_run(lab, remount) {
             Ok(part) => {
                 println!("{}", part.line(&format!("        {name}")));

@@ -224,6 +224,15 @@ impl Adapter {
         u32::try_from(written).map_err(|_| Error::Invalid)
     }
 
+    /// WRITE through a descriptor that appends, where others append, too.
+    pub fn append(&self, who: &Header, node: u64, data: &[u8], kill_privileges: bool) -> Result<u32> {
+        let node = self.view.node(node);
+        if kill_privileges {
+            self.drop_bare_setgid(who, node)?;
+        }
+        u32::try_from(self.fs.append(node, data, kill_privileges)?).map_err(|_| Error::Invalid)
+    }
+
     /// RELEASE.
     pub fn release(&self, node: u64, handle: u64) -> Result<()> {
         self.fs.release(self.view.node(node), handle)

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nexus_fuse_transport::abi::{fopen, init};
+use nexus_fuse_transport::abi::{O_APPEND, fopen, init};
 use nexus_fuse_transport::{
     Answer, Attr, Bulk, CopyRange, Entry, Errno, Forget, FsStat, Handler, Header, Listing, ListingEntry, Opened,
     Operation, Settings,
@@ -118,7 +118,7 @@ impl Served {
             Operation::Create { .. } | Operation::Open { .. } if self.opens_itself => Ok(Answer::Error(Errno::ENOSYS)),
             Operation::Create { name, mode, umask, flags, kill_privileges, .. } => {
                 let (attr, handle) = adapter.create(&caller(umask), node, name, mode, flags, kill_privileges)?;
-                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: 0 }))
+                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: self.reply_flags(flags) }))
             }
             Operation::Tmpfile { mode, umask, .. } => {
                 let (attr, handle) = adapter.tmpfile(&caller(umask), node, mode)?;
@@ -138,9 +138,12 @@ impl Served {
             Operation::Link { node: file, name } => adapter.link(file, node, name).map(made),
             Operation::Open { flags, kill_privileges } => {
                 let handle = adapter.open(header, node, flags, kill_privileges)?;
-                Ok(Answer::Opened(Opened { handle, flags: 0 }))
+                Ok(Answer::Opened(Opened { handle, flags: self.reply_flags(flags) }))
             }
-            Operation::Write { handle, offset, data, kill_privileges } => {
+            Operation::Write { data, append: true, kill_privileges, .. } if self.is_shared() => {
+                adapter.append(header, node, data, kill_privileges).map(Answer::Written)
+            }
+            Operation::Write { handle, offset, data, kill_privileges, .. } => {
                 adapter.write(header, node, handle, offset, data, kill_privileges).map(Answer::Written)
             }
             Operation::Release { handle, .. } => adapter.release(node, handle).map(done),
@@ -169,6 +172,16 @@ impl Served {
             | Operation::Setlk { .. }
             | Operation::Unknown => Ok(Answer::Error(Errno::ENOSYS)),
         }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.adapter.view().coherence == Coherence::Shared
+    }
+
+    /// What to tell the kernel of a descriptor opened with these flags. Where others append, too, the
+    /// kernel does not know where what is appended comes to lie, and must not keep it in its pages.
+    fn reply_flags(&self, open: u32) -> u32 {
+        if open & O_APPEND != 0 && self.is_shared() { fopen::DIRECT_IO } else { 0 }
     }
 
     /// Listings go by cookies and need no handle; the kernel asks once, and then keeps

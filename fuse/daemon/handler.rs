@@ -168,6 +168,9 @@ impl DaemonHandler {
         if let Some(policy) = options.atime {
             self.volume.fs().set_atime_policy(policy);
         }
+        if let Some(consistency) = options.consistency {
+            self.volume.fs().set_consistency(consistency);
+        }
         Ok(Reply::Done)
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nexus::config::ByteSize;
 use nexus_fuse_transport::Choice;
-use nexus_kernel::fs::AtimePolicy;
+use nexus_kernel::fs::{AtimePolicy, Consistency};
 use rustix::mount::MountFlags;
 use thiserror::Error;
 
@@ -73,6 +73,8 @@ pub struct MountOptions {
     pub listen: Option<std::net::SocketAddr>,
     /// `advertise=HOST:PORT`, several times: where they are told to come to.
     pub advertise: Vec<String>,
+    /// `consistency=close-to-open|strict|relaxed`: what readers of zones may miss.
+    pub consistency: Option<Consistency>,
     /// `nonempty`: mount over a directory that has entries.
     pub nonempty: bool,
     /// `remount`: change a mount that is there.
@@ -121,6 +123,14 @@ impl MountOptions {
                     Some(address.map_err(|_| bad(name, value, "must be an address and a port, as 0.0.0.0:7420"))?);
             }
             "advertise" => self.advertise.push(needed(name, value)?.to_owned()),
+            "consistency" => {
+                self.consistency = Some(match needed(name, value)? {
+                    "close-to-open" => Consistency::CloseToOpen,
+                    "strict" => Consistency::Strict,
+                    "relaxed" => Consistency::Relaxed,
+                    _ => return Err(bad(name, value, "must be close-to-open, strict or relaxed")),
+                });
+            }
             "max_read" => {
                 let bytes = size(name, value)?;
                 let bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes >= 4096);
@@ -317,7 +327,7 @@ mod tests {
     fn a_list_of_everything() {
         let options = MountOptions::parse(
             "ro,allow_other,default_permissions,noatime,nodiratime,noexec,nosuid,nodev,sync,dirsync,uid=1000,gid=0,\
-             subdir=/a/b,data=/srv/x,cache_size=64M,memory=2G,max_read=128K,nonempty",
+             subdir=/a/b,data=/srv/x,cache_size=64M,memory=2G,max_read=128K,consistency=strict,nonempty",
         )
         .unwrap();
         let expected = MountOptions {
@@ -340,6 +350,7 @@ mod tests {
             transport: None,
             listen: None,
             advertise: Vec::new(),
+            consistency: Some(Consistency::Strict),
             nonempty: true,
             remount: false,
         };
@@ -381,6 +392,7 @@ mod tests {
         assert!(message("uid=4294967295").contains("0 to 4294967294"));
         assert!(message("memory=lots").contains("lots"));
         assert!(message("max_read=1").contains("max_read=1"));
+        assert!(message("consistency=some").contains("close-to-open"));
     }
 
     #[test]

@@ -137,6 +137,7 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
     let point = prepare(&spec.target, spec.options.nonempty)?;
     if spec.coherence == Coherence::Sole {
         fs.set_atime_policy(spec.options.atime_policy());
+        fs.set_consistency(spec.options.consistency.unwrap_or_default());
     }
     let view =
         View { root, owner: Ownership { uid: spec.options.uid, gid: spec.options.gid }, coherence: spec.coherence };

@@ -129,6 +129,8 @@ pub mod fopen {
     pub const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
 }
 
+/// Flag of open(2), which requests tell of.
+pub const O_APPEND: u32 = 0o2000;
 /// `FUSE_WRITE_CACHE`: written from the page cache, by nobody in particular.
 pub const WRITE_CACHE: u32 = 1 << 0;
 /// `FUSE_WRITE_KILL_SUIDGID`.

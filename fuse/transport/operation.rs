@@ -175,6 +175,8 @@ pub enum Operation<'a> {
         handle: u64,
         offset: u64,
         data: &'a [u8],
+        /// Of the descriptor: `offset` is where the kernel takes the file to end.
+        append: bool,
         kill_privileges: bool,
     },
     Flush {
@@ -426,7 +428,9 @@ fn setattr(op: &mut Reader<'_>) -> Result<SetAttr, ParseError> {
 fn write<'a>(op: &mut Reader<'_>, payload: &'a [u8]) -> Result<Operation<'a>, ParseError> {
     let (handle, offset, size, flags) = (op.u64()?, op.u64()?, op.u32()?, op.u32()?);
     let data = exactly(payload, size)?;
-    Ok(Operation::Write { handle, offset, data, kill_privileges: flags & abi::WRITE_KILL_SUIDGID != 0 })
+    op.skip(8)?;
+    let append = op.u32()? & abi::O_APPEND != 0 && flags & abi::WRITE_CACHE == 0;
+    Ok(Operation::Write { handle, offset, data, append, kill_privileges: flags & abi::WRITE_KILL_SUIDGID != 0 })
 }
 
 /// `bytes`, which must be as many as a field of the same request says.

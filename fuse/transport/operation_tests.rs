@@ -76,13 +76,17 @@ fn setattr_takes_only_what_is_valid() {
 
 #[test]
 fn lengths_inside_must_agree_with_what_is_there() {
-    let write = |size: u32, flags: u32| {
-        let mut bytes = fields![7_u64, 4096_u64, size, flags, 0_u64, 0_u32, 0_u32];
+    let opened_with = |size: u32, flags: u32, open: u32| {
+        let mut bytes = fields![7_u64, 4096_u64, size, flags, 0_u64, open, 0_u32];
         bytes.extend(b"data");
         bytes
     };
-    let wanted = Operation::Write { handle: 7, offset: 4096, data: b"data", kill_privileges: true };
-    expect(opcode::WRITE, &write(4, abi::WRITE_KILL_SUIDGID), wanted);
+    let write = |size, flags| opened_with(size, flags, 0);
+    let wanted =
+        |append, kill_privileges| Operation::Write { handle: 7, offset: 4096, data: b"data", append, kill_privileges };
+    expect(opcode::WRITE, &write(4, abi::WRITE_KILL_SUIDGID), wanted(false, true));
+    expect(opcode::WRITE, &opened_with(4, 0, abi::O_APPEND | 1), wanted(true, false));
+    expect(opcode::WRITE, &opened_with(4, abi::WRITE_CACHE, abi::O_APPEND), wanted(false, false));
     for size in [0, 3, 5, u32::MAX] {
         with_parsed(opcode::WRITE, &write(size, 0), |parsed| assert_eq!(parsed, Err(ParseError::Length)));
     }

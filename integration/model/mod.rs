@@ -36,7 +36,8 @@ const MAX_FAILURES: usize = 3;
 /// to run instead.
 pub fn run(lab: &Lab, filter: &[String]) -> Tally {
     let mut tally = Tally::default();
-    let end = Instant::now() + Duration::from_secs(lab.seconds.unwrap_or(lab.scale(CI_SECONDS, SOAK_SECONDS)));
+    let ci_seconds = if lab.zone { CI_SECONDS / 2 } else { CI_SECONDS };
+    let end = Instant::now() + Duration::from_secs(lab.seconds.unwrap_or(lab.scale(ci_seconds, SOAK_SECONDS)));
     let wanted: Vec<u64> = filter.iter().filter_map(|word| word.parse().ok()).collect();
     let seeds: Box<dyn Iterator<Item = u64>> =
         if wanted.is_empty() { Box::new(lab.seed..) } else { Box::new(wanted.into_iter()) };

@@ -14,7 +14,7 @@ use crate::model::{Inode, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
 /// version that has it, so that older builds read on as long as they can.
-pub const COMMAND_VERSION: u8 = 3;
+pub const COMMAND_VERSION: u8 = 4;
 
 /// Bytes of a name or attribute.
 pub type SmallBytes = SmallVec<[u8; 32]>;
@@ -196,6 +196,9 @@ pub enum Command {
     MountZone { parent: Ino, name: SmallBytes, replace: bool, target: Vec<u8>, now: Timestamp },
     /// Takes a zone out of its place, which becomes an empty directory.
     UnmountZone { parent: Ino, name: SmallBytes, now: Timestamp },
+    /// As `Write`, at the end of the file, wherever that is by then: O_APPEND of several nodes.
+    /// Since version 4.
+    Append { ino: Ino, pieces: SmallVec<[Piece; 2]>, store: StoreId, kill_privileges: bool, now: Timestamp },
 }
 
 /// An inode that lost a name.
@@ -235,6 +238,7 @@ impl Command {
             | Command::Import { .. }
             | Command::MountZone { .. }
             | Command::UnmountZone { .. } => 3,
+            Command::Append { .. } => 4,
             _ => 1,
         }
     }
@@ -275,6 +279,7 @@ impl Command {
             | Command::Rename { .. }
             | Command::SetAtime { .. }
             | Command::Write { .. }
+            | Command::Append { .. }
             | Command::Clone { .. }
             | Command::SetXattr { .. }
             | Command::Place { .. }
@@ -289,7 +294,7 @@ impl Command {
     /// The pieces of new content that the command makes the metadata point at.
     pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
         let (written, moved): (&[Piece], &[Relocation]) = match self {
-            Command::Write { pieces, .. } => (pieces, &[]),
+            Command::Write { pieces, .. } | Command::Append { pieces, .. } => (pieces, &[]),
             Command::Relocate { moves, .. } => (&[], moves),
             _ => (&[], &[]),
         };

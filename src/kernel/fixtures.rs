@@ -135,6 +135,13 @@ fn newest_commands() -> Vec<Command> {
     ]
 }
 
+/// What came with version 4.
+fn appending_commands() -> Vec<Command> {
+    let piece = Piece { len: 4096, blob: BlobId(0x0102_0304_0506_0708), blob_offset: 65_536, crc: 0xdead_beef };
+    let pieces = [piece].into_iter().collect();
+    vec![Command::Append { ino: Ino(2), pieces, store: StoreId(0), kill_privileges: true, now: NOW }]
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -214,6 +221,20 @@ fn commands_of_version_3_decode_to_the_same() {
 }
 
 #[test]
+fn commands_of_version_4_decode_to_the_same() {
+    let golden = include_str!("fixtures/commands-v4.hex");
+    let lines: Vec<&str> = golden.lines().collect();
+    let written: Vec<String> = appending_commands().iter().map(|command| hex(&command.encode().unwrap())).collect();
+    assert_eq!(lines, written, "as written now:\n{}\n", written.join("\n"));
+    for (line, command) in lines.iter().zip(appending_commands()) {
+        assert_eq!(Command::decode(&unhex(line)).unwrap(), command);
+        let mut older = unhex(line);
+        older[0] = 3;
+        assert!(matches!(Command::decode(&older), Err(crate::Error::Corrupt(_))));
+    }
+}
+
+#[test]
 fn records_of_version_1_are_written_the_same() {
     let written: String = records().iter().map(|(what, bytes)| format!("{what} {}\n", hex(bytes))).collect();
     assert_eq!(include_str!("fixtures/records-v1.hex"), written, "as written now:\n{written}\n");
@@ -221,7 +242,8 @@ fn records_of_version_1_are_written_the_same() {
 
 #[test]
 fn damaged_commands_are_refused_and_never_panic() {
-    for command in commands().into_iter().chain(newer_commands()).chain(newest_commands()) {
+    let all = commands().into_iter().chain(newer_commands()).chain(newest_commands()).chain(appending_commands());
+    for command in all {
         let bytes = command.encode().unwrap();
         for cut in 0..bytes.len() {
             assert!(Command::decode(&bytes[..cut]).is_err(), "{command:?} cut at {cut}");
@@ -235,7 +257,7 @@ fn damaged_commands_are_refused_and_never_panic() {
         long.push(0);
         assert!(Command::decode(&long).is_err());
         let mut version = bytes;
-        version[0] = 4;
+        version[0] = 5;
         assert!(matches!(Command::decode(&version), Err(crate::Error::UnknownVersion(_))));
     }
 }

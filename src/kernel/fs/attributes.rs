@@ -20,6 +20,7 @@ impl NexusFs {
     /// Attributes.
     pub fn getattr(&self, node: NodeId) -> Result<Attr> {
         let (zone, ino) = self.router.resolve(node)?;
+        self.freshen_if_strict(&*zone)?;
         Ok(Attr { node, inode: live(&*zone, ino)? })
     }
 

@@ -2,7 +2,7 @@
 
 use super::extents::plan;
 use super::{NexusFs, regular, regular_inode};
-use crate::command::Command;
+use crate::command::{Command, Outcome};
 use crate::content::WriteHint;
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, NodeId};
@@ -112,29 +112,51 @@ impl NexusFs {
         Ok(written)
     }
 
+    /// Writes at the end of the file, wherever that is by then: what O_APPEND promises, among several
+    /// nodes too. Answers as [`NexusFs::write`] does; only what exceeds 8 MiB can be torn apart by others.
+    pub fn append(&self, node: NodeId, data: &[u8], kill_privileges: bool) -> Result<usize> {
+        self.writable()?;
+        let (zone, ino) = self.router.resolve(node)?;
+        let inode = regular_inode(&*zone, ino)?;
+        let store = inode.flags.placement().store;
+        let mut written = 0;
+        for chunk in data.chunks(WRITE_CHUNK) {
+            // Where it will be is only known later; for placing the bytes this is near enough.
+            let hint = WriteHint { ino, offset: inode.size + written as u64, size: inode.size, store };
+            let staged = self.content.write(hint, chunk)?;
+            let (pieces, store) = (staged.pieces, staged.store);
+            let command = Command::Append { ino, pieces, store, kill_privileges, now: zone.now() };
+            match propose_content(&*zone, &command, staged.pin) {
+                Ok(_) => written += chunk.len(),
+                Err(_) if written > 0 => return Ok(written),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
     /// Writes one chunk; answers the file's size after it.
     fn write_chunk(&self, zone: &dyn Zone, hint: WriteHint, data: &[u8], kill_privileges: bool) -> Result<u64> {
         let WriteHint { ino, offset, size, .. } = hint;
         let staged = self.content.write(hint, data)?;
-        let command = Command::Write {
-            ino,
-            offset,
-            pieces: staged.pieces,
-            store: staged.store,
-            kill_privileges,
-            now: zone.now(),
-        };
-        let proposed = zone.propose(&command);
-        if zone.is_replicated() && matches!(proposed, Err(Error::Io(_) | Error::Unavailable(_))) {
-            // It may be taken after all, so its bytes must stay as long as this process knows.
-            std::mem::forget(staged.pin);
-            return Err(proposed.err().unwrap_or(Error::Conflict));
-        }
-        // Only now may the pieces' blobs be sealed or dropped.
-        drop(staged.pin);
-        let outcome = proposed?;
+        let (pieces, store) = (staged.pieces, staged.store);
+        let command = Command::Write { ino, offset, pieces, store, kill_privileges, now: zone.now() };
+        let outcome = propose_content(zone, &command, staged.pin)?;
         Ok(outcome.inode.map_or(size, |(_, inode)| inode.size))
     }
+}
+
+/// Proposes a command with content, which `pin` keeps.
+fn propose_content(zone: &dyn Zone, command: &Command, pin: Box<dyn Send>) -> Result<Outcome> {
+    let proposed = zone.propose(command);
+    if zone.is_replicated() && matches!(proposed, Err(Error::Io(_) | Error::Unavailable(_))) {
+        // It may be taken after all, so its bytes must stay as long as this process knows.
+        std::mem::forget(pin);
+        return proposed;
+    }
+    // Only now may the pieces' blobs be sealed or dropped.
+    drop(pin);
+    proposed
 }
 
 /// The part of `out`, which holds a file from `offset` on, for `[from, to)`; empty if it ends

@@ -42,7 +42,7 @@ use reaper::{Holder, Reaper};
 
 pub use builder::FsBuilder;
 pub use mount_points::ZoneMount;
-pub use options::{AtimePolicy, FsOptions};
+pub use options::{AtimePolicy, Consistency, FsOptions};
 pub use types::{Attr, Caller, DirEntry, FsStats, OpenOptions, Seek, XattrFlags};
 
 /// Orphans from an earlier run that are queued at once.
@@ -67,6 +67,7 @@ pub struct NexusFs {
     /// Zones whose orphans from an earlier run were not queued yet.
     unswept: Mutex<Vec<ZoneIndex>>,
     atime: AtomicU8,
+    consistency: AtomicU8,
     caching_client: bool,
     /// Without a caching client: opening (read) and taking names (write) exclude each other,
     /// so that an inode is either seen open and kept, or gone before it is opened.
@@ -93,6 +94,7 @@ impl NexusFs {
             read_only,
             unswept: Mutex::default(),
             atime: AtomicU8::new(options.atime as u8),
+            consistency: AtomicU8::default(),
             caching_client: options.caching_client,
             open_gate: RwLock::new(()),
         };
@@ -154,6 +156,27 @@ impl NexusFs {
     /// When reads are noted, from now on.
     pub fn set_atime_policy(&self, policy: AtimePolicy) {
         self.atime.store(policy as u8, Ordering::Relaxed);
+    }
+
+    /// What readers of zones that others change may miss, from now on.
+    pub fn set_consistency(&self, consistency: Consistency) {
+        self.consistency.store(consistency as u8, Ordering::Relaxed);
+    }
+
+    /// Before what a program relies on being as others left it: opens, names that are not there. Answers
+    /// whether anything may have changed by waiting.
+    fn freshen(&self, zone: &dyn Zone) -> Result<bool> {
+        match Consistency::from_byte(self.consistency.load(Ordering::Relaxed)) {
+            Consistency::CloseToOpen => zone.catch_up(),
+            Consistency::Strict => zone.be_current().map(|()| zone.is_replicated()),
+            Consistency::Relaxed => Ok(false),
+        }
+    }
+
+    /// Before a name or attributes that are here are told: only where nothing may be missed.
+    fn freshen_if_strict(&self, zone: &dyn Zone) -> Result<bool> {
+        let strict = self.consistency.load(Ordering::Relaxed) == Consistency::Strict as u8;
+        if strict && zone.is_replicated() { self.freshen(zone) } else { Ok(false) }
     }
 
     /// Frees the orphans that nobody uses any more, before it returns; else that happens

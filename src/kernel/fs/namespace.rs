@@ -27,8 +27,9 @@ impl NexusFs {
         }
         let name = Name::new(name)?;
         let index = parent.zone();
+        let is_fresh = self.freshen_if_strict(&*zone)?;
         let mut found = zone.lookup(dir, name)?;
-        if found.is_none() && zone.catch_up()? {
+        if found.is_none() && !is_fresh && self.freshen(&*zone)? {
             // Somebody elsewhere may have made it.
             found = zone.lookup(dir, name)?;
         }

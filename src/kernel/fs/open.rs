@@ -21,7 +21,7 @@ impl NexusFs {
     fn open_node(&self, node: NodeId, options: OpenOptions) -> Result<u64> {
         let (zone, ino) = self.router.resolve(node)?;
         let before = zone.inode(ino)?;
-        if zone.catch_up()? && before.is_some_and(|inode| inode.nlink > 0) {
+        if self.freshen(&*zone)? && before.is_some_and(|inode| inode.nlink > 0) {
             // The client found the file by a name that has another meaning by now: it is to
             // look once more.
             let after = zone.inode(ino)?;
@@ -69,7 +69,11 @@ impl NexusFs {
                 Err(refused @ (Error::Exists | Error::ReadOnly)) => match self.lookup(parent, name) {
                     Ok(_) if options.exclusive => return Err(Error::Exists),
                     Ok(found) => {
-                        let handle = self.open_node(found.node, options)?;
+                        let handle = match self.open_node(found.node, options) {
+                            // Removed on another node since it was found: the name is free, or another file's.
+                            Err(Error::Stale) => continue,
+                            opened => opened?,
+                        };
                         let attr = if options.truncate { self.getattr(found.node)? } else { found };
                         return Ok((attr, handle));
                     }
@@ -134,7 +138,7 @@ impl NexusFs {
     /// Opens a directory; answers the handle.
     pub fn opendir(&self, node: NodeId) -> Result<u64> {
         let (zone, ino) = self.router.resolve(node)?;
-        zone.catch_up()?;
+        self.freshen(&*zone)?;
         directory_inode(&self.router, &*zone, ino)?;
         Ok(self.next_handle.fetch_add(1, Ordering::Relaxed))
     }

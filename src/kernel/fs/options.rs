@@ -41,6 +41,30 @@ impl AtimePolicy {
     }
 }
 
+/// What a reader of a zone that other nodes change, too, may miss. Local zones miss nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Consistency {
+    /// Nothing that was written and closed before a file is opened, nor names that are not here
+    /// yet, while a majority of the members answers; else what is here has to do.
+    #[default]
+    CloseToOpen = 0,
+    /// Nothing at all: every look-up, stat and open is as of now, or fails.
+    Strict = 1,
+    /// Other nodes are never asked.
+    Relaxed = 2,
+}
+
+impl Consistency {
+    pub(super) fn from_byte(byte: u8) -> Consistency {
+        match byte {
+            1 => Consistency::Strict,
+            2 => Consistency::Relaxed,
+            _ => Consistency::CloseToOpen,
+        }
+    }
+}
+
 /// Options of a `NexusFs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FsOptions {

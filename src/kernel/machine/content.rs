@@ -81,6 +81,18 @@ impl Txn<'_> {
         self.changed(ino, inode, kill, now)
     }
 
+    pub(super) fn append(
+        &mut self,
+        ino: Ino,
+        pieces: &[Piece],
+        store: StoreId,
+        kill: bool,
+        now: Timestamp,
+    ) -> Result<Outcome> {
+        let end = self.regular(ino)?.size;
+        self.write(ino, end, pieces, store, kill, now)
+    }
+
     pub(super) fn range(
         &mut self,
         ino: Ino,

@@ -334,6 +334,30 @@ fn write(state: &mut State, ino: u64, offset: u64, len: u64, blob: BlobId, blob_
 }
 
 #[test]
+fn appends_go_to_the_end_wherever_it_is() {
+    let mut state = State::new();
+    state.make(1, "f", 2, NewKind::Regular).unwrap();
+    let mut ends = Vec::new();
+    for i in 0..5 {
+        let append = Command::Append {
+            ino: Ino(2),
+            pieces: [Piece { len: 10, blob: BlobId(1), blob_offset: 100 * i, crc: 0 }].into_iter().collect(),
+            store: StoreId(0),
+            kill_privileges: false,
+            now: at(40),
+        };
+        ends.push(state.run(append).unwrap().inode.unwrap().1.size);
+        if i == 2 {
+            write(&mut state, 2, 95, 5, BlobId(1), 1000).unwrap();
+        }
+    }
+    assert_eq!(ends, [10, 20, 30, 110, 120]);
+    let starts: Vec<u64> = extents(&state, Ino(2), 0, u64::MAX, 9).unwrap().iter().map(|(at, _)| *at).collect();
+    assert_eq!(starts, [0, 10, 20, 95, 100, 110]);
+    state.check();
+}
+
+#[test]
 fn sequential_writes_are_one_extent() {
     let mut state = State::new();
     state.make(1, "f", 2, NewKind::Regular).unwrap();

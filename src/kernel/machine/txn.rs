@@ -63,6 +63,9 @@ impl<'a> Txn<'a> {
             Command::Write { ino, offset, pieces, store, kill_privileges, now } => {
                 self.write(*ino, *offset, pieces, *store, *kill_privileges, *now)
             }
+            Command::Append { ino, pieces, store, kill_privileges, now } => {
+                self.append(*ino, pieces, *store, *kill_privileges, *now)
+            }
             Command::Range { ino, op, offset, len, kill_privileges, now } => {
                 self.range(*ino, *op, *offset, *len, *kill_privileges, *now)
             }
