@@ -368,6 +368,7 @@ impl ZoneMounts {
                 mounts: self.places(report.index),
                 role: role(report.group.role).to_owned(),
                 has_quorum: report.has_quorum,
+                resting: report.group.resting,
                 term: report.group.term,
                 last,
                 committed: report.group.committed.map(|at| at.index),

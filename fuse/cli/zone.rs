@@ -334,7 +334,8 @@ fn describe(zone: &ZoneView) -> String {
     let mut out = String::new();
     let number = |at: Option<u64>| at.map_or_else(|| "none".to_owned(), |at| at.to_string());
     let quorum = if zone.has_quorum { "a majority is there" } else { "NO MAJORITY: changes wait" };
-    let _ = writeln!(out, "{} ({}): {}, term {}, {quorum}", zone.name, zone.id, zone.role, zone.term);
+    let rests = if zone.resting { ", at rest" } else { "" };
+    let _ = writeln!(out, "{} ({}): {}, term {}, {quorum}{rests}", zone.name, zone.id, zone.role, zone.term);
     for path in &zone.mounts {
         let _ = writeln!(out, "  mounted    {}", path.display());
     }

@@ -79,6 +79,8 @@ pub struct ZoneView {
     pub role: String,
     /// Whether a majority of its members is known to be there.
     pub has_quorum: bool,
+    /// Whether its group rests, as nothing happens in it.
+    pub resting: bool,
     /// The term.
     pub term: u64,
     /// The last entry in this node's log.

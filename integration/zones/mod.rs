@@ -4,6 +4,7 @@
 
 mod closed;
 mod copies;
+mod rest;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -34,6 +35,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("of many that make a name one wins", exclusive),
         Case::new("programs work across nodes", programs),
         Case::new("the leader is killed under load", leader_killed),
+        Case::new("a zone at rest costs nothing, and wakes", rest::at_rest),
         Case::new("without a majority nothing is changed, and nothing hangs", no_majority),
         Case::new("members leave, and are removed", leaving),
         Case::new("a lost disk loses nothing that was synced", copies::disk_lost),

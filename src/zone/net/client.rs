@@ -21,13 +21,14 @@ use super::convert::{self, Malformed, Step};
 use super::identity::ZoneId;
 use super::invite::Invite;
 use super::peer::{
-    Append, AppendReply, BlobRange, BoxStream, Proposal, Refusal, SnapshotHead, TransferLeader, VoteReply, VoteRequest,
+    Alive, Append, AppendReply, BlobRange, BoxStream, Proposal, Refusal, SnapshotHead, TransferLeader, VoteReply,
+    VoteRequest,
 };
 use super::service::{MAX_LARGE, MAX_SMALL, split};
 use super::tls;
 use super::{NodeIdentity, PkiError};
 use crate::mirror::{Part, Ranges};
-use crate::raft::{MemberId, Position, Vote};
+use crate::raft::{MemberId, Position, ProcessId, RestOffer, Vote};
 
 /// Why a call has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -211,6 +212,18 @@ impl PeerClient {
             true => Ok(kept),
             false => Err(CallError::Protocol("the reply is of other blobs than were asked for".into())),
         }
+    }
+
+    /// Asks the member to await no heartbeats; its process, if it does.
+    pub async fn rest(&self, offer: &RestOffer, limit: Duration) -> Result<Option<ProcessId>, CallError> {
+        let request = convert::to_rest(self.zone, offer);
+        Ok(convert::rest_reply(&within(limit, self.transport.clone().rest(request)).await?)?)
+    }
+
+    /// Tells the member that this process leads zones still; those of them that do not rest there.
+    pub async fn alive(&self, alive: &Alive, limit: Duration) -> Result<Vec<ZoneId>, CallError> {
+        let request = convert::to_alive(self.zone, alive);
+        Ok(convert::zones(&within(limit, self.transport.clone().alive(request)).await?.awake)?)
     }
 
     /// Puts a batch into the log, all or none, at most 15 MiB; gives its entry's place.

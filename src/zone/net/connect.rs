@@ -33,7 +33,7 @@ pub struct Timing {
     pub backoff: Duration,
     /// ... up to this. Of each pause, a random part between a half and all is made.
     pub max_backoff: Duration,
-    /// A connection is asked for a sign of life this often...
+    /// A connection on which calls are in progress is asked for a sign of life this often...
     pub keepalive: Duration,
     /// ... and is cut if none comes in this time.
     pub keepalive_timeout: Duration,
@@ -103,7 +103,8 @@ impl Connector {
         Endpoint::from_static("http://zone.nexus")
             .http2_keep_alive_interval(self.timing.keepalive)
             .keep_alive_timeout(self.timing.keepalive_timeout)
-            .keep_alive_while_idle(true)
+            // Connections of zones in which nothing happens cost nothing.
+            .keep_alive_while_idle(false)
             .concurrency_limit(MAX_CALLS)
             .buffer_size(MAX_CALLS)
             .initial_stream_window_size(1 << 20)

@@ -10,12 +10,12 @@ use nexus_proto as proto;
 use super::identity::{Fingerprint, ZoneId};
 use super::invite::{Invite, MAX_ADDRESSES, Token, check_address, check_name};
 use super::peer::{
-    Append, AppendReply, BlobRange, JoinRequest, Joined, Proposal, Refusal, Resolved, SnapshotHead, TransferLeader,
-    VoteReply, VoteRequest, ZoneAddress,
+    Alive, Append, AppendReply, BlobRange, JoinRequest, Joined, Proposal, Refusal, Resolved, SnapshotHead,
+    TransferLeader, VoteReply, VoteRequest, ZoneAddress,
 };
 use super::pki::MAX_DER;
 use crate::mirror::{Part, Ranges};
-use crate::raft::{Entry, Member, MemberId, Position, Vote};
+use crate::raft::{Entry, Member, MemberId, Position, ProcessId, RestOffer, Vote};
 
 /// Version of the protocol that this build speaks, the only one.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -31,6 +31,8 @@ const MAX_ITEMS: usize = 65_536;
 pub const MAX_INODES: usize = 65_536;
 /// Most blobs that one message is about.
 pub const MAX_BLOBS: usize = 4096;
+/// Most zones that one sign of life is for.
+pub const MAX_RESTING: usize = 4096;
 /// Most names of a path.
 const MAX_COMPONENTS: usize = 4096;
 /// Longest text of a refusal, in bytes.
@@ -124,6 +126,51 @@ pub(super) fn step(request: proto::StepRequest) -> Result<Step> {
             Step::Transfer(TransferLeader { from: vote(step.from)?, to: MemberId(step.to), last: position(step.last) })
         }
     })
+}
+
+pub(super) fn to_rest(zone: ZoneId, offer: &RestOffer) -> proto::RestRequest {
+    let process = Bytes::copy_from_slice(&offer.process.0);
+    proto::RestRequest {
+        header: to_header(zone),
+        vote: to_vote(offer.vote),
+        last: to_position(Some(offer.last)),
+        process,
+    }
+}
+
+pub(super) fn rest(request: proto::RestRequest) -> Result<RestOffer> {
+    let process = ProcessId(fixed(&request.process, "the process")?);
+    let last = need(position(request.last), "the last entry")?;
+    Ok(RestOffer { vote: vote(request.vote)?, last, process })
+}
+
+pub(super) fn rest_reply(reply: &proto::RestReply) -> Result<Option<ProcessId>> {
+    if reply.process.is_empty() {
+        return Ok(None);
+    }
+    fixed(&reply.process, "the process").map(|process| Some(ProcessId(process)))
+}
+
+pub(super) fn to_alive(zone: ZoneId, alive: &Alive) -> proto::AliveRequest {
+    let resting = |(zone, term): &(ZoneId, u64)| proto::RestingZone { zone: to_zone(*zone), term: *term };
+    let process = Bytes::copy_from_slice(&alive.process.0);
+    proto::AliveRequest { header: to_header(zone), process, zones: alive.zones.iter().map(resting).collect() }
+}
+
+pub(super) fn alive(request: proto::AliveRequest) -> Result<Alive> {
+    limit(request.zones.len(), MAX_RESTING, "zones")?;
+    let process = ProcessId(fixed(&request.process, "the process")?);
+    let zones = request.zones.into_iter().map(|resting| Ok((zone(&resting.zone)?, resting.term)));
+    Ok(Alive { process, zones: zones.collect::<Result<_>>()? })
+}
+
+pub(super) fn to_zone(zone: ZoneId) -> Bytes {
+    Bytes::copy_from_slice(&zone.0)
+}
+
+pub(super) fn zones(zones: &[Bytes]) -> Result<Vec<ZoneId>> {
+    limit(zones.len(), MAX_RESTING, "zones")?;
+    zones.iter().map(|bytes| zone(bytes)).collect()
 }
 
 pub(super) fn to_vote_reply(reply: VoteReply) -> proto::StepReply {

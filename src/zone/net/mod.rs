@@ -20,13 +20,13 @@ mod tls;
 
 pub use client::{CallError, PeerClient};
 pub use connect::Timing;
-pub use convert::{MAX_BATCH, MAX_CHUNK, MAX_INODES, PROTOCOL_VERSION};
+pub use convert::{MAX_BATCH, MAX_CHUNK, MAX_INODES, MAX_RESTING, PROTOCOL_VERSION};
 pub use identity::{Fingerprint, ParseIdError, ZoneId};
 pub use invite::{Invite, InviteError, MAX_ADDRESSES, Token, TokenHash, check_address};
 pub use join::JoinClient;
 pub use peer::{
-    Answer, Append, AppendReply, BlobRange, BoxStream, Caller, Guard, JoinRequest, Joined, Peer, Proposal, Refusal,
-    Resolved, SnapshotHead, TransferLeader, VoteReply, VoteRequest, ZoneAddress,
+    Alive, Answer, Append, AppendReply, BlobRange, BoxStream, Caller, Guard, JoinRequest, Joined, Peer, Proposal,
+    Refusal, Resolved, SnapshotHead, TransferLeader, VoteReply, VoteRequest, ZoneAddress,
 };
 pub use pki::{NodeIdentity, NodeKey, PeerCertificate, PkiError, ZoneCa};
 pub use refusals::{Reason, Refusals};

@@ -11,7 +11,7 @@ use nexus_kernel::{BlobId, Ino};
 use super::identity::{Fingerprint, ZoneId};
 use super::invite::{Invite, Token};
 use crate::mirror::{Part, Ranges};
-use crate::raft::{Entry, Member, MemberId, Position, Vote};
+use crate::raft::{Entry, Member, MemberId, Position, ProcessId, RestOffer, Vote};
 
 /// A stream without an end of its own type.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
@@ -205,6 +205,15 @@ pub enum Resolved {
     },
 }
 
+/// A process lives, and leads zones in which nothing happens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Alive {
+    /// The process.
+    pub process: ProcessId,
+    /// At most [`crate::net::MAX_RESTING`] zones, with the terms that it leads them at.
+    pub zones: Vec<(ZoneId, u64)>,
+}
+
 /// Whether a certificate is still a member's. Asked at every request and at every message of a
 /// stream, so it must be quick: a look into a table, no disk, no network.
 pub trait Guard: Send + Sync + 'static {
@@ -249,6 +258,13 @@ pub trait Peer: Send + Sync + 'static {
 
     /// What is kept durably of these blobs, at most 4,096, one for each.
     fn kept_content(&self, caller: Caller, blobs: Vec<BlobId>) -> Answer<'_, Vec<Ranges>>;
+
+    /// Awaits no heartbeats from now on, if it knows of nothing that happens; this process, if so.
+    fn rest(&self, caller: Caller, offer: RestOffer) -> Answer<'_, Option<ProcessId>>;
+
+    /// Notes a sign of life; which of the zones do not rest here. The caller's zone says nothing
+    /// of the others: that the process is their leader's must be known from them.
+    fn alive(&self, caller: Caller, alive: Alive) -> Answer<'_, Vec<ZoneId>>;
 
     /// Puts a batch into the log, all in one entry, whose position is the answer.
     fn propose(&self, caller: Caller, proposals: Vec<Proposal>) -> Answer<'_, Position>;

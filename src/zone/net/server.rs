@@ -69,8 +69,8 @@ impl Default for Limits {
             stranger_streams: 4,
             handshake: Duration::from_secs(5),
             answer: Duration::from_secs(30),
-            keepalive: Duration::from_millis(750),
-            keepalive_timeout: Duration::from_secs(1),
+            keepalive: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(5),
             shutdown: Duration::from_secs(2),
         }
     }

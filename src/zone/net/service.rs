@@ -277,6 +277,23 @@ impl ZoneTransportService for Service {
         let kept = self.0.plain(self.0.shared.parts.peer.kept_content(caller, blobs)).await?;
         Ok(Response::new(proto::KeptContentReply { blobs: convert::to_kept(&kept) }))
     }
+
+    async fn rest(&self, request: Request<proto::RestRequest>) -> Reply<proto::RestReply> {
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let offer = convert::rest(request).map_err(|error| self.0.malformed(error))?;
+        let rests = self.0.plain(self.0.shared.parts.peer.rest(caller, offer)).await?;
+        let process = rests.map_or_else(Bytes::new, |process| Bytes::copy_from_slice(&process.0));
+        Ok(Response::new(proto::RestReply { process }))
+    }
+
+    async fn alive(&self, request: Request<proto::AliveRequest>) -> Reply<proto::AliveReply> {
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let alive = convert::alive(request).map_err(|error| self.0.malformed(error))?;
+        let awake = self.0.plain(self.0.shared.parts.peer.alive(caller, alive)).await?;
+        Ok(Response::new(proto::AliveReply { awake: awake.into_iter().map(convert::to_zone).collect() }))
+    }
 }
 
 /// Appends as they come; the first that is refused ends them, and its status is left behind.

@@ -7,6 +7,7 @@ mod copies;
 mod files;
 mod joined;
 mod links;
+mod pulse;
 mod recopy;
 mod records;
 mod serve;
@@ -28,7 +29,9 @@ use crate::mirror::MirrorStore;
 use crate::net::{
     Fingerprint, Invite, JoinClient, Limits, NodeKey, Server, ServerParts, Timing, Token, ZoneCa, ZoneId, Zones,
 };
-use crate::raft::{Flusher, GroupConfig, Listener, Member, MemberId, Metastores, RaftZoneConfig, ReplicaConfig, Role};
+use crate::raft::{
+    Flusher, GroupConfig, Listener, Member, MemberId, Metastores, ProcessId, RaftZoneConfig, ReplicaConfig, Role,
+};
 
 use files::{ZoneFiles, ZoneFolder, ZoneRecord};
 use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key};
@@ -115,6 +118,8 @@ pub struct NewRoot {
 /// A node.
 pub struct ZoneNode {
     parts: NodeParts,
+    /// This process, to the others.
+    process: ProcessId,
     folder: ZoneFolder,
     flusher: Arc<Flusher>,
     mirror: Arc<MirrorStore>,
@@ -143,7 +148,8 @@ impl ZoneNode {
         let indexes: Vec<ZoneIndex> = folder.list()?.into_iter().map(|(index, _)| index).collect();
         let mirror = Arc::new(MirrorStore::open(parts.disk.clone(), parts.mirror.clone(), &indexes)?);
         let handle = runtime.handle().clone();
-        Ok(Arc::new(ZoneNode {
+        let node = Arc::new(ZoneNode {
+            process: ProcessId(random()?),
             folder,
             flusher,
             mirror,
@@ -155,7 +161,9 @@ impl ZoneNode {
             addresses: RwLock::default(),
             runtime: Mutex::new(Some(runtime)),
             handle,
-        }))
+        });
+        node.handle.spawn(pulse::run(Arc::downgrade(&node)));
+        Ok(node)
     }
 
     /// Opens all zones that this node takes part in; those that can't be are in [`ZoneNode::closed`] then.

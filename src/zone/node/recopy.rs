@@ -9,6 +9,7 @@ use nexus_kernel::{BlobId, Error, Result, Zone, ZoneIndex};
 
 use super::copies::ZoneCopies;
 use super::joined::JoinedZone;
+use super::pulse;
 use crate::mirror::{MirrorStore, Ranges};
 use crate::raft::{MemberId, Span};
 
@@ -37,6 +38,7 @@ pub async fn run(zone: Weak<JoinedZone>, mirror: Arc<MirrorStore>, writer: u32) 
     let (mut due, mut sweep, mut seen) = (began + SETTLE, began + SWEEP, None);
     loop {
         tokio::time::sleep(PAUSE).await;
+        pulse::rested(&zone).await;
         let Some(joined) = zone.upgrade() else { return };
         let copies = joined.copies().clone();
         let ids: Vec<MemberId> = {

@@ -19,7 +19,7 @@ use crate::net::{
     self, Answer, BlobRange, BoxStream, Caller, Fingerprint, Guard, Invite, JoinRequest, Joined, Peer, Proposal,
     Resolved, SnapshotHead, ZoneAddress, ZoneCa, ZoneId,
 };
-use crate::raft::{self, Incoming, Mark, MemberId, Position, Vote};
+use crate::raft::{self, Incoming, Mark, MemberId, Position, ProcessId, RestOffer, Vote};
 
 /// Bytes of a blob that are read and sent at a time.
 const PIECE: u64 = 256 << 10;
@@ -190,6 +190,20 @@ impl Peer for ZoneNode {
                 kept.collect::<Result<Vec<_>>>().map_err(|error| refused(&error))
             })
         })
+    }
+
+    fn rest(&self, caller: Caller, offer: RestOffer) -> Answer<'_, Option<ProcessId>> {
+        Box::pin(async move {
+            let joined = self.asked(caller.zone)?;
+            if offer.vote.candidate != caller.member {
+                return Err(net::Refusal::Denied("a member asks others to rest under itself alone".into()));
+            }
+            Ok(joined.zone().group().on_rest(&offer).then_some(self.process))
+        })
+    }
+
+    fn alive(&self, _caller: Caller, alive: net::Alive) -> Answer<'_, Vec<ZoneId>> {
+        Box::pin(async move { Ok(self.heard(&alive)) })
     }
 
     fn propose(&self, caller: Caller, proposals: Vec<Proposal>) -> Answer<'_, Position> {

@@ -10,6 +10,7 @@ use nexus_kernel::model::{self};
 use nexus_kernel::{Command, Error, MetaRead, Result, Table, Zone};
 
 use super::joined::JoinedZone;
+use super::pulse;
 use super::records::member_key;
 use crate::raft::{Member, MemberId, Role};
 
@@ -44,6 +45,7 @@ pub async fn run(zone: Weak<JoinedZone>) {
     let (mut seen, mut relieved) = (None, Instant::now());
     loop {
         tokio::time::sleep(PAUSE).await;
+        pulse::rested(&zone).await;
         let Some(joined) = zone.upgrade() else { return };
         if relieved.elapsed() >= RELIEF {
             relieved = Instant::now();

@@ -12,8 +12,10 @@ use nexus_kernel::{Clock, Command, Error, Ino, Metastore, Name, Result, SystemCl
 use parking_lot::Mutex;
 
 use super::*;
-use crate::raft::{Deaf, Listener, Metastores};
+use crate::raft::{Deaf, Listener, Metastores, RestConfig};
 use crate::{LogConfig, NodeLog};
+
+mod rest;
 
 #[derive(Default)]
 struct InMemory(Mutex<std::collections::HashMap<ZoneIndex, Arc<dyn Metastore>>>);
@@ -65,11 +67,18 @@ struct Machine {
     disk: SimDisk,
     metastores: Arc<InMemory>,
     writer: u32,
+    rest: RestConfig,
 }
 
 impl Machine {
     fn new(writer: u32) -> Machine {
-        Machine { dir: tempfile::tempdir().unwrap(), disk: SimDisk::new(), metastores: Arc::default(), writer }
+        Machine {
+            dir: tempfile::tempdir().unwrap(),
+            disk: SimDisk::new(),
+            metastores: Arc::default(),
+            writer,
+            rest: RestConfig::default(),
+        }
     }
 
     fn node(&self) -> Arc<ZoneNode> {
@@ -96,6 +105,7 @@ impl Machine {
             group: GroupConfig {
                 heartbeat: Duration::from_millis(100),
                 election: Duration::from_millis(400),
+                rest: self.rest.clone(),
                 ..GroupConfig::default()
             },
         })

@@ -11,6 +11,7 @@ use nexus_kernel::{Metastore, Result};
 use super::entry::{Member, MemberId, Membership, Position, Vote};
 use super::messages::{Append, AppendReply, Refusal, TransferLeader, VoteReply, VoteRequest};
 use super::replica::Mark;
+use super::rest::{ProcessId, Rest, RestOffer};
 
 /// What a member does in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,6 +52,8 @@ pub struct GroupStatus {
     pub matched: Vec<(MemberId, Option<Position>)>,
     /// Since when a majority has not answered the leader; known to the leader alone.
     pub quorum_silent: Option<Duration>,
+    /// Whether its timers stand here, as nothing happens in it.
+    pub resting: bool,
 }
 
 /// A zone's group, as one member takes part in it.
@@ -95,6 +98,19 @@ pub trait Consensus: Send + Sync {
 
     /// A whole state has come in; answers this member's vote once it has taken it over.
     fn on_snapshot(&self, vote: Vote, mark: Mark, staged: Arc<dyn Metastore>) -> BoxFuture<'static, Result<Vote>>;
+
+    /// Whether it rests.
+    fn rest(&self) -> &Arc<Rest>;
+
+    /// With which vote, and up to which entry, this leader could rest: if all members have all
+    /// entries, and all are applied here.
+    fn may_rest(&self) -> Option<(Vote, Position)>;
+
+    /// The leader asks this member to rest; whether it does.
+    fn on_rest(&self, offer: &RestOffer) -> bool;
+
+    /// As [`Rest::vouches`], if this member leads still.
+    fn vouches(&self) -> Option<(Vote, Vec<(MemberId, ProcessId)>)>;
 
     /// Takes no more part.
     fn shut_down(&self) -> BoxFuture<'static, ()>;

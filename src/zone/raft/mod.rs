@@ -12,6 +12,7 @@ mod pending;
 mod proposal;
 mod proposer;
 mod replica;
+mod rest;
 mod snapshot;
 mod zone;
 
@@ -24,6 +25,7 @@ pub use group_log::{GroupLog, GroupState};
 pub use messages::{Append, AppendReply, Link, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
 pub use proposal::Batch;
 pub use replica::{Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
+pub use rest::{ProcessId, Rest, RestConfig, RestOffer, Timers};
 pub use snapshot::{Incoming, Outgoing};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};
 

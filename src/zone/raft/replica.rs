@@ -189,6 +189,23 @@ impl Replica {
         true
     }
 
+    /// Waits until more is applied than `seen` says, or the zone is closed, at most that long.
+    pub fn wait_change(&self, seen: u64, at_most: Duration) {
+        let until = std::time::Instant::now() + at_most;
+        let mut waiting = self.waiting.lock();
+        while self.applied() <= seen && !self.closed.load(Ordering::Acquire) {
+            if self.changed.wait_until(&mut waiting, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the metastore has all that is applied.
+    pub fn is_drained(&self) -> bool {
+        let applying = self.applying.lock();
+        applying.mark == applying.drained
+    }
+
     /// Has whoever waits for room give up.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);

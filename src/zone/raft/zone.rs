@@ -23,6 +23,8 @@ use super::replica::Replica;
 const INO_BLOCK: u64 = 4096;
 /// How often a drain that failed is tried again, and an idle zone looked at.
 const DRAIN_PAUSE: Duration = Duration::from_millis(500);
+/// How often a zone is looked at of which everything is in its metastore, and that does not change.
+const CALM: Duration = Duration::from_secs(60);
 /// How long nobody is asked whether what is here is current, after nobody answered.
 const ALONE: Duration = Duration::from_secs(1);
 
@@ -220,6 +222,9 @@ impl Shared {
         let mut seen = (self.replica.applied(), Instant::now());
         loop {
             {
+                if self.replica.is_drained() {
+                    self.replica.wait_change(self.replica.applied(), CALM);
+                }
                 let mut stop = self.stop.lock();
                 if !*stop {
                     self.changed.wait_for(&mut stop, DRAIN_PAUSE);

@@ -9,7 +9,7 @@ use nexus_kernel::{BlobId, Ino};
 use super::fake::{CLIENT, LIMIT, SERVER, World, ZONE, append, at, member, newcomer, vote};
 use crate::mirror::Part;
 use crate::net::*;
-use crate::raft::MemberId;
+use crate::raft::{MemberId, ProcessId, RestOffer};
 
 #[test]
 fn what_one_member_asks_another_comes_back() {
@@ -34,6 +34,12 @@ fn what_one_member_asks_another_comes_back() {
         let kept = client.kept_content(&[BlobId(9), BlobId(1)], LIMIT).await.unwrap();
         let kept: Vec<Vec<_>> = kept.iter().map(|ranges| ranges.iter().collect()).collect();
         assert_eq!(kept, [vec![(0, 10), (20, 25 + MAX_BATCH as u64)], vec![]]);
+        let offer = RestOffer { vote: vote(4), last: at(2, 8), process: ProcessId([6; 16]) };
+        assert_eq!(client.rest(&offer, LIMIT).await, Ok(Some(offer.process)));
+        assert_eq!(client.rest(&RestOffer { last: at(2, 9), ..offer }, LIMIT).await, Ok(None));
+        let zones = vec![(ZONE, 5), (ZoneId([7; 16]), 6)];
+        let alive = Alive { process: offer.process, zones };
+        assert_eq!(client.alive(&alive, LIMIT).await, Ok(vec![ZoneId([7; 16])]));
         let batch = |bytes: usize| vec![Proposal { bytes: Bytes::from(vec![1; bytes]), deadline: LIMIT }];
         assert_eq!(client.propose(batch(300), LIMIT).await, Ok(at(1, 300)));
         assert_eq!(client.propose(batch(MAX_BATCH), LIMIT).await, Ok(at(1, MAX_BATCH as u64)));

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::mirror::{Part, Ranges};
 use crate::net::testing::TestClock;
 use crate::net::*;
-use crate::raft::{Entry, Member, MemberId, Payload, Position, Vote};
+use crate::raft::{Entry, Member, MemberId, Payload, Position, ProcessId, RestOffer, Vote};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 pub(super) const ZONE: ZoneId = ZoneId([0xaa; 16]);
@@ -149,6 +149,16 @@ impl Peer for Arc<Fake> {
             let kept = self.kept.lock();
             Ok(blobs.iter().map(|blob| kept.get(blob).cloned().unwrap_or_default()).collect())
         })
+    }
+
+    fn rest(&self, caller: Caller, offer: RestOffer) -> Answer<'_, Option<ProcessId>> {
+        self.called(caller);
+        Box::pin(async move { Ok(offer.last.index.is_multiple_of(2).then_some(offer.process)) })
+    }
+
+    fn alive(&self, caller: Caller, alive: Alive) -> Answer<'_, Vec<ZoneId>> {
+        self.called(caller);
+        Box::pin(async move { Ok(alive.zones.iter().filter(|(_, term)| *term > 5).map(|(zone, _)| *zone).collect()) })
     }
 
     fn propose(&self, caller: Caller, proposals: Vec<Proposal>) -> Answer<'_, Position> {

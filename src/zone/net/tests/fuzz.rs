@@ -10,6 +10,7 @@ use crate::mirror::{Part, Ranges};
 use crate::net::convert::{self, Step};
 use crate::net::testing::TestClock;
 use crate::net::*;
+use crate::raft::{ProcessId, RestOffer};
 
 const ROUNDS: usize = 4_000;
 
@@ -89,6 +90,9 @@ fn messages() {
     let not_leader = Refusal::NotLeader { leader: Some(CLIENT), addresses: vec!["a:1".into()] };
     let components = vec![Bytes::from_static(b"name")];
 
+    let offer = RestOffer { vote: vote(4), last: at(2, 8), process: ProcessId([6; 16]) };
+    let alive = Alive { process: offer.process, zones: vec![(ZONE, 5), (ZoneId([7; 16]), 600)] };
+
     /// Decodes as the server or client does, then converts.
     macro_rules! each {
         ($($message:ty, $valid:expr, $convert:expr;)*) => {{
@@ -123,6 +127,12 @@ fn messages() {
             |request: proto::KeptContentRequest| convert::blobs(&request.blobs);
         proto::KeptContentReply, proto::KeptContentReply { blobs: convert::to_kept(&[kept]) },
             |reply: proto::KeptContentReply| convert::kept(reply.blobs);
+        proto::RestRequest, convert::to_rest(ZONE, &offer), convert::rest;
+        proto::RestReply, proto::RestReply { process: Bytes::from_static(&[6; 16]) },
+            |reply: proto::RestReply| convert::rest_reply(&reply);
+        proto::AliveRequest, convert::to_alive(ZONE, &alive), convert::alive;
+        proto::AliveReply, proto::AliveReply { awake: vec![convert::to_zone(ZONE)] },
+            |reply: proto::AliveReply| convert::zones(&reply.awake);
         proto::ProposeRequest, convert::to_proposals(ZONE, vec![proposal]).unwrap(), convert::proposals;
         proto::Refusal, convert::to_refusal(not_leader).unwrap(), convert::refusal;
         proto::FetchBlobRequest, convert::to_blob_range(ZONE, range),

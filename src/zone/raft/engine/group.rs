@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use nexus_kernel::{Error, Metastore, Result};
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::errors::{ClientWriteError, ForwardReason, LinearizableReadError, RaftError};
 use openraft::raft::{self, AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
 use openraft::storage::RaftLogStorage;
 use openraft::{
@@ -20,11 +20,13 @@ use openraft::{
 
 use super::machine::{Machine, SnapshotBody, snapshot_meta};
 use super::network::Network;
+use super::timers::RaftTimers;
 use super::types::{Proposals, TypeConfig, log_id, membership, position, raft_entry, raft_vote, vote};
 use crate::raft::consensus::{Consensus, GroupStatus, Role};
 use crate::raft::entry::{Member, MemberId, Position, Vote};
 use crate::raft::messages::{Append, AppendReply, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
 use crate::raft::replica::{Mark, Replica};
+use crate::raft::rest::{ProcessId, Rest, RestConfig, RestOffer};
 
 /// Times and sizes of a group.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct GroupConfig {
     pub keep_entries: u64,
     /// Most entries in one message.
     pub message_entries: u64,
+    /// When it rests.
+    pub rest: RestConfig,
 }
 
 impl Default for GroupConfig {
@@ -49,6 +53,7 @@ impl Default for GroupConfig {
             snapshot_entries: 20_000,
             keep_entries: 10_000,
             message_entries: 256,
+            rest: RestConfig::default(),
         }
     }
 }
@@ -59,6 +64,7 @@ type Inner = Raft<TypeConfig, Machine>;
 pub struct Group {
     raft: Inner,
     me: MemberId,
+    rest: Arc<Rest>,
 }
 
 impl Group {
@@ -70,6 +76,7 @@ impl Group {
         config: &GroupConfig,
     ) -> Result<Group> {
         let me = replica.me();
+        let (rest, grace) = (config.rest.clone(), config.election / 2);
         let millis = |time: Duration| time.as_millis() as u64;
         let config = Config {
             cluster_name: "zone".into(),
@@ -91,7 +98,25 @@ impl Group {
         let raft = Raft::new(me.0, Arc::new(config), network, log, Machine(replica))
             .await
             .map_err(|error| Error::Unavailable(format!("the zone's group can't be started: {error}")))?;
-        Ok(Group { raft, me })
+        let timers = RaftTimers::new(raft.clone(), tokio::runtime::Handle::current(), grace);
+        let rest = Arc::new(Rest::new(rest, Box::new(timers), std::time::Instant::now()));
+        Ok(Group { raft, me, rest })
+    }
+
+    fn stir(&self) {
+        self.rest.stir(std::time::Instant::now());
+    }
+}
+
+/// Has a majority confirm that this member leads still: a leader takes changes only while one
+/// has lately, and one that rested has asked nobody for long.
+async fn confirm(raft: &Inner) -> std::result::Result<u64, Refusal> {
+    match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        Ok((read, _)) => Ok(read.log_id().index + 1),
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+            Err(Refusal::NotLeader(to.leader_id.map(MemberId)))
+        }
+        Err(error) => Err(Refusal::Unclear(error.to_string())),
     }
 }
 
@@ -106,6 +131,15 @@ fn changed(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Error 
         }
         RaftError::APIError(error) => Error::Unavailable(format!("the zone's members can't be changed now: {error}")),
         RaftError::Fatal(error) => stopped(error),
+    }
+}
+
+fn unconfirmed(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::NotLeader(_) => {
+            Error::Unavailable("this member of the zone does not lead it (any more); ask the leader".into())
+        }
+        Refusal::Unclear(why) => Error::Unavailable(format!("the zone's members can't be changed now: {why}")),
     }
 }
 
@@ -136,31 +170,33 @@ impl Consensus for Group {
     }
 
     fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
+        self.stir();
         let raft = self.raft.clone();
         async move {
-            match raft.client_write(Proposals(batch)).await {
-                Ok(done) => Ok(position(&done.log_id)),
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                    Err(Refusal::NotLeader(to.leader_id.map(MemberId)))
+            let mut may_confirm = true;
+            loop {
+                match raft.client_write(Proposals(batch.clone())).await {
+                    Ok(done) => return Ok(position(&done.log_id)),
+                    Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))
+                        if may_confirm && to.reason == ForwardReason::LeaseExpired =>
+                    {
+                        may_confirm = false;
+                        confirm(&raft).await?;
+                    }
+                    Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                        return Err(Refusal::NotLeader(to.leader_id.map(MemberId)));
+                    }
+                    Err(error) => return Err(Refusal::Unclear(error.to_string())),
                 }
-                Err(error) => Err(Refusal::Unclear(error.to_string())),
             }
         }
         .boxed()
     }
 
     fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>> {
+        self.stir();
         let raft = self.raft.clone();
-        async move {
-            match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-                Ok((read, _)) => Ok(read.log_id().index + 1),
-                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
-                    Err(Refusal::NotLeader(to.leader_id.map(MemberId)))
-                }
-                Err(error) => Err(Refusal::Unclear(error.to_string())),
-            }
-        }
-        .boxed()
+        async move { confirm(&raft).await }.boxed()
     }
 
     fn status(&self) -> GroupStatus {
@@ -174,7 +210,8 @@ impl Consensus for Group {
             (_, ServerState::Learner) => Role::Learner,
         };
         let matched = metrics.replication.iter().flatten();
-        let silent = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
+        let resting = self.rest.majority_silent(std::time::Instant::now());
+        let silent = resting.or_else(|| metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()));
         GroupStatus {
             role,
             term: metrics.current_term,
@@ -186,6 +223,7 @@ impl Consensus for Group {
             membership: membership(metrics.membership_config.membership()),
             matched: matched.map(|(id, at)| (MemberId(*id), at.as_ref().map(position))).collect(),
             quorum_silent: silent.filter(|_| role == Role::Leader),
+            resting: self.rest.is_resting(),
         }
     }
 
@@ -209,8 +247,10 @@ impl Consensus for Group {
     }
 
     fn add(&self, id: MemberId, member: Member) -> BoxFuture<'static, Result<()>> {
+        self.stir();
         let raft = self.raft.clone();
         async move {
+            confirm(&raft).await.map_err(unconfirmed)?;
             raft.add_learner(id.0, member, true).await.map_err(changed)?;
             raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id.0])), true).await.map_err(changed)?;
             Ok(())
@@ -219,8 +259,10 @@ impl Consensus for Group {
     }
 
     fn remove(&self, id: MemberId) -> BoxFuture<'static, Result<()>> {
+        self.stir();
         let raft = self.raft.clone();
         async move {
+            confirm(&raft).await.map_err(unconfirmed)?;
             let voters: BTreeSet<u64> = raft.voter_ids().collect();
             if voters.contains(&id.0) {
                 let gone = ChangeMembers::RemoveVoters(BTreeSet::from([id.0]));
@@ -235,6 +277,7 @@ impl Consensus for Group {
     }
 
     fn transfer(&self, to: MemberId) -> BoxFuture<'static, Result<()>> {
+        self.stir();
         let raft = self.raft.clone();
         async move { raft.trigger().transfer_leader(to.0).await.map_err(stopped) }.boxed()
     }
@@ -253,8 +296,18 @@ impl Consensus for Group {
     }
 
     fn on_vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteReply>> {
+        let now = std::time::Instant::now();
+        let knows_leader = request.pre && self.rest.is_resting() && self.rest.knows_leader(now);
+        self.rest.stir(now);
         let raft = self.raft.clone();
         async move {
+            if knows_leader {
+                // As a member that hears heartbeats answers; those begin now.
+                let metrics = raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let last = metrics.last_applied.as_ref().map(position);
+                return Ok(VoteReply { vote: vote(&metrics.vote), granted: false, last });
+            }
             let mut theirs = raft::VoteRequest::new(raft_vote(request.vote), request.last.map(log_id));
             theirs.leadership_transfer = request.transfer;
             let reply = if request.pre { raft.pre_vote(theirs).await } else { raft.vote(theirs).await };
@@ -264,6 +317,7 @@ impl Consensus for Group {
     }
 
     fn on_transfer_leader(&self, request: TransferLeader) -> BoxFuture<'static, Result<bool>> {
+        self.stir();
         let raft = self.raft.clone();
         async move {
             let theirs = TransferLeaderRequest::new(raft_vote(request.from), request.to.0, request.last.map(log_id));
@@ -273,6 +327,8 @@ impl Consensus for Group {
     }
 
     fn on_replicate(&self, appends: BoxStream<'static, Append>) -> BoxStream<'static, Result<AppendReply>> {
+        let rest = self.rest.clone();
+        let appends = appends.inspect(move |_| rest.hear(std::time::Instant::now()));
         // What can't be read ends the stream, and with it the connection.
         let appends = appends.map(their_append).scan((), |(), one| {
             futures_util::future::ready(one.inspect_err(|error| log::warn!("entries were refused: {error}")).ok())
@@ -288,6 +344,7 @@ impl Consensus for Group {
     }
 
     fn on_snapshot(&self, sender: Vote, mark: Mark, staged: Arc<dyn Metastore>) -> BoxFuture<'static, Result<Vote>> {
+        self.stir();
         let raft = self.raft.clone();
         async move {
             let meta = snapshot_meta(&mark).map_err(|error: io::Error| Error::Corrupt(error.to_string()))?;
@@ -296,6 +353,60 @@ impl Consensus for Group {
             Ok(vote(&reply.vote))
         }
         .boxed()
+    }
+
+    fn rest(&self) -> &Arc<Rest> {
+        &self.rest
+    }
+
+    fn may_rest(&self) -> Option<(Vote, Position)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_applied.as_ref().filter(|last| metrics.last_log_index == Some(last.index))?;
+        let members = metrics.membership_config.membership();
+        let is_settled = metrics.running_state.is_ok()
+            && metrics.state == ServerState::Leader
+            && metrics.vote.is_committed()
+            && metrics.local_committed.as_ref() == Some(last)
+            && members.get_joint_config().len() == 1;
+        let matched = metrics.replication.as_ref()?;
+        let all = members.nodes().all(|(id, _)| *id == self.me.0 || matched.get(id) == Some(&Some(*last)));
+        (is_settled && all).then(|| (vote(&metrics.vote), position(last)))
+    }
+
+    fn on_rest(&self, offer: &RestOffer) -> bool {
+        let rank = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let follows = matches!(metrics.state, ServerState::Follower | ServerState::Learner);
+            let last = Some(log_id(offer.last));
+            if !follows
+                || metrics.running_state.is_err()
+                || vote(&metrics.vote) != offer.vote
+                || metrics.last_log_index != Some(offer.last.index)
+                || metrics.last_applied != last
+            {
+                return false;
+            }
+            let members = metrics.membership_config.membership();
+            members.voter_ids().filter(|id| *id != offer.vote.candidate.0 && *id < self.me.0).count()
+        };
+        self.rest.follow(offer, u32::try_from(rank).unwrap_or(u32::MAX), std::time::Instant::now())
+    }
+
+    fn vouches(&self) -> Option<(Vote, Vec<(MemberId, ProcessId)>)> {
+        let vouched = self.rest.vouches()?;
+        let leads = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let is_fine = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
+            is_fine && vote(&metrics.vote) == vouched.0
+        };
+        if !leads {
+            self.stir();
+            return None;
+        }
+        Some(vouched)
     }
 
     fn shut_down(&self) -> BoxFuture<'static, ()> {

@@ -1,5 +1,6 @@
 //! The consensus library behind [`super::Consensus`]: the only folder that names it.
 
+mod courses;
 mod group;
 mod log_store;
 mod machine;
@@ -8,6 +9,7 @@ pub mod memory_log;
 mod network;
 #[cfg(test)]
 mod suite_tests;
+mod timers;
 mod types;
 
 pub use group::{Group, GroupConfig};

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, future};
 use nexus_kernel::Error;
@@ -16,13 +15,11 @@ use openraft::raft::{
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
+use super::courses;
 use super::machine::SnapshotBody;
 use super::types::{RaftVote, TypeConfig, entry, log_id, position, raft_vote, vote};
 use crate::raft::entry::{Member, MemberId};
 use crate::raft::messages::{self, Append, AppendReply, Link, Links};
-
-/// Pause before a member that can't be reached is tried again.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Makes networks to members.
 pub struct Network {
@@ -145,18 +142,15 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        Box::pin(async move {
-            let appends = input.map(|rpc| append(&rpc));
-            let opened = self.within(RPCTypes::AppendEntries, &option, self.link.replicate(appends.boxed())).await;
-            if opened.is_err() {
-                // The library waits where it hands out entries, which a stream that was never
-                // opened has not asked for; without this it would try again at once.
-                tokio::time::sleep(RETRY).await;
-            }
-            let replies = opened?;
-            let replies = replies.map(|reply| reply.map(stream_result).map_err(|error| failed(&error)));
-            Ok(replies.boxed() as BoxStream<'s, _>)
-        })
+        let appends = input.map(|rpc| append(&rpc)).boxed();
+        let (link, limit) = (self.link.clone(), option.soft_ttl());
+        let timed_out = self.timeout(RPCTypes::AppendEntries, &option);
+        let replies = courses::replies(link, appends, limit, courses::IDLE).map(move |reply| match reply {
+            Ok(reply) => Ok(stream_result(reply)),
+            Err(courses::Broken::TimedOut) => Err(RPCError::Timeout(timed_out.clone())),
+            Err(courses::Broken::Failed(error)) => Err(failed(&error)),
+        });
+        Box::pin(future::ready(Ok(replies.boxed() as BoxStream<'s, _>)))
     }
 
     async fn vote(

@@ -1,0 +1,235 @@
+//! Appends to a member over as many streams as it takes: one is opened with the first of them,
+//! and closed when nothing is to be sent for a while, so that the connections of zones in which
+//! nothing happens are idle.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
+use nexus_kernel::{Error, Result};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
+
+use crate::raft::messages::{Append, AppendReply, Link};
+
+/// How long a stream stays open with nothing to send, as a rule.
+pub const IDLE: Duration = Duration::from_secs(2);
+
+/// Why no more replies come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Broken {
+    /// The stream could not be opened in time.
+    TimedOut,
+    /// It could not be opened, or broke.
+    Failed(Error),
+}
+
+/// What is yet to be sent. Only one at a time asks for it: the stream that is open, or who is to
+/// open the next.
+struct Source {
+    appends: BoxStream<'static, Append>,
+    /// Handed out and not answered.
+    unanswered: usize,
+    /// Whether the last stream was closed as there was nothing to send.
+    was_idle: bool,
+}
+
+type Shared = Arc<Mutex<Source>>;
+
+/// One stream's part of the appends.
+struct Course {
+    first: Option<Append>,
+    source: Shared,
+    idle: Duration,
+    used: Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream for Course {
+    type Item = Append;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Append>> {
+        let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        {
+            let mut source = this.source.lock();
+            if let Poll::Ready(next) = source.appends.as_mut().poll_next(context) {
+                source.unanswered += usize::from(next.is_some());
+                this.used = Instant::now();
+                return Poll::Ready(next);
+            }
+        }
+        let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(this.idle)));
+        while sleep.as_mut().poll(context).is_ready() {
+            let end = this.used + this.idle;
+            if Instant::now() >= end {
+                this.source.lock().was_idle = true;
+                return Poll::Ready(None);
+            }
+            sleep.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
+}
+
+type Replies = BoxStream<'static, Result<AppendReply>>;
+
+/// Sends appends over `link`; replies come in their order, and end with the first error, or when
+/// all appends are answered. A stream may take `limit` to be opened, and is closed after `idle`
+/// without use.
+pub fn replies(
+    link: Arc<dyn Link>,
+    appends: BoxStream<'static, Append>,
+    limit: Duration,
+    idle: Duration,
+) -> impl Stream<Item = std::result::Result<AppendReply, Broken>> + Send {
+    let source: Shared = Arc::new(Mutex::new(Source { appends, unanswered: 0, was_idle: false }));
+    let state: Option<Option<Replies>> = Some(None);
+    stream::unfold((link, source, state), move |(link, source, state)| async move {
+        let mut open = state?;
+        loop {
+            let mut replies = match open {
+                Some(replies) => replies,
+                None => match next_course(&link, &source, limit, idle).await? {
+                    Ok(replies) => replies,
+                    Err(broken) => return Some((Err(broken), (link, source, None))),
+                },
+            };
+            match replies.next().await {
+                Some(Ok(reply)) => {
+                    let mut waiting = source.lock();
+                    waiting.unanswered = waiting.unanswered.saturating_sub(1);
+                    drop(waiting);
+                    return Some((Ok(reply), (link, source, Some(Some(replies)))));
+                }
+                Some(Err(error)) => return Some((Err(Broken::Failed(error)), (link, source, None))),
+                None => {
+                    let mut ended = source.lock();
+                    // What the member did not answer is begun anew by whoever wants it answered.
+                    if !std::mem::take(&mut ended.was_idle) || ended.unanswered > 0 {
+                        return None;
+                    }
+                    drop(ended);
+                    open = None;
+                }
+            }
+        }
+    })
+}
+
+/// Opens a stream with the next append; `None` if there will be none.
+async fn next_course(
+    link: &Arc<dyn Link>,
+    source: &Shared,
+    limit: Duration,
+    idle: Duration,
+) -> Option<std::result::Result<Replies, Broken>> {
+    let first = std::future::poll_fn(|context| source.lock().appends.as_mut().poll_next(context)).await?;
+    source.lock().unanswered += 1;
+    let course = Course { first: Some(first), source: source.clone(), idle, used: Instant::now(), sleep: None };
+    Some(match tokio::time::timeout(limit, link.replicate(course.boxed())).await {
+        Ok(opened) => opened.map_err(Broken::Failed),
+        Err(_) => Err(Broken::TimedOut),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use nexus_kernel::metastore::MetaSnapshot;
+
+    use super::*;
+    use crate::raft::{Mark, Position, Refusal, TransferLeader, Vote, VoteReply, VoteRequest};
+
+    /// A member that answers `most` appends of a stream, and counts streams.
+    struct Answering(Arc<Mutex<usize>>, usize);
+
+    impl Link for Answering {
+        fn replicate(&self, appends: BoxStream<'static, Append>) -> BoxFuture<'static, Result<Replies>> {
+            *self.0.lock() += 1;
+            let replies = appends.take(self.1).map(|append| Ok(AppendReply::Matched(append.previous)));
+            async move { Ok(replies.boxed()) }.boxed()
+        }
+        fn vote(&self, _: VoteRequest) -> BoxFuture<'static, Result<VoteReply>> {
+            std::future::pending().boxed()
+        }
+        fn transfer_leader(&self, _: TransferLeader) -> BoxFuture<'static, Result<bool>> {
+            std::future::pending().boxed()
+        }
+        fn snapshot(&self, _: Vote, _: Mark, _: Arc<dyn MetaSnapshot>) -> BoxFuture<'static, Result<Vote>> {
+            std::future::pending().boxed()
+        }
+        fn propose(&self, _: bytes::Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>> {
+            std::future::pending().boxed()
+        }
+        fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>> {
+            std::future::pending().boxed()
+        }
+    }
+
+    fn append(index: u64) -> Append {
+        Append {
+            vote: Vote::default(),
+            previous: Some(Position { term: 1, index }),
+            committed: None,
+            entries: Vec::new(),
+        }
+    }
+
+    fn matched(index: u64) -> Option<std::result::Result<AppendReply, Broken>> {
+        Some(Ok(AppendReply::Matched(Some(Position { term: 1, index }))))
+    }
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    fn channel() -> (tokio::sync::mpsc::UnboundedSender<Append>, BoxStream<'static, Append>) {
+        let (send, receive) = tokio::sync::mpsc::unbounded_channel();
+        let next = |mut receive: tokio::sync::mpsc::UnboundedReceiver<Append>| async move {
+            receive.recv().await.map(|append| (append, receive))
+        };
+        (send, stream::unfold(receive, next).boxed())
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    #[test]
+    fn a_stream_without_use_is_closed_and_the_next_append_opens_another() {
+        runtime().block_on(async {
+            let (opened, (send, appends)) = (Arc::default(), channel());
+            let link = Arc::new(Answering(Arc::clone(&opened), usize::MAX));
+            let mut replies = std::pin::pin!(replies(link, appends, SHORT, SHORT));
+            assert!(tokio::time::timeout(SHORT * 2, replies.next()).await.is_err());
+            assert_eq!(*opened.lock(), 0, "nothing is opened for nothing");
+            for index in 0..20 {
+                send.send(append(index)).unwrap();
+                assert_eq!(replies.next().await, matched(index));
+            }
+            assert_eq!(*opened.lock(), 1);
+            assert!(tokio::time::timeout(SHORT * 3, replies.next()).await.is_err());
+            send.send(append(20)).unwrap();
+            assert_eq!(replies.next().await, matched(20));
+            assert_eq!(*opened.lock(), 2);
+            drop(send);
+            assert_eq!(replies.next().await, None);
+        });
+    }
+
+    #[test]
+    fn a_member_that_hangs_up_ends_it() {
+        runtime().block_on(async {
+            let appends = stream::iter([1, 2, 3].map(append)).chain(stream::pending());
+            let link = Arc::new(Answering(Arc::default(), 2));
+            let mut replies = std::pin::pin!(replies(link, appends.boxed(), SHORT, SHORT));
+            assert_eq!((replies.next().await, replies.next().await), (matched(1), matched(2)));
+            assert_eq!(replies.next().await, None, "the third is not sent as if it followed");
+        });
+    }
+}
