@@ -2,6 +2,7 @@
 //! segments and sealed blobs. What is collected when is decided in [`crate::reclaim`].
 
 mod attach;
+mod carrier;
 mod counter;
 mod file_cache;
 mod fill;
@@ -26,7 +27,7 @@ mod wake;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nexus_kernel::content::{ContentStore, ContentSync, Image, ImageLimits, Staged, WriteHint};
@@ -52,6 +53,7 @@ use space::{Asker, SpaceGauge};
 use sync::{GroupSync, Poison};
 use unsynced::Unsynced;
 
+pub(crate) use carrier::Carrier;
 pub use mounts::StoreShape;
 pub use residency::{Cursor, Residency};
 pub(crate) use seal::Where;
@@ -217,7 +219,8 @@ impl SegmentStore {
 
     fn unsealed(&self, choose: impl Fn(BlobId) -> bool) -> u64 {
         let segments = self.segments.read();
-        segments.values().filter(|segment| choose(segment.id())).map(|segment| segment.tail()).sum()
+        let waiting = segments.values().filter(|segment| choose(segment.id()) && !segment.is_redundant());
+        waiting.map(|segment| segment.tail()).sum()
     }
 
     /// The number of the segment made last of those that are not sealed.
@@ -244,10 +247,7 @@ impl SegmentStore {
 
     fn stage(&self, store: StoreId, writer: Writer, asker: Asker, data: &[u8]) -> Result<Staged> {
         let mounted = self.mounts.get(store)?;
-        self.poison.check()?;
-        if !self.attached.load(Ordering::Acquire) {
-            return Err(Error::Unavailable("content is not attached to its metadata yet".into()));
-        }
+        self.may_write()?;
         self.gauge.charge(data.len() as u64, asker)?;
         let mut pieces = SmallVec::new();
         let mut pins: SmallVec<[Pin; 2]> = SmallVec::new();
@@ -381,6 +381,9 @@ impl ContentSync for SegmentStore {
             return Ok(true);
         }
         let end = piece.blob_offset.checked_add(piece.len).ok_or(Error::Invalid)?;
+        if self.was_sent(piece.blob, end) {
+            return Ok(true);
+        }
         match self.blob_len(piece.blob) {
             Ok(len) if end <= len => {}
             Ok(_) | Err(Error::NotFound) => return Ok(false),
