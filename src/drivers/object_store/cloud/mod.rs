@@ -89,6 +89,28 @@ struct Counters {
     bytes_down: AtomicU64,
 }
 
+impl Counters {
+    /// What they tell, with what waited for limits.
+    fn traffic(&self, limiter: Option<&Limiter>) -> Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (throttled, throttled_ms) = limiter.map_or((0, 0), Limiter::waited);
+        Traffic {
+            puts: read(&self.puts),
+            gets: read(&self.gets),
+            heads: read(&self.heads),
+            lists: read(&self.lists),
+            deletes: read(&self.deletes),
+            failures: read(&self.failures),
+            failed_tries: read(&self.failed_tries),
+            throttled,
+            throttled_ms,
+            bytes_up: read(&self.bytes_up),
+            bytes_down: read(&self.bytes_down),
+            ..Traffic::default()
+        }
+    }
+}
+
 impl CloudStore {
     /// A store to read from. Asks nothing yet.
     pub fn open(url: &StoreUrl, options: &CloudOptions) -> Result<CloudStore> {
@@ -398,23 +420,7 @@ impl ObjectStore for CloudStore {
     }
 
     fn traffic(&self) -> Option<Traffic> {
-        let counters = &self.remote.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (throttled, throttled_ms) = self.limiter.as_ref().map_or((0, 0), |limiter| limiter.waited());
-        Some(Traffic {
-            puts: read(&counters.puts),
-            gets: read(&counters.gets),
-            heads: read(&counters.heads),
-            lists: read(&counters.lists),
-            deletes: read(&counters.deletes),
-            failures: read(&counters.failures),
-            failed_tries: read(&counters.failed_tries),
-            throttled,
-            throttled_ms,
-            bytes_up: read(&counters.bytes_up),
-            bytes_down: read(&counters.bytes_down),
-            ..Traffic::default()
-        })
+        Some(self.remote.counters.traffic(self.limiter.as_deref()))
     }
 }
 
