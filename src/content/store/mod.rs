@@ -26,12 +26,13 @@ mod wake;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nexus_kernel::content::{ContentStore, ContentSync, Image, ImageLimits, Staged, WriteHint};
 use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
+use nexus_kernel::interrupt::let_go_on;
 use nexus_kernel::model::{Piece, Placement};
 use nexus_kernel::object_store::Traffic;
 use nexus_kernel::{BlobId, Clock, Error, Ino, ObjectStore, Result, StoreId};
@@ -75,6 +76,8 @@ const FULL_TRIES: u32 = 3;
 /// Locks, in the order in which they are taken: a store's lanes, counter, segments, a
 /// segment's own.
 pub struct SegmentStore {
+    /// Itself, for what goes on when its caller has gone.
+    this: Weak<SegmentStore>,
     disk: Arc<dyn Disk>,
     mounts: Mounts,
     clock: Arc<dyn Clock>,
@@ -137,7 +140,8 @@ impl SegmentStore {
                 segments.insert(id, Arc::new(Segment::left_over(id, layout.segment(id), len, now)));
             }
         }
-        Ok(Arc::new(SegmentStore {
+        Ok(Arc::new_cyclic(|this| SegmentStore {
+            this: this.clone(),
             gauge: SpaceGauge::new(Arc::clone(&disk), Arc::clone(&clock), dir.to_owned(), config.reserve_bytes),
             files: FileCache::new(config.sealed_files),
             known_sums: KnownSums::default(),
@@ -454,7 +458,10 @@ impl ContentStore for SegmentStore {
     }
 
     fn upload(&self, blobs: &[BlobId]) -> Result<()> {
-        self.upload_blobs(blobs)
+        // It goes on if the caller is killed meanwhile: others may wait for the same, and what is begun in a
+        // store has to be ended.
+        let (Some(this), blobs) = (self.this.upgrade(), blobs.to_vec()) else { return self.upload_blobs(blobs) };
+        let_go_on(move || this.upload_blobs(&blobs)).unwrap_or(Err(Error::Interrupted))
     }
 
     fn has_store(&self, store: StoreId) -> bool {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use nexus_kernel::error::{Error, Result};
+use nexus_kernel::interrupt::unless_given_up;
 use nexus_kernel::object_store::Traffic;
 use object_store::aws::{AmazonS3, AwsAuthorizer};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
@@ -137,6 +138,12 @@ impl Bucket {
         join(self.spawn(work)?)
     }
 
+    /// The same for what only brings something: it goes on without a caller who is killed.
+    fn ask<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let ended = unless_given_up(self.spawn(work)?).ok_or(Error::Interrupted)?;
+        ended.unwrap_or_else(cut_short)
+    }
+
     /// What it was asked for since it was opened.
     pub fn traffic(&self) -> Traffic {
         self.inner.counters.traffic(Some(&self.inner.limiter))
@@ -151,13 +158,13 @@ impl Bucket {
     /// told as prefixes if it is `delimited`.
     pub fn page(&self, prefix: &str, delimited: bool, token: Option<String>, most: usize) -> Result<Page> {
         let (inner, prefix) = (self.inner.clone(), self.inner.full(prefix));
-        self.run(async move { inner.page(prefix, delimited, token, most).await })
+        self.ask(async move { inner.page(prefix, delimited, token, most).await })
     }
 
     /// Bytes of the state `etag` of an object. [`Error::Conflict`] if it is in another one.
     pub fn read(&self, key: &str, etag: Option<String>, range: Range<u64>) -> Result<Bytes> {
         let (inner, key) = (self.inner.clone(), self.inner.key(key)?);
-        self.run(async move {
+        self.ask(async move {
             let wanted = range.end.saturating_sub(range.start);
             count(&inner.counters.gets);
             let options = GetOptions { if_match: etag.clone(), range: Some(range.into()), ..GetOptions::default() };
@@ -398,8 +405,11 @@ fn count(counter: &AtomicU64) {
 }
 
 fn join<T>(task: JoinHandle<Result<T>>) -> Result<T> {
-    let cut = |error| Err(Error::Io(format!("a request was cut short: {error}")));
-    nexus_kernel::block_on(task).unwrap_or_else(cut)
+    nexus_kernel::block_on(task).unwrap_or_else(cut_short)
+}
+
+fn cut_short<T>(error: tokio::task::JoinError) -> Result<T> {
+    Err(Error::Io(format!("a request was cut short: {error}")))
 }
 
 fn read_part(file: &File, at: u64, len: u64) -> Result<Bytes> {
