@@ -11,6 +11,7 @@ use nexus_fuse_transport::{
     Operation, Settings,
 };
 use nexus_kernel::fs::Caller;
+use nexus_kernel::interrupt::Requests;
 use nexus_kernel::{Error, Name, Result};
 
 use super::ops::Adapter;
@@ -26,13 +27,14 @@ pub struct Served {
     /// one open to the next then, and holds the node while a file is open.
     opens_itself: bool,
     references: References,
+    requests: Requests,
 }
 
 impl Served {
     /// Serves `adapter`.
     pub fn new(adapter: Adapter) -> Served {
         let (ttl, opens_itself) = (adapter.view().ttl(), adapter.keeps_cache());
-        Served { ttl, opens_itself, references: References::new(), adapter }
+        Served { ttl, opens_itself, references: References::new(), requests: Requests::default(), adapter }
     }
 
     /// What to ask of the kernel. Left out on purpose: ATOMIC_O_TRUNC (the kernel would have a
@@ -217,10 +219,12 @@ impl Served {
 
 impl Handler for Served {
     fn call(&self, header: &Header, operation: Operation<'_>) -> Answer {
+        let _at = self.requests.enter(header.unique, header.pid);
         self.answer(header, operation).unwrap_or_else(|error| Answer::Error(failed(header, &error)))
     }
 
     fn fill(&self, header: &Header, bulk: Bulk, out: &mut [u8]) -> std::result::Result<usize, Errno> {
+        let _at = self.requests.enter(header.unique, header.pid);
         let filled = match bulk {
             Bulk::Read { handle, offset, .. } => self.adapter.read(header.node, handle, offset, out),
             Bulk::Readdir { offset, .. } => self.list(header.node, offset, false, out),
@@ -232,6 +236,10 @@ impl Handler for Served {
     fn forget(&self, forgotten: &[Forget]) {
         let gone = forgotten.iter().filter(|forget| self.references.remove(forget.node, forget.lookups));
         self.adapter.forget(gone.map(|forget| forget.node));
+    }
+
+    fn interrupt(&self, unique: u64) {
+        self.requests.interrupt(unique);
     }
 }
 

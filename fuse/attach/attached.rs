@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nexus::cloud::{Bucket, ObjectInfo, PAGE_KEYS};
 use nexus_fuse_transport::{Attr, SetAttr, Time};
+use nexus_kernel::interrupt::Requests;
 use nexus_kernel::{Error, Result};
 use parking_lot::{Mutex, RwLock};
 
@@ -54,6 +55,7 @@ pub struct Attached {
     pub(super) held: Mutex<HashSet<String>>,
     /// Read by who stores under a name, written by who changes names.
     pub(super) names: RwLock<()>,
+    pub(super) requests: Requests,
     next: AtomicU64,
     failed: Mutex<Option<Instant>>,
     began: SystemTime,
@@ -70,6 +72,7 @@ impl Attached {
             listings: Mutex::default(),
             held: Mutex::default(),
             names: RwLock::default(),
+            requests: Requests::default(),
             next: AtomicU64::new(1),
             failed: Mutex::default(),
             began: SystemTime::now(),

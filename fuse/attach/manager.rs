@@ -5,8 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nexus::config::CloudPlace;
-use nexus::limits::StoreLimits;
+use nexus::config::{CloudPlace, CredentialsFile};
+use nexus::limits::{LimitsChange, StoreLimits};
+use nexus_kernel::object_store::Traffic;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use crate::mount::{self, MountOptions, Mounted, Unmount};
 /// Attachments of one volume at the most.
 const MOST: usize = 64;
 
-/// An attachment, as it is remembered. Credentials are no part of it.
+/// An attachment, as it is remembered. Credentials are no part of it, at most the file that has them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Spec {
     /// The directory, from the mount's root.
@@ -27,6 +28,12 @@ pub struct Spec {
     pub endpoint: Option<String>,
     /// The bucket's region.
     pub region: Option<String>,
+    /// The file with its own credentials; those of the daemon if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
+    /// The profile in that file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Seconds for which what was seen is believed.
     pub refresh_sec: u64,
     /// Changes are refused.
@@ -71,7 +78,19 @@ impl From<SpecLimits> for StoreLimits {
 
 struct Active {
     spec: Spec,
-    mounted: Option<Mounted>,
+    mounted: Option<(Mounted, Arc<Attached>)>,
+}
+
+/// An attachment, as it is now.
+pub struct Listed {
+    /// How it is remembered.
+    pub spec: Spec,
+    /// Where it is.
+    pub target: PathBuf,
+    /// Whether it is mounted.
+    pub is_served: bool,
+    /// What its bucket was asked for since it was mounted.
+    pub traffic: Traffic,
 }
 
 /// All attachments of a daemon.
@@ -137,17 +156,19 @@ impl Attachments {
         Ok(())
     }
 
-    fn mount(&self, spec: &Spec, look: bool) -> Result<Mounted, String> {
+    fn mount(&self, spec: &Spec, look: bool) -> Result<(Mounted, Arc<Attached>), String> {
         let target = self.root.join(&spec.path);
         if !target.is_dir() {
             return Err(format!("{} is no directory: make it (mkdir), then attach", target.display()));
         }
+        let credentials = spec.credentials.clone();
+        let credentials = credentials.map(|file| CredentialsFile { file, profile: spec.profile.clone() });
         let place = CloudPlace {
             coding: Default::default(),
             url: spec.url.parse()?,
             endpoint: spec.endpoint.clone(),
             region: spec.region.clone(),
-            credentials: None,
+            credentials,
         };
         let bucket = nexus::cloud::bucket(&place, spec.limits.into(), look).map_err(|error| error.to_string())?;
         let folder = self.data.join("staged");
@@ -161,8 +182,8 @@ impl Attachments {
         };
         let options = MountOptions { read_only: Some(spec.read_only), ..self.options.clone() };
         let handler = Arc::new(Attached::new(bucket, view));
-        let mounted = mount::serve_attached(&spec.url, &target, &options, handler, &Attached::settings());
-        mounted.map_err(|error| error.to_string())
+        let mounted = mount::serve_attached(&spec.url, &target, &options, handler.clone(), &Attached::settings());
+        mounted.map(|mounted| (mounted, handler)).map_err(|error| error.to_string())
     }
 
     fn save(&self, active: &[Active]) -> Result<(), String> {
@@ -182,7 +203,7 @@ impl Attachments {
         let mut active = self.active.lock();
         let at = active.iter().position(|active| self.root.join(&active.spec.path) == target);
         let at = at.ok_or_else(|| format!("no bucket is attached at {}", target.display()))?;
-        if let Some(mounted) = active.get(at).and_then(|active| active.mounted.as_ref()) {
+        if let Some((mounted, _)) = active.get(at).and_then(|active| active.mounted.as_ref()) {
             mounted.unmount(Unmount::WhenIdle).map_err(|error| error.to_string())?;
         }
         active.remove(at);
@@ -193,7 +214,7 @@ impl Attachments {
     /// says so, and those that are gone are mounted again.
     pub fn suspend(&self, how: Unmount) -> Result<(), String> {
         let result = self.active.lock().iter_mut().try_for_each(|active| {
-            if let Some(mounted) = &active.mounted {
+            if let Some((mounted, _)) = &active.mounted {
                 mounted.unmount(how).map_err(|error| error.to_string())?;
             }
             active.mounted = None;
@@ -212,12 +233,29 @@ impl Attachments {
         }
     }
 
-    /// What is attached, where, and whether it is mounted.
-    pub fn list(&self) -> Vec<(Spec, PathBuf, bool)> {
+    /// Has the bucket that is attached at `target` be asked for no more than the change leaves; answers
+    /// what holds then.
+    pub fn set_limits(&self, target: &Path, change: LimitsChange) -> Result<SpecLimits, String> {
+        let mut active = self.active.lock();
+        let found = active.iter_mut().find(|active| self.root.join(&active.spec.path) == target);
+        let found = found.ok_or_else(|| format!("no bucket is attached at {}", target.display()))?;
+        let limits = change.over(found.spec.limits.into());
+        found.spec.limits = limits.into();
+        if let Some((_, attached)) = &found.mounted {
+            attached.bucket.set_limits(limits);
+        }
+        self.save(&active)?;
+        Ok(limits.into())
+    }
+
+    /// What is attached.
+    pub fn list(&self) -> Vec<Listed> {
         let active = self.active.lock();
-        let told = |active: &Active| {
-            let is_served = active.mounted.as_ref().is_some_and(Mounted::is_served);
-            (active.spec.clone(), self.root.join(&active.spec.path), is_served)
+        let told = |active: &Active| Listed {
+            spec: active.spec.clone(),
+            target: self.root.join(&active.spec.path),
+            is_served: active.mounted.as_ref().is_some_and(|(mounted, _)| mounted.is_served()),
+            traffic: active.mounted.as_ref().map(|(_, attached)| attached.bucket.traffic()).unwrap_or_default(),
         };
         active.iter().map(told).collect()
     }

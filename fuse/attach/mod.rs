@@ -15,4 +15,4 @@ mod tests;
 mod tree;
 
 pub use attached::{Attached, View};
-pub use manager::{Attachments, Spec, SpecLimits};
+pub use manager::{Attachments, Listed, Spec, SpecLimits};

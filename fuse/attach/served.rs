@@ -185,10 +185,12 @@ impl Attached {
 
 impl Handler for Attached {
     fn call(&self, header: &Header, operation: Operation<'_>) -> Answer {
+        let _at = self.requests.enter(header.unique, header.pid);
         self.answer(header, operation).unwrap_or_else(|error| Answer::Error(failed(header, &error)))
     }
 
     fn fill(&self, header: &Header, bulk: Bulk, out: &mut [u8]) -> std::result::Result<usize, Errno> {
+        let _at = self.requests.enter(header.unique, header.pid);
         let filled = match bulk {
             Bulk::Read { handle, offset, .. } => self.read(header.node, handle, offset, out),
             Bulk::Readdir { handle, offset, .. } => self.list(header.node, handle, offset, false, out),
@@ -202,6 +204,10 @@ impl Handler for Attached {
         for forget in forgotten {
             tree.forget(forget.node, forget.lookups);
         }
+    }
+
+    fn interrupt(&self, unique: u64) {
+        self.requests.interrupt(unique);
     }
 }
 

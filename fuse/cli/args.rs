@@ -340,7 +340,8 @@ impl LimitArgs {
 /// Arguments of `store set`.
 #[derive(Args, Debug, Clone)]
 pub struct StoreSetArgs {
-    /// What it is called; `default` is the store that the volume was made with
+    /// What it is called; `default` is the store that the volume was made with, and a path with a
+    /// slash the directory at which a bucket is attached
     pub name: String,
     /// What it may be asked for.
     #[command(flatten)]
@@ -422,16 +423,11 @@ impl StoreTestArgs {
 /// Arguments of `attach`.
 #[derive(Args, Debug, Clone)]
 pub struct AttachArgs {
-    /// Bucket and prefix: s3://BUCKET/PREFIX, gs:// or az://
-    pub url: StoreUrl,
+    /// Where it is.
+    #[command(flatten)]
+    pub place: StoreTestArgs,
     /// An empty directory of a mounted volume
     pub target: PathBuf,
-    /// Where the service answers, if not at its usual address
-    #[arg(long, value_name = "URL")]
-    pub endpoint: Option<String>,
-    /// The bucket's region, where that counts
-    #[arg(long, value_name = "REGION")]
-    pub region: Option<String>,
     /// Changes made elsewhere are seen within so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub refresh: u64,

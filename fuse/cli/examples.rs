@@ -160,13 +160,15 @@ Examples:
   nexus-fuse attach s3://bucket /mnt/nexus/logs --read-only --refresh 60
   nexus-fuse attach s3://bucket /mnt/nexus/x --endpoint http://127.0.0.1:9000
   nexus-fuse attach s3://bucket /mnt/nexus/slow --max-requests 4 --download-limit 10M
+  nexus-fuse attach s3://theirs /mnt/nexus/theirs --credentials-file /etc/nexus/theirs --profile work
 
 Each object is a file, each common prefix a directory, for reading and writing. Files are stored
 whole, at close and at fsync; close tells whether that worked. There are no links, owners or
 permissions of single files. docs/attach.md tells what else is different.
 
 The attachment is remembered and comes back at the next mount; `detach` ends that. Credentials
-are those that the daemon got when the volume was mounted; where they lie, `mount --help` tells.";
+are those that the daemon got when the volume was mounted (where they lie, `mount --help` tells), or
+those in the file of --credentials-file, which the daemon reads. `store set` changes limits.";
 
 pub const DETACH_HELP: &str = "\
 Examples:

@@ -228,7 +228,8 @@ fn text(all: &[Status]) -> String {
             match of {
                 Of::Volume(of) => of(status).iter().for_each(|sample| line(&mut lines, name, &own, sample)),
                 Of::Store(of) => {
-                    for store in status.store.iter().chain(&status.stores) {
+                    let attached = status.attachments.iter().map(|attached| &attached.store);
+                    for store in status.store.iter().chain(&status.stores).chain(attached) {
                         let own = format!("{own},store=\"{}\"", escape(&store.name));
                         of(store).iter().for_each(|sample| line(&mut lines, name, &own, sample));
                     }

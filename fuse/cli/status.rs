@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::args::StatusArgs;
 use super::find;
-use crate::control::{ControlError, Reply, Request, Status};
+use crate::control::{ControlError, Reply, Request, Status, StoreStatus};
 
 /// A daemon answers this at once, or something is wrong with it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -147,29 +147,14 @@ fn describe_running(status: &Status) -> String {
         if let Some(limits) = super::store::limits(store) {
             let _ = writeln!(out, "    limits   {limits}");
         }
-        let _ = writeln!(
-            out,
-            "    requests {} to put ({}), {} to get ({}), {} heads, {} lists, {} deletes; {} failed",
-            store.puts,
-            ByteSize(store.bytes_up),
-            store.gets,
-            ByteSize(store.bytes_down),
-            store.heads,
-            store.lists,
-            store.deletes,
-            store.failures
-        );
+        requests(&mut out, store);
         let (hits, misses) = (store.cache_hits, store.cache_misses);
         if hits + misses > 0 {
             let (here, there) = (ByteSize(store.cache_hit_bytes), ByteSize(store.cache_miss_bytes));
             let _ =
                 writeln!(out, "    reads    {hits} from this disk ({here}), {misses} waited for the store ({there})");
         }
-        if store.throttled + store.failed_tries > 0 {
-            let waited = duration(store.throttled_ms / 1000);
-            let (throttled, failed) = (store.throttled, store.failed_tries);
-            let _ = writeln!(out, "    tries    {failed} failed; {throttled} requests waited {waited} for the limits");
-        }
+        tries(&mut out, store);
     }
     for attached in &status.attachments {
         let read_only = if attached.read_only { ", read-only" } else { "" };
@@ -178,6 +163,8 @@ fn describe_running(status: &Status) -> String {
         if let Some(limits) = super::store::limits_of(attached.limits) {
             let _ = writeln!(out, "    limits   {limits}");
         }
+        requests(&mut out, &attached.store);
+        tries(&mut out, &attached.store);
     }
     for zone in &status.zones {
         let _ =
@@ -209,6 +196,31 @@ fn duration(sec: u64) -> String {
         (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
         (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
         (days, hours, _, _) => format!("{days} d {hours} h"),
+    }
+}
+
+/// What a store was asked for.
+fn requests(out: &mut String, store: &StoreStatus) {
+    let _ = writeln!(
+        out,
+        "    requests {} to put ({}), {} to get ({}), {} heads, {} lists, {} deletes; {} failed",
+        store.puts,
+        ByteSize(store.bytes_up),
+        store.gets,
+        ByteSize(store.bytes_down),
+        store.heads,
+        store.lists,
+        store.deletes,
+        store.failures
+    );
+}
+
+/// What had to wait, or to be tried again.
+fn tries(out: &mut String, store: &StoreStatus) {
+    if store.throttled + store.failed_tries > 0 {
+        let waited = duration(store.throttled_ms / 1000);
+        let (throttled, failed) = (store.throttled, store.failed_tries);
+        let _ = writeln!(out, "    tries    {failed} failed; {throttled} requests waited {waited} for the limits");
     }
 }
 

@@ -83,6 +83,10 @@ pub fn set(args: &StoreSetArgs) -> Result<String, String> {
     if args.limits.change().is_empty() {
         return Err("say what is to change: --max-requests, --upload-limit or --download-limit".to_owned());
     }
+    if args.name.contains('/') {
+        let limits = super::attach::set(Path::new(&args.name), limits_text(&args.limits))?;
+        return Ok(format!("{}: {}", args.name, limits_of(limits).unwrap_or_else(|| "no limits".to_owned())));
+    }
     let volume = find::by_name(args.mount.as_deref(), None)?;
     ask(&volume, &Request::StoreSet { name: args.name.clone(), limits: limits_text(&args.limits) })?;
     let status = match ask(&volume, &Request::Status)? {

@@ -144,6 +144,13 @@ pub enum Request {
         /// The bucket; its path is not looked at.
         spec: crate::attach::Spec,
     },
+    /// Have such a bucket be asked for no more than this.
+    AttachmentSet {
+        /// The directory.
+        target: PathBuf,
+        /// What changes.
+        limits: StoreLimitsText,
+    },
     /// Take such a bucket away, and forget it.
     Detach {
         /// The directory.
@@ -212,6 +219,11 @@ pub struct StoreLimitsText {
 pub enum Reply {
     /// It is done.
     Done,
+    /// Answer to [`Request::AttachmentSet`].
+    Limits {
+        /// What holds now.
+        limits: crate::attach::SpecLimits,
+    },
     /// Answer to [`Request::Status`].
     Status(Box<Status>),
     /// Answer to [`Request::Gc`].
@@ -401,6 +413,9 @@ pub struct AttachmentStatus {
     /// What the bucket may be asked for, where there is a limit.
     #[serde(default, skip_serializing_if = "crate::attach::SpecLimits::is_empty")]
     pub limits: crate::attach::SpecLimits,
+    /// What it was asked for, by the name of the directory.
+    #[serde(default)]
+    pub store: StoreStatus,
 }
 
 /// A zone.

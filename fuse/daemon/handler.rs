@@ -99,12 +99,13 @@ impl DaemonHandler {
     }
 
     fn attachments(&self) -> Vec<AttachmentStatus> {
-        let told = |(spec, target, mounted): (crate::attach::Spec, _, _)| AttachmentStatus {
-            target,
-            url: spec.url,
-            read_only: spec.read_only,
-            mounted,
-            limits: spec.limits,
+        let told = |found: crate::attach::Listed| AttachmentStatus {
+            store: requests(&found.target.to_string_lossy(), &found.spec.url, found.spec.limits.into(), &found.traffic),
+            target: found.target,
+            url: found.spec.url,
+            read_only: found.spec.read_only,
+            mounted: found.is_served,
+            limits: found.spec.limits,
         };
         self.attachments.list().into_iter().map(told).collect()
     }
@@ -238,6 +239,10 @@ impl Handler for DaemonHandler {
                 Ok(Reply::Migrated { bytes: migrated.bytes, more: migrated.more })
             }
             Request::Attach { target, spec } => self.attachments.attach(&target, spec).map(|()| Reply::Done),
+            Request::AttachmentSet { target, limits } => {
+                let limits = self.attachments.set_limits(&target, limits_change(&limits)?)?;
+                Ok(Reply::Limits { limits })
+            }
             Request::Detach { target } => self.attachments.detach(&target).map(|()| Reply::Done),
             Request::Suspend { lazy } => {
                 let how = if lazy { Unmount::Lazy } else { Unmount::WhenIdle };
@@ -276,13 +281,22 @@ fn store_status(
     traffic: &Traffic,
 ) -> StoreStatus {
     StoreStatus {
-        name: name.to_owned(),
-        url: place.url.to_string(),
         volatile: place.url.is_volatile(),
+        waiting_bytes,
+        ..requests(name, &place.url.to_string(), limits, traffic)
+    }
+}
+
+/// What a store or an attached bucket was asked for.
+fn requests(name: &str, url: &str, limits: StoreLimits, traffic: &Traffic) -> StoreStatus {
+    StoreStatus {
+        name: name.to_owned(),
+        url: url.to_owned(),
+        volatile: false,
         max_requests: limits.max_requests,
         upload_limit: limits.upload,
         download_limit: limits.download,
-        waiting_bytes,
+        waiting_bytes: 0,
         cached_bytes: traffic.cached_bytes,
         puts: traffic.puts,
         gets: traffic.gets,

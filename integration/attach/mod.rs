@@ -30,6 +30,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("the server is away for a while", away),
         Case::new("the server does not answer", silent),
         Case::new("limits are kept, and remembered", limits),
+        Case::new("an attachment may have credentials of its own", credentials),
         Case::new("maps, random writes and appends", maps),
         Case::new("attachments come back after SIGKILL", killed),
         Case::new("a thousand and more objects are listed", many),
@@ -47,9 +48,17 @@ struct Bench {
 
 impl Bench {
     fn new(lab: &Lab) -> Check<Bench> {
+        Bench::with_variables(lab, &[])
+    }
+
+    /// With other variables of the daemon's than those with the server's credentials.
+    fn with_variables(lab: &Lab, variables: &[(&str, &str)]) -> Check<Bench> {
         let scratch = Scratch::new(&lab.scratch, "attach")?;
         let server = Server::start(lab, &scratch)?;
         let mut mount = server.credentials(lab.mount_on(&scratch.path().join("data"), &scratch)?);
+        for (name, value) in variables {
+            mount = mount.with_variable(name, value);
+        }
         mount.start()?;
         let bench = Bench { mount, server, _scratch: scratch, seed: lab.seed };
         fs::create_dir(bench.mount.point().join("data"))?;
@@ -123,6 +132,65 @@ fn limits(lab: &Lab) -> Check {
             wait_until("the bucket is attached again", PATIENCE, || is_mount_point(&bench.here("")))?;
         }
     }
+    let set = |limits: &[&str]| bench.mount.program().args(["store", "set"]).arg(bench.here("")).args(limits).run();
+    let said = set(&["--download-limit", "none", "--max-requests", "7"])?;
+    ensure!(said.code == 0 && said.out.contains("at most 7 requests at once, 4 MiB a second up"), "{said:?}");
+    let began = Instant::now();
+    fs::write(bench.there("unlimited"), vec![7; 6 * RATE as usize])?;
+    expect(&bench.here("unlimited"), &vec![7; 6 * RATE as usize])?;
+    ensure!(began.elapsed().as_secs_f64() < 5.0, "the limit of 4 MiB a second is still there");
+    let refused = bench
+        .mount
+        .program()
+        .args(["store", "set"])
+        .arg(bench.mount.point().join("other/x"))
+        .args(["--max-requests", "2"])
+        .run()?;
+    ensure!(refused.code != 0 && !refused.err.is_empty(), "limits of nothing: {refused:?}");
+    counted(&bench)?;
+    bench.finish()
+}
+
+/// What the bucket was asked for is in `status` and `metrics`.
+fn counted(bench: &Bench) -> Check {
+    let ask = |name: &str| bench.mount.program().arg(name).arg(bench.mount.point()).ok();
+    let status = ask("status")?;
+    let (_, attached) = status.split_once("attached").unwrap_or_default();
+    ensure!(attached.contains("requests ") && !attached.contains(" 0 to get"), "status tells no requests: {status}");
+    let metrics = ask("metrics")?;
+    let label = format!("store=\"{}\",operation=\"get\"", bench.here("").display());
+    let line = metrics.lines().find(|line| line.contains(&label)).unwrap_or_default();
+    let gets: Option<f64> = line.rsplit(' ').next().and_then(|number| number.parse().ok());
+    ensure!(gets.is_some_and(|gets| gets >= 3.0), "metrics tell no requests: {line:?}");
+    Ok(())
+}
+
+/// The daemon's own are none that the server takes; the file's are.
+fn credentials(lab: &Lab) -> Check {
+    let mut bench = Bench::with_variables(lab, &[("AWS_ACCESS_KEY_ID", "nobody"), ("AWS_SECRET_ACCESS_KEY", "wrong")])?;
+    let (key, secret) = crate::store::server::KEYS;
+    let file = bench.mount.data().with_extension("keys");
+    fs::write(&file, format!("[work]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"))?;
+    let from = file.to_string_lossy().into_owned();
+    fs::write(bench.there("first"), "first")?;
+    let region = ["--region", "us-east-1"];
+    let refused = |more: &[&str], says: &str| -> Check {
+        let said = bench.attach("bucket/shared", more).args(region).run()?;
+        ensure!(said.code != 0 && said.err.contains(says) && said.err.lines().count() == 1, "{more:?}: {said:?}");
+        Ok(())
+    };
+    refused(&[], "")?;
+    refused(&["--credentials-file", "/nowhere"], "can't be read")?;
+    refused(&["--credentials-file", &from], "[default]")?;
+    bench.attach("bucket/shared", &["--credentials-file", &from, "--profile", "work"]).args(region).ok()?;
+    expect(&bench.here("first"), b"first")?;
+    let remembered = fs::read_to_string(bench.mount.data().join("attachments.json"))?;
+    ensure!(remembered.contains(&from) && !remembered.contains(secret), "{remembered}");
+    bench.mount.program().arg("umount").arg(bench.mount.point()).ok()?;
+    bench.mount.ended()?;
+    bench.mount.start()?;
+    wait_until("the bucket is attached again", PATIENCE, || is_mount_point(&bench.here("")))?;
+    expect(&bench.here("first"), b"first")?;
     bench.finish()
 }
 

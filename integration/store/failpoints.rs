@@ -1,6 +1,7 @@
 //! The daemon dies at each named step of sending, moving and deleting content.
 
 use std::fs;
+use std::io::Write;
 
 use super::server::Server;
 use super::{PATIENCE, drop_caches};
@@ -14,15 +15,19 @@ use crate::tool::{Tool, wait_until};
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("the daemon dies at every step of content's life", every_step)]
+    vec![
+        Case::new("the daemon dies at every step of content's life", every_step),
+        Case::new("what was sent stays there while blobs are emptied and merged", stays_there),
+    ]
 }
 
 /// The steps that `src/kernel/failpoint.rs` names.
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 11] = [
     "seal.summed",
     "seal.stored",
     "seal.moved",
     "seal.told",
+    "relocate.loaded",
     "relocate.copied",
     "relocate.told",
     "drop.told",
@@ -102,6 +107,59 @@ fn one_step(lab: &Lab, step: &str, times: u64) -> Check {
     wait_until("the bucket is empty", PATIENCE, || {
         Tool::new(&lab.binary).arg("gc").arg(mount.point()).ok()?;
         Ok(server.blobs("volume")?.is_empty())
+    })?;
+    mount.stop()?;
+    mount.fsck()
+}
+
+/// Files that are synced one by one: each makes an object, and so many are merged.
+const SYNCED: u64 = 16;
+
+/// fsync has promised that content is in the bucket. Whatever step of copying it into another object the
+/// daemon dies at, it is there, though this disk's segments are lost as well.
+fn stays_there(lab: &Lab) -> Check {
+    for step in ["relocate.loaded", "seal.stored", "seal.moved", "relocate.copied", "relocate.told", "delete.stored"] {
+        // Each file's own object is sealed first.
+        let times = if step.starts_with("seal") { SYNCED + 1 } else { 1 };
+        one_promise(lab, &format!("{step}:{times}")).during(format!("at {step}"))?;
+    }
+    Ok(())
+}
+
+fn one_promise(lab: &Lab, failpoint: &str) -> Check {
+    let scratch = Scratch::new(&lab.scratch, "store")?;
+    let server = Server::start(lab, &scratch)?;
+    let mut doomed = server.mount(lab, &scratch, "volume")?.with_variable("NEXUS_FAILPOINT", failpoint);
+    doomed.start()?;
+    let sync = |i: &u64| -> std::io::Result<()> {
+        let mut file = fs::File::create(doomed.point().join(i.to_string()))?;
+        file.write_all(&content(lab.seed, *i))?;
+        file.sync_all()
+    };
+    // They are merged as soon as the last one is there, so that one may not be told of any more.
+    let promised: Vec<u64> = (0..SYNCED).filter(|i| sync(i).is_ok()).collect();
+    ensure!(promised.len() as u64 + 1 >= SYNCED, "only {promised:?} could be synced");
+    wait_until("the daemon has died", PATIENCE, || {
+        Tool::new(&lab.binary).arg("gc").arg(doomed.point()).run()?;
+        Ok(!doomed.is_running()?)
+    })?;
+    doomed.kill()?;
+    for entry in fs::read_dir(doomed.data().join("segments"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            fs::remove_file(path)?;
+        }
+    }
+    fs::remove_dir_all(doomed.data().join("cache"))?;
+    let mut mount = doomed.without_variable("NEXUS_FAILPOINT");
+    mount.start()?;
+    for i in &promised {
+        let read = fs::read(mount.point().join(i.to_string())).during(format!("reading file {i}"))?;
+        ensure!(read == content(lab.seed, *i), "file {i} is not what was written");
+    }
+    wait_until("they are merged, and nothing else is left", PATIENCE, || {
+        Tool::new(&lab.binary).arg("gc").arg(mount.point()).ok()?;
+        Ok(server.blobs("volume")?.len() == 1 || (promised.len() as u64) < SYNCED)
     })?;
     mount.stop()?;
     mount.fsck()

@@ -16,6 +16,8 @@ use crate::scratch::Scratch;
 
 /// The server's keys.
 const KEY: &str = "nexus-test";
+/// Access key and secret key, as the server takes them.
+pub const KEYS: (&str, &str) = (KEY, KEY);
 /// The one bucket.
 const BUCKET: &str = "bucket";
 

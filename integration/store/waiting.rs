@@ -4,11 +4,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rustix::process::Signal;
 
 use super::Far;
-use crate::failure::{Check, Stop, ensure};
+use crate::failure::{Check, During, Stop, ensure};
 use crate::lab::Lab;
 use crate::mount::signal;
 use crate::report::Case;
@@ -19,6 +20,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("a flush of a directory waits for what is below it", below),
         Case::new("a flush can be cut short, and sending goes on", cut_short),
+        Case::new("whoever waits for a silent server can be killed", killed),
     ]
 }
 
@@ -95,5 +97,43 @@ fn cut_short(lab: &Lab) -> Check {
     }
     far.server.signal(Signal::CONT)?;
     wait_until("what was flushed arrives by itself", super::PATIENCE, || Ok(far.counter(lab, "waiting_bytes")? == 0))?;
+    far.finish()
+}
+
+/// Programs that read from a silent server, or wait until it has what they wrote, end by Ctrl-C and SIGKILL at
+/// once, not when the request has been given up; what they left goes on.
+fn killed(lab: &Lab) -> Check {
+    let mut far = Far::new(lab, "store")?;
+    let sent = far.file("sent", 4 << 20)?;
+    far.flush(lab)?;
+    far.remount_empty()?;
+    far.server.signal(Signal::STOP)?;
+    let programs: [(&str, &[&str]); 3] = [
+        ("dd", &["if=sent", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"]),
+        ("dd", &["if=sent", "of=/dev/null", "bs=64k", "skip=40", "count=1"]),
+        ("dd", &["if=/dev/zero", "of=new", "bs=64k", "count=1", "conv=fsync"]),
+    ];
+    for (program, arguments) in programs {
+        for ends in [Signal::INT, Signal::KILL] {
+            let mut command = Command::new(program);
+            let command = command.args(arguments).current_dir(far.mount.point());
+            let mut waits = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            // In the kernel, and there for long enough to be at the request that does not come back.
+            let sleeps = || -> Check<bool> {
+                let status = fs::read_to_string(format!("/proc/{}/syscall", waits.id()))?;
+                Ok(["0 ", "74 ", "75 "].iter().any(|call| status.starts_with(call)))
+            };
+            wait_until("the program waits", super::PROMPT, sleeps)?;
+            let began = Instant::now();
+            signal(waits.id(), ends)?;
+            wait_until("the program has ended", super::PROMPT, || Ok(waits.try_wait()?.is_some()))
+                .during(format!("{program} {arguments:?} and {ends:?}"))?;
+            println!("        {arguments:?} ended {:?} after {ends:?}", began.elapsed());
+        }
+    }
+    far.server.signal(Signal::CONT)?;
+    far.expect("sent", &sent)?;
+    far.flush(lab)?;
+    far.expect("new", &vec![0; 64 << 10])?;
     far.finish()
 }

@@ -64,6 +64,12 @@ pub struct ReclaimConfig {
     pub drop_grace_ms: u64,
     /// A sealed blob with less than this percentage of live bytes is compacted.
     pub compact_below_percent: u64,
+    /// Sealed blobs of a store that is far away with fewer live bytes than this are small...
+    pub merge_below_bytes: u64,
+    /// ...and those of about the same size are merged once a store has so many of them.
+    pub merge_blobs: usize,
+    /// Most bytes that are copied a second from blobs of stores that are far away, over some time.
+    pub far_copy_bytes_per_s: u64,
     /// Most bytes that one pass copies, or reads to seal.
     pub pass_bytes: u64,
     /// Most extents that one `Relocate` command moves.
@@ -80,6 +86,9 @@ impl Default for ReclaimConfig {
             idle_seal_bytes: 8 << 20,
             drop_grace_ms: 2_000,
             compact_below_percent: 50,
+            merge_below_bytes: 4 << 20,
+            merge_blobs: 16,
+            far_copy_bytes_per_s: 8 << 20,
             pass_bytes: 32 << 20,
             moves_per_command: 256,
             rest_percent: 300,

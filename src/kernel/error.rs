@@ -67,6 +67,8 @@ pub enum Error {
     Unavailable(String),
     /// A command of a version that this build does not know.
     UnknownVersion(String),
+    /// Whoever asked got a signal that ends it, and does not wait any more.
+    Interrupted,
 }
 
 /// Result of kernel operations.
@@ -79,6 +81,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Errno {
     EPERM = 1,
     ENOENT = 2,
+    EINTR = 4,
     EIO = 5,
     ENXIO = 6,
     EAGAIN = 11,
@@ -135,6 +138,7 @@ impl Error {
             Error::NoStore => Errno::ENODEV,
             Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_) => Errno::EIO,
             Error::Conflict => Errno::EAGAIN,
+            Error::Interrupted => Errno::EINTR,
         }
     }
 
@@ -179,6 +183,7 @@ impl fmt::Display for Error {
             Error::NoDevice => "no such device or address",
             Error::Corrupt(text) | Error::Io(text) | Error::Unavailable(text) | Error::UnknownVersion(text) => text,
             Error::Conflict => "changed by somebody else meanwhile",
+            Error::Interrupted => "interrupted",
         };
         f.write_str(text)
     }

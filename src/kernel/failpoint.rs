@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The steps: first in the order in which a blob meets them.
-pub const STEPS: [&str; 12] = [
+pub const STEPS: [&str; 13] = [
     // A segment's checksums are written.
     "seal.summed",
     // Its object is in the store.
@@ -17,7 +17,10 @@ pub const STEPS: [&str; 12] = [
     "seal.moved",
     // The metadata is told.
     "seal.told",
-    // Live parts of a sparse blob, or of one that is migrated, are copied; the metadata is not told.
+    // Live parts of a sparse or small blob, or of one that is migrated, are copied into a segment for a store
+    // that is far away, which was not sent yet.
+    "relocate.loaded",
+    // They are copied, and where they are to be; the metadata is not told.
     "relocate.copied",
     // It is.
     "relocate.told",

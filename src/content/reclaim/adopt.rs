@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nexus_kernel::{Error, Result, StoreId, Zone};
 
+use super::batch::Batch;
 use super::{Memory, Progress, Reclaimer};
 use crate::metadata::zone_blobs;
 use crate::zones::is_own;
@@ -23,15 +24,18 @@ impl Reclaimer {
             if left.is_empty() {
                 return Ok(copied);
             }
+            let mut batch = Batch::new(StoreId(0));
+            let mut done = Progress::default();
             for (id, _) in left {
                 let (mut budget, mut memory, mut progress) = (u64::MAX, Memory::default(), Progress::default());
-                self.empty(zone, *id, StoreId(0), &mut budget, &mut memory, &mut progress)?;
+                self.empty(zone, *id, &mut batch, &mut budget, &mut memory, &mut progress)?;
                 copied += progress.copied_bytes;
                 if memory.wrong.contains(id) {
                     let lost = format!("blob {:016x} of the node that leaves can't be read", id.0);
                     return Err(memory.failed.take().unwrap_or(Error::Io(lost)));
                 }
             }
+            self.finish(&mut batch, &mut done)?;
         }
         Err(Error::Unavailable("the node that is to leave goes on writing".into()))
     }

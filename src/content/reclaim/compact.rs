@@ -1,24 +1,21 @@
-//! Emptying sparse blobs: what is live is copied through the write path, then the metadata
-//! is moved. Content that files share stays shared. Files may change at any time: an extent
+//! Emptying sparse and small blobs: what is live is copied, then the metadata is moved (`batch`). Content that files share stays shared. Files may change at any time: an extent
 //! that is no longer as it was is left alone by `Relocate`, and found again by the next pass.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nexus_kernel::command::Relocation;
-use nexus_kernel::content::Staged;
-use nexus_kernel::failpoint::reach;
 use nexus_kernel::model::{BlobState, Piece};
-use nexus_kernel::{BlobId, Command, Error, Result, StoreId, Zone};
+use nexus_kernel::{BlobId, Error, Result, Zone};
 
+use super::batch::{Batch, Batches};
 use super::{Memory, Need, Progress, ROOM_BELOW_PERCENT, Reclaimer};
-use crate::metadata::{BlobExtent, blob_extents, find_blob, known_blobs};
+use crate::metadata::{BlobExtent, KnownBlob, blob_extents, find_blob, known_blobs};
 
 /// Most bytes copied at a time, and so held in memory.
 const COPY_BYTES: u64 = 1 << 20;
 /// Extents of a blob that are looked at together.
 const EXTENTS: usize = 1 << 16;
-/// Most bytes that one `Relocate` waits for.
-const COMMAND_BYTES: u64 = 4 << 20;
 
 /// A range of the blob to copy, with the extents, cut to it, that refer to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,20 +23,6 @@ struct Chunk {
     start: u64,
     end: u64,
     parts: Vec<BlobExtent>,
-}
-
-/// Moves that are copied, but that the metadata does not know of yet.
-struct Batch {
-    target: StoreId,
-    moves: Vec<Relocation>,
-    bytes: u64,
-    staged: Vec<Staged>,
-}
-
-impl Batch {
-    fn new(target: StoreId) -> Batch {
-        Batch { target, moves: Vec::new(), bytes: 0, staged: Vec::new() }
-    }
 }
 
 impl Reclaimer {
@@ -54,41 +37,109 @@ impl Reclaimer {
         if self.zones.holds_everything() {
             return Ok(());
         }
+        let known = known_blobs(&self.zones.all())?;
+        let (near, far): (Vec<_>, Vec<_>) =
+            self.sparse(need, &known, memory).into_iter().partition(|id| !self.store.is_far(*id));
+        self.empty_all(&near, budget, memory, progress)?;
+        // What is far away gives no room back here, and takes some until it is sent.
+        if need == Need::Room {
+            return Ok(());
+        }
+        let now = self.now_ms();
+        let far: BTreeSet<_> = far.into_iter().chain(self.small(&known, memory)).collect();
+        let mut far: Vec<_> =
+            far.into_iter().filter(|id| !memory.is_away(id.store()) && !memory.rests(id.store(), now)).collect();
+        far.sort_unstable_by_key(|id| id.store());
+        if need == Need::Gc {
+            return self.empty_all(&far, budget, memory, progress);
+        }
+        let allowed = memory.allowance.left(now, self.config.far_copy_bytes_per_s, self.config.pass_bytes);
+        let mut left = allowed.min(*budget);
+        if far.is_empty() || left == 0 {
+            // Wanted, but not asked for at once: the next pass that it is time for will have some.
+            return Ok(());
+        }
+        let granted = left;
+        let mut mine = Progress::default();
+        let emptied = self.empty_all(&far, &mut left, memory, &mut mine);
+        memory.allowance.take(granted - left);
+        *budget -= granted - left;
+        // There is more, but not before there is an allowance for it again.
+        progress.add(Progress { more: false, ..mine });
+        emptied
+    }
+
+    /// Blobs of which little is live, those with the least first.
+    fn sparse(&self, need: Need, known: &BTreeMap<BlobId, KnownBlob>, memory: &Memory) -> Vec<BlobId> {
         let percent = match need {
             Need::Calm => self.config.compact_below_percent,
-            Need::Room => ROOM_BELOW_PERCENT.max(self.config.compact_below_percent),
+            Need::Room | Need::Gc => ROOM_BELOW_PERCENT.max(self.config.compact_below_percent),
         };
-        let mut sparse: Vec<_> = known_blobs(&self.zones.all())?
-            .into_iter()
-            .filter(|(id, _)| self.is_own(*id) && !self.zones.holds(*id))
-            .filter(|(id, blob)| blob.state == BlobState::Sealed && blob.live > 0 && !memory.wrong.contains(id))
+        let mut sparse: Vec<_> = known
+            .iter()
+            .filter(|(id, blob)| blob.state == BlobState::Sealed && blob.live > 0 && self.may_empty(**id, memory))
             // Shared content can have more live bytes than there are.
             .filter(|(_, blob)| u128::from(blob.live) * 100 < u128::from(blob.len) * u128::from(percent))
-            .map(|(id, blob)| (u128::from(blob.live) * 1_000_000 / u128::from(blob.len.max(1)), id))
+            .map(|(id, blob)| (u128::from(blob.live) * 1_000_000 / u128::from(blob.len.max(1)), *id))
             .collect();
         sparse.sort_unstable();
-        for (_, id) in sparse {
+        sparse.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Whether the blob is this node's to empty, and can be.
+    pub(super) fn may_empty(&self, id: BlobId, memory: &Memory) -> bool {
+        self.is_own(id) && !self.zones.holds(id) && !memory.wrong.contains(&id)
+    }
+
+    /// Moves what is live in the blobs to others of their stores.
+    fn empty_all(
+        &self,
+        blobs: &[BlobId],
+        budget: &mut u64,
+        memory: &mut Memory,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let mut batches = Batches::new();
+        for id in blobs {
+            let store = id.store();
             for zone in &self.zones.all() {
-                match self.empty(zone, id, id.store(), budget, memory, progress) {
+                let batch = batches.entry(store).or_insert_with(|| Batch::new(store));
+                match self.empty(zone, *id, batch, budget, memory, progress) {
                     // There will be room once what was emptied so far is dropped.
-                    Err(Error::NoSpace) => return Ok(()),
-                    other => other?,
+                    Err(Error::NoSpace) => return self.finish_all(batches, memory, progress),
+                    Err(error) => {
+                        memory.failed_store(store, &error, self.now_ms());
+                        return Err(error);
+                    }
+                    Ok(()) => {}
                 }
                 if *budget == 0 || self.store.wake().is_stopped() {
                     progress.more = true;
-                    return Ok(());
+                    return self.finish_all(batches, memory, progress);
                 }
             }
         }
-        Ok(())
+        self.finish_all(batches, memory, progress)
     }
 
-    /// Moves what a zone's files have in a blob to other blobs of `target`.
+    fn finish_all(&self, batches: Batches, memory: &mut Memory, progress: &mut Progress) -> Result<()> {
+        let mut ended = Ok(());
+        for (store, mut batch) in batches {
+            if let Err(error) = self.finish(&mut batch, progress) {
+                memory.failed_store(store, &error, self.now_ms());
+                ended = Err(error);
+            }
+        }
+        ended
+    }
+
+    /// Moves what a zone's files have in a blob to other blobs. What is for a store that is far away
+    /// is moved once the batch ends.
     pub(super) fn empty(
         &self,
         zone: &Arc<dyn Zone>,
         blob: BlobId,
-        target: StoreId,
+        batch: &mut Batch,
         budget: &mut u64,
         memory: &mut Memory,
         progress: &mut Progress,
@@ -105,80 +156,55 @@ impl Reclaimer {
             return Ok(());
         }
         progress.more |= !complete;
-        self.copy_out(zone, (blob, target), extents, budget, memory, progress)
+        self.copy_out(zone, blob, extents, batch, budget, memory, progress)
     }
 
-    /// Copies extents out of `blob` into blobs of `target`, and has the metadata know.
+    /// Copies extents out of `blob` into a batch.
+    #[allow(clippy::too_many_arguments, reason = "what a pass remembers, may do and did are three things")]
     pub(super) fn copy_out(
         &self,
         zone: &Arc<dyn Zone>,
-        (blob, target): (BlobId, StoreId),
+        blob: BlobId,
         extents: Vec<BlobExtent>,
+        batch: &mut Batch,
         budget: &mut u64,
         memory: &mut Memory,
         progress: &mut Progress,
     ) -> Result<()> {
-        let mut batch = Batch::new(target);
         for chunk in chunks(extents, COPY_BYTES.min(self.store.piece_bytes())) {
             if *budget == 0 || self.store.wake().is_stopped() {
                 break;
             }
             let mut data = vec![0; usize::try_from(chunk.end - chunk.start).map_err(|_| Error::Invalid)?];
             if let Err(error) = self.source.read(blob, chunk.start, &mut data) {
-                self.relocate(zone, blob, &mut batch, progress)?;
+                self.finish_large(batch, true, progress)?;
+                if matches!(error, Error::Unavailable(_)) {
+                    return Err(error);
+                }
                 log::error!("blob {:016x} can't be read, so its space can't be given back: {error}", blob.0);
                 memory.wrong.insert(blob);
                 return if error == Error::NotFound { Ok(()) } else { memory.pass_over(error) };
             }
-            let staged = match self.store.write_copy(target, &data) {
-                Ok(staged) => staged,
+            let piece = match self.store_copy(batch, &data, progress) {
+                Ok(piece) => piece,
                 Err(error) => {
-                    self.relocate(zone, blob, &mut batch, progress)?;
+                    self.finish_large(batch, true, progress)?;
                     return Err(error);
                 }
             };
             *budget = budget.saturating_sub(chunk.end - chunk.start);
             progress.copied_bytes += chunk.end - chunk.start;
             for part in &chunk.parts {
-                batch.moves.push(relocation(&chunk, part, &staged.pieces, &data).ok_or(Error::Invalid)?);
-                batch.bytes += part.len;
-                if batch.moves.len() >= self.config.moves_per_command.max(1) {
-                    self.propose(zone, blob, &mut batch, progress)?;
-                }
+                batch.add(zone, blob, relocation(&chunk, part, &piece, &data).ok_or(Error::Invalid)?);
             }
-            batch.staged.push(staged);
-            if batch.bytes >= COMMAND_BYTES || batch.staged.len() >= self.config.moves_per_command.max(1) {
-                self.relocate(zone, blob, &mut batch, progress)?;
-            }
+            self.finish_large(batch, false, progress)?;
         }
-        self.relocate(zone, blob, &mut batch, progress)
-    }
-
-    /// Tells the metadata, and lets go of the copies.
-    fn relocate(&self, zone: &Arc<dyn Zone>, from: BlobId, batch: &mut Batch, progress: &mut Progress) -> Result<()> {
-        self.propose(zone, from, batch, progress)?;
-        batch.staged.clear();
-        batch.bytes = 0;
-        Ok(())
-    }
-
-    fn propose(&self, zone: &Arc<dyn Zone>, from: BlobId, batch: &mut Batch, progress: &mut Progress) -> Result<()> {
-        if batch.moves.is_empty() {
-            return Ok(());
-        }
-        let moves = std::mem::take(&mut batch.moves);
-        reach("relocate.copied");
-        let outcome = zone.propose(&Command::Relocate { from, store: batch.target, moves })?;
-        reach("relocate.told");
-        progress.moved_bytes += outcome.count;
-        Ok(())
+        self.finish_large(batch, true, progress)
     }
 }
 
 /// Where a part of a chunk lies in its copy.
-fn relocation(chunk: &Chunk, part: &BlobExtent, pieces: &[Piece], data: &[u8]) -> Option<Relocation> {
-    // No chunk is longer than what a write keeps in one piece.
-    let [piece] = pieces else { return None };
+fn relocation(chunk: &Chunk, part: &BlobExtent, piece: &Piece, data: &[u8]) -> Option<Relocation> {
     let skip = part.blob_offset.checked_sub(chunk.start)?;
     let bytes = data.get(usize::try_from(skip).ok()?..)?.get(..usize::try_from(part.len).ok()?)?;
     let crc = if part.len == piece.len { piece.crc } else { crc32c::crc32c(bytes) };

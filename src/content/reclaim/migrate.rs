@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nexus_kernel::{BlobId, Ino, Result, StoreId, Zone};
 
+use super::batch::Batch;
 use super::{Memory, Progress, Reclaimer};
 use crate::metadata::{BlobExtent, file_extents};
 
@@ -22,7 +23,7 @@ pub struct Migrated {
 
 impl Reclaimer {
     /// Moves content of `inos` that is not in `target`, at most about `budget` bytes, through
-    /// the write path: it is on this disk first, and goes to its store with all else. What the
+    /// this disk: what is for a store that is far away is there when its bytes count. What the
     /// files share with each other stays shared. Files may change meanwhile; what was written
     /// since is where its file is placed. Nothing is lost if it is cut short, and a call with
     /// the same files goes on where it stopped.
@@ -40,13 +41,15 @@ impl Reclaimer {
             }
         }
         let (mut left, mut memory, mut progress) = (budget, Memory::default(), Progress::default());
+        let mut batch = Batch::new(target);
         for (blob, extents) in by_blob {
             if left == 0 {
                 more = true;
                 break;
             }
-            self.copy_out(zone, (blob, target), extents, &mut left, &mut memory, &mut progress)?;
+            self.copy_out(zone, blob, extents, &mut batch, &mut left, &mut memory, &mut progress)?;
         }
+        self.finish(&mut batch, &mut progress)?;
         match memory.failed.take() {
             Some(error) => Err(error),
             None => Ok(Migrated { bytes: progress.moved_bytes, more: more || left == 0 }),

@@ -1,6 +1,7 @@
 //! [`Reclaimer`]: seals segments that are full or idle, forgets and deletes blobs that are
-//! dead, and empties those of which little is live. How a blob is emptied is in `compact`,
-//! the thread that runs passes in `thread`.
+//! dead, and empties those of which little is live, or that are small and far away. How a blob is
+//! emptied is in `compact` and `batch`, what is worth to be merged in `merge`, the thread that runs
+//! passes in `thread`.
 //!
 //! Every step can be cut short by a crash; the next pass sees from the metadata and the
 //! files what is left to do:
@@ -12,15 +13,20 @@
 //! | record sealed, no live bytes | dead | after a grace `DropBlob` |
 //! | file, no record | dropped, or never known | deleted once the zones are settled, unless a zone that is not open may refer to it |
 //! | record sealed, few live bytes | sparse | extents copied, `Relocate` |
+//! | many small records, far away | synced one by one | the same, into one blob |
+//! | object in a store, no record, made by a copier | `Relocate` is missing | deleted, as at the next start nobody knows it |
 
 mod adopt;
+mod batch;
 mod compact;
+mod memory;
+mod merge;
 mod migrate;
 mod seal;
 mod survey;
 mod thread;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nexus_kernel::failpoint::reach;
@@ -33,6 +39,8 @@ use crate::metadata::{find_blob, known_blobs, zone_blobs};
 use crate::store::{SegmentStore, Where};
 use crate::time::now_ms;
 use crate::zones::{ZoneSet, is_own};
+
+use memory::Memory;
 
 pub use migrate::Migrated;
 pub use survey::{Garbage, Scrubbed};
@@ -66,6 +74,8 @@ enum Need {
     Calm,
     /// Writers wait for room: everything that gives some back, now.
     Room,
+    /// Somebody asked for all that can be had, and waits for it.
+    Gc,
 }
 
 /// How much more than its usual budget a pass may copy when room is needed.
@@ -84,28 +94,16 @@ pub struct Reclaimer {
     source: Arc<dyn ContentStore>,
 }
 
-/// What passes remember of each other. All of it is found again after a restart.
-#[derive(Default)]
-struct Memory {
-    /// When a blob was first seen dead.
-    dead_since: HashMap<BlobId, u64>,
-    /// Blobs that are not compacted: they can't be read, or their counters and extents
-    /// disagree. Told once each.
-    wrong: HashSet<BlobId>,
-    /// What went wrong with one blob in this pass, which went on with the others.
-    failed: Option<Error>,
-}
-
-impl Memory {
-    /// Goes on without a blob that the disk fails at; other errors end the pass.
-    fn pass_over(&mut self, error: Error) -> Result<()> {
-        match error {
-            Error::Io(_) | Error::Corrupt(_) => {
-                self.failed.get_or_insert(error);
-                Ok(())
-            }
-            other => Err(other),
-        }
+impl Progress {
+    fn add(&mut self, other: Progress) {
+        self.sealed += other.sealed;
+        self.sent += other.sent;
+        self.dropped += other.dropped;
+        self.deleted += other.deleted;
+        self.freed_bytes += other.freed_bytes;
+        self.copied_bytes += other.copied_bytes;
+        self.moved_bytes += other.moved_bytes;
+        self.more |= other.more;
     }
 }
 
@@ -127,17 +125,17 @@ impl Reclaimer {
         self.pass(Need::Calm)
     }
 
-    /// One pass that gives back all the space it can, without graces.
+    /// One pass that gives back all the space it can, in far stores as well, without graces.
     pub fn make_room(&self) -> Result<Progress> {
-        self.pass(Need::Room)
+        self.pass(Need::Gc)
     }
 
     /// Seals what is not sealed, within the budget, and lets go of what is dead, but copies
-    /// nothing: what is sealed in a store that is far away stays there, where emptying a blob
-    /// would bring a part of it back.
+    /// nothing: whoever waits for that waits for no more.
     pub fn seal_once(&self) -> Result<Progress> {
         let _alone = self.store.collecting().lock();
         let mut memory = self.memory.lock();
+        memory.end_pass();
         let mut progress = Progress::default();
         let mut budget = self.config.pass_bytes;
         self.close_segments(Need::Calm)?;
@@ -145,22 +143,23 @@ impl Reclaimer {
         self.finish_seals()?;
         // What is dead already is never sent; it goes now, or it would look as if it waited.
         self.drop_dead(Need::Room, &mut memory, &mut progress)?;
-        self.delete_condemned(&mut progress)?;
-        memory.failed.take().map_or(Ok(progress), Err)
+        self.delete_condemned(&mut memory, &mut progress)?;
+        memory.end_pass().map_or(Ok(progress), Err)
     }
 
     fn pass(&self, need: Need) -> Result<Progress> {
         let _alone = self.store.collecting().lock();
         let mut memory = self.memory.lock();
+        memory.end_pass();
         let mut progress = Progress::default();
         let mut budget = match need {
             Need::Calm => self.config.pass_bytes,
-            Need::Room => self.config.pass_bytes.saturating_mul(ROOM_BUDGETS),
+            Need::Room | Need::Gc => self.config.pass_bytes.saturating_mul(ROOM_BUDGETS),
         };
         self.decide()?;
         // What is dead already costs nothing and makes room for the rest.
         self.drop_dead(need, &mut memory, &mut progress)?;
-        self.delete_condemned(&mut progress)?;
+        self.delete_condemned(&mut memory, &mut progress)?;
         self.close_segments(need)?;
         self.seal_settled(&mut budget, &mut memory, &mut progress)?;
         self.finish_seals()?;
@@ -168,11 +167,11 @@ impl Reclaimer {
             self.compact(need, &mut budget, &mut memory, &mut progress)?;
             let before = progress.freed_bytes;
             self.drop_dead(need, &mut memory, &mut progress)?;
-            self.delete_condemned(&mut progress)?;
+            self.delete_condemned(&mut memory, &mut progress)?;
             // Copies need room themselves: what was given back may be what the next ones take.
-            let again = need == Need::Room && progress.freed_bytes > before && budget > 0;
+            let again = need != Need::Calm && progress.freed_bytes > before && budget > 0;
             if !again || self.store.wake().is_stopped() {
-                return memory.failed.take().map_or(Ok(progress), Err);
+                return memory.end_pass().map_or(Ok(progress), Err);
             }
         }
     }
@@ -205,7 +204,7 @@ impl Reclaimer {
             let (idle_ms, idle_bytes) = self.store.idle_seal(id);
             let worth_sealing = tail >= config.idle_seal_bytes.min(idle_bytes).max(1);
             let idle = now.saturating_sub(last_write_ms) >= config.idle_seal_ms.min(idle_ms);
-            let sparse = need == Need::Room && live < tail / 2;
+            let sparse = need != Need::Calm && live < tail / 2;
             worth_sealing && (idle || live == 0) || sparse
         });
         Ok(())
@@ -227,7 +226,7 @@ impl Reclaimer {
                 if !self.is_own(id) || blob.state != BlobState::Open || self.store.place_of(id) != Where::Elsewhere {
                     continue;
                 }
-                let len = match self.store.sealed_len(id) {
+                let len = match self.store.len_as_sealed(id) {
                     Ok(len) => len.max(blob.len),
                     // Lost with nothing in it; forgotten as any other dead blob.
                     Err(Error::NotFound) if blob.live == 0 => blob.len,
@@ -279,8 +278,9 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Deletes the files of blobs that no zone knows, nor any recovery will ask for.
-    fn delete_condemned(&self, progress: &mut Progress) -> Result<()> {
+    /// Deletes the files of blobs that no zone knows, nor any recovery will ask for. Those of a store
+    /// that does not answer wait for a later pass.
+    fn delete_condemned(&self, memory: &mut Memory, progress: &mut Progress) -> Result<()> {
         let condemned = self.store.condemned();
         if condemned.is_empty() || self.zones.holds_everything() {
             return Ok(());
@@ -293,7 +293,16 @@ impl Reclaimer {
             if !self.records(id)?.is_empty() {
                 return Err(Error::Corrupt(format!("blob {:016x} was to be deleted, but a zone knows it", id.0)));
             }
-            progress.freed_bytes += self.store.delete_blob(id)?;
+            if memory.is_away(id.store()) {
+                continue;
+            }
+            match self.store.delete_blob(id) {
+                Ok(freed) => progress.freed_bytes += freed,
+                Err(error) => {
+                    memory.pass_over_store(id.store(), error)?;
+                    continue;
+                }
+            }
             progress.deleted += 1;
         }
         Ok(())

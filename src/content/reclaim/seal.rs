@@ -55,7 +55,8 @@ impl Reclaimer {
                     round.progress.more = true;
                     return Ok(());
                 }
-                round.left.next()
+                let Round { left, memory, .. } = &mut *round;
+                left.find(|(id, _)| !memory.is_away(id.store()))
             };
             let Some((id, _)) = next else { return Ok(()) };
             let outcome = self.seal_one(id);
@@ -68,7 +69,7 @@ impl Reclaimer {
                     round.progress.sent += u64::from(far);
                 }
                 Ok(Outcome::Failed(error)) => {
-                    if let Err(error) = round.memory.pass_over(error) {
+                    if let Err(error) = round.memory.pass_over_store(id.store(), error) {
                         round.left = IntoIter::default();
                         return Err(error);
                     }

@@ -2,6 +2,7 @@
 //! segments and sealed blobs. What is collected when is decided in [`crate::reclaim`].
 
 mod attach;
+mod carrier;
 mod counter;
 mod file_cache;
 mod fill;
@@ -25,12 +26,13 @@ mod wake;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nexus_kernel::content::{ContentStore, ContentSync, Image, ImageLimits, Staged, WriteHint};
 use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
+use nexus_kernel::interrupt::let_go_on;
 use nexus_kernel::model::{Piece, Placement};
 use nexus_kernel::object_store::Traffic;
 use nexus_kernel::{BlobId, Clock, Error, Ino, ObjectStore, Result, StoreId};
@@ -52,6 +54,7 @@ use space::{Asker, SpaceGauge};
 use sync::{GroupSync, Poison};
 use unsynced::Unsynced;
 
+pub(crate) use carrier::Carrier;
 pub use mounts::StoreShape;
 pub use residency::{Cursor, Residency};
 pub(crate) use seal::Where;
@@ -73,6 +76,8 @@ const FULL_TRIES: u32 = 3;
 /// Locks, in the order in which they are taken: a store's lanes, counter, segments, a
 /// segment's own.
 pub struct SegmentStore {
+    /// Itself, for what goes on when its caller has gone.
+    this: Weak<SegmentStore>,
     disk: Arc<dyn Disk>,
     mounts: Mounts,
     clock: Arc<dyn Clock>,
@@ -135,7 +140,8 @@ impl SegmentStore {
                 segments.insert(id, Arc::new(Segment::left_over(id, layout.segment(id), len, now)));
             }
         }
-        Ok(Arc::new(SegmentStore {
+        Ok(Arc::new_cyclic(|this| SegmentStore {
+            this: this.clone(),
             gauge: SpaceGauge::new(Arc::clone(&disk), Arc::clone(&clock), dir.to_owned(), config.reserve_bytes),
             files: FileCache::new(config.sealed_files),
             known_sums: KnownSums::default(),
@@ -217,7 +223,8 @@ impl SegmentStore {
 
     fn unsealed(&self, choose: impl Fn(BlobId) -> bool) -> u64 {
         let segments = self.segments.read();
-        segments.values().filter(|segment| choose(segment.id())).map(|segment| segment.tail()).sum()
+        let waiting = segments.values().filter(|segment| choose(segment.id()) && !segment.is_redundant());
+        waiting.map(|segment| segment.tail()).sum()
     }
 
     /// The number of the segment made last of those that are not sealed.
@@ -244,10 +251,7 @@ impl SegmentStore {
 
     fn stage(&self, store: StoreId, writer: Writer, asker: Asker, data: &[u8]) -> Result<Staged> {
         let mounted = self.mounts.get(store)?;
-        self.poison.check()?;
-        if !self.attached.load(Ordering::Acquire) {
-            return Err(Error::Unavailable("content is not attached to its metadata yet".into()));
-        }
+        self.may_write()?;
         self.gauge.charge(data.len() as u64, asker)?;
         let mut pieces = SmallVec::new();
         let mut pins: SmallVec<[Pin; 2]> = SmallVec::new();
@@ -381,6 +385,9 @@ impl ContentSync for SegmentStore {
             return Ok(true);
         }
         let end = piece.blob_offset.checked_add(piece.len).ok_or(Error::Invalid)?;
+        if self.was_sent(piece.blob, end) {
+            return Ok(true);
+        }
         match self.blob_len(piece.blob) {
             Ok(len) if end <= len => {}
             Ok(_) | Err(Error::NotFound) => return Ok(false),
@@ -451,7 +458,10 @@ impl ContentStore for SegmentStore {
     }
 
     fn upload(&self, blobs: &[BlobId]) -> Result<()> {
-        self.upload_blobs(blobs)
+        // It goes on if the caller is killed meanwhile: others may wait for the same, and what is begun in a
+        // store has to be ended.
+        let (Some(this), blobs) = (self.this.upgrade(), blobs.to_vec()) else { return self.upload_blobs(blobs) };
+        let_go_on(move || this.upload_blobs(&blobs)).unwrap_or(Err(Error::Interrupted))
     }
 
     fn has_store(&self, store: StoreId) -> bool {

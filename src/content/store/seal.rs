@@ -8,7 +8,7 @@ use bytes::Bytes;
 use nexus_kernel::disk::DiskFile;
 use nexus_kernel::failpoint::reach;
 use nexus_kernel::object_store::BlobSource;
-use nexus_kernel::{BlobId, Error, ObjectStore, Result};
+use nexus_kernel::{BlobId, Error, ObjectStore, Result, StoreId};
 
 use super::SegmentStore;
 use super::segment::Segment;
@@ -70,6 +70,16 @@ impl SegmentStore {
         self.mounts.of(blob).is_ok_and(|store| !store.is_here())
     }
 
+    /// Whether a store is not on this machine.
+    pub(crate) fn is_far_store(&self, id: StoreId) -> bool {
+        self.mounts.get(id).is_ok_and(|store| !store.is_here())
+    }
+
+    /// Bytes that a segment of a store which many files share may have; none if there is no such store.
+    pub(crate) fn segment_bytes(&self, id: StoreId) -> u64 {
+        self.mounts.get(id).map_or(0, |store| store.lanes.lock().sizes().shared)
+    }
+
     /// Segments that nobody writes to, with their bytes, in order of id.
     pub(crate) fn settled(&self) -> Vec<(BlobId, u64)> {
         let segments = self.segments.read();
@@ -105,6 +115,12 @@ impl SegmentStore {
         if !segment.is_settled() {
             return Err(Error::Conflict);
         }
+        self.seal_closed(&segment)
+    }
+
+    /// The same for a segment that is closed and has no user but the caller.
+    pub(super) fn seal_closed(&self, segment: &Arc<Segment>) -> Result<u64> {
+        let blob = segment.id();
         let store = self.mounts.of(blob)?;
         let _alone = segment.sealing().lock();
         if !self.segments.read().contains_key(&blob) {
@@ -135,7 +151,7 @@ impl SegmentStore {
             Err(error) => return Err(error),
         }
         reach("seal.stored");
-        self.leave_segment(&*store.objects, &segment, file)?;
+        self.leave_segment(&*store.objects, segment, file)?;
         reach("seal.moved");
         Ok(len)
     }
@@ -164,7 +180,12 @@ impl SegmentStore {
     /// Deletes all there is of a blob; answers how many bytes that were. Nothing may refer
     /// to it, and no recovery may ask for it.
     pub(crate) fn delete_blob(&self, blob: BlobId) -> Result<u64> {
-        let len = match self.blob_len(blob) {
+        let len = match self.local_file(blob) {
+            Ok(file) => file.len(),
+            Err(Error::NotFound) => self.len_as_sealed(blob),
+            Err(error) => Err(error),
+        };
+        let len = match len {
             Ok(len) => len,
             Err(Error::NotFound | Error::NoStore) => 0,
             Err(error) => return Err(error),

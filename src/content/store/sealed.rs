@@ -30,6 +30,25 @@ impl SegmentStore {
         block_on(self.mounts.of(blob)?.objects.head(blob)).map(|info| info.len)
     }
 
+    /// The same, without asking a store that is far away where its checksums here tell.
+    pub(crate) fn len_as_sealed(&self, blob: BlobId) -> Result<u64> {
+        if self.is_far(blob)
+            && let Ok(sums) = self.known_sums.get(blob, || self.sums(blob))
+        {
+            return Ok(sums.len);
+        }
+        self.sealed_len(blob)
+    }
+
+    /// Whether a blob with at least `end` bytes went to a store that is far away, as this disk tells:
+    /// its checksums are here, and the segment is gone, which it is only once the store has it. So it
+    /// was durable before, and the store need not be asked.
+    pub(super) fn was_sent(&self, blob: BlobId, end: u64) -> bool {
+        self.is_far(blob)
+            && !self.segments.read().contains_key(&blob)
+            && self.known_sums.get(blob, || self.sums(blob)).is_ok_and(|sums| sums.len >= end)
+    }
+
     /// Checksums of a sealed blob.
     pub(crate) fn sums(&self, blob: BlobId) -> Result<FrameSums> {
         let file = self.disk.open(&self.layout.sum(blob))?;

@@ -33,6 +33,8 @@ pub struct Segment {
     syncing: Mutex<()>,
     written: AtomicU64,
     last_write_ms: AtomicU64,
+    /// Whether all that it holds is elsewhere too.
+    redundant: AtomicBool,
 }
 
 struct State {
@@ -88,6 +90,7 @@ impl Segment {
             syncing: Mutex::new(()),
             written: AtomicU64::new(0),
             last_write_ms: AtomicU64::new(now_ms),
+            redundant: AtomicBool::new(false),
         }
     }
 
@@ -99,6 +102,16 @@ impl Segment {
     /// Its file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Notes that all that it holds is elsewhere too, where the metadata knows it.
+    pub fn mark_redundant(&self) {
+        self.redundant.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all that it holds is elsewhere too.
+    pub fn is_redundant(&self) -> bool {
+        self.redundant.load(Ordering::Relaxed)
     }
 
     /// End of what was handed out.

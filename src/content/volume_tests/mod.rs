@@ -6,6 +6,7 @@ mod far;
 mod full;
 mod held;
 mod images;
+mod promised;
 mod random;
 mod remote;
 pub(crate) mod rig;

@@ -12,17 +12,18 @@ mod scan;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::future::ready;
+use std::future::{Future, ready};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use nexus_kernel::block_on;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
+use nexus_kernel::interrupt::{is_given_up, unless_given_up};
 use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore, Traffic};
 use parking_lot::{Condvar, Mutex};
 
@@ -38,6 +39,8 @@ const AHEAD_BYTES: u64 = 32 << 20;
 const MOST_FINISHED: usize = 8;
 /// How much larger the number of a blob is, at the most, in which a file goes on.
 const NEXT_BLOBS: u64 = 16;
+/// How often somebody who waits for what another one fetches looks whether he is killed.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How much of the disk a cache may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,6 +200,11 @@ impl CachedStore {
     }
 }
 
+/// Waits for the store, or until whoever asked is killed.
+fn wait<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    unless_given_up(answer).unwrap_or(Err(Error::Interrupted))
+}
+
 impl Drop for CachedStore {
     fn drop(&mut self) {
         // The threads are not waited for: one may be in a request that takes its time.
@@ -218,7 +226,7 @@ impl Shared {
         if let Some(cached) = self.state.lock().blobs.get(&id) {
             return Ok(cached.len);
         }
-        let len = block_on(self.store.head(id))?.len;
+        let len = wait(self.store.head(id))?.len;
         self.state.lock().lens.insert(id, len);
         Ok(len)
     }
@@ -241,7 +249,7 @@ impl Shared {
                 if !counted {
                     self.reads.count(range.end - range.start, false);
                 }
-                return block_on(self.store.get(id, range));
+                return wait(self.store.get(id, range));
             };
             if !std::mem::replace(&mut counted, true) {
                 let hit = !cached.frames.is_loading(&wanted) && cached.frames.has_all(wanted.clone());
@@ -256,7 +264,10 @@ impl Shared {
                         self.fetch_piece(id, &piece, len, &file, false)?;
                         state = self.state.lock();
                     }
-                    None => self.fetched.wait(&mut state),
+                    None if is_given_up() => return Err(Error::Interrupted),
+                    None => {
+                        let _ = self.fetched.wait_for(&mut state, LOOK);
+                    }
                 }
                 continue;
             }
@@ -280,7 +291,7 @@ impl Shared {
                     Err(error) => {
                         log::warn!("the cached part of blob {:016x} can't be read: {error}", id.0);
                         self.forget(id);
-                        block_on(self.store.get(id, range))
+                        wait(self.store.get(id, range))
                     }
                 };
             };
@@ -293,7 +304,7 @@ impl Shared {
             // The disk may not have taken it, so don't count on the file.
             if state.blobs.get(&id).is_none_or(|cached| !cached.frames.has_all(missing)) {
                 drop(state);
-                return block_on(self.store.get(id, range));
+                return wait(self.store.get(id, range));
             }
         }
     }
@@ -320,7 +331,7 @@ impl Shared {
         let start = frames.start * self.unit;
         let end = (frames.end * self.unit).min(len);
         let got = if ahead { self.store.get_ahead(id, start..end) } else { self.store.get(id, start..end) };
-        let got = block_on(got);
+        let got = wait(got);
         let kept = match &got {
             Ok(bytes) if bytes.len() as u64 == end - start => file.write_all_at(bytes, start).is_ok(),
             _ => false,

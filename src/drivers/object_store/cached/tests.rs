@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use nexus_kernel::block_on;
 use nexus_kernel::conformance::object_store::{LocalFile, Memory, run};
 
 use super::*;

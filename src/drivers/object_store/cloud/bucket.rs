@@ -7,9 +7,12 @@ use std::future::Future;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use nexus_kernel::error::{Error, Result};
+use nexus_kernel::interrupt::unless_given_up;
+use nexus_kernel::object_store::Traffic;
 use object_store::aws::{AmazonS3, AwsAuthorizer};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -19,6 +22,7 @@ use object_store::{CopyMode, CopyOptions, GetOptions, ObjectStore, ObjectStoreEx
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::Counters;
 use super::connect::{CloudOptions, client_options, connect_parts};
 use super::failure::explain;
 use super::limits::{Limited, Limiter, StoreLimits, Urgency, Way};
@@ -69,6 +73,7 @@ struct Inner {
     markers: Option<Markers>,
     /// What goes past `objects` begins here, too.
     limiter: Arc<Limiter>,
+    counters: Counters,
     name: String,
     prefix: String,
 }
@@ -83,7 +88,8 @@ struct Markers {
 impl Bucket {
     /// The bucket at `url`. Asks nothing yet.
     pub fn open(url: &StoreUrl, options: &CloudOptions, limiter: Arc<Limiter>) -> Result<Bucket> {
-        let parts = connect_parts(url, options, &Arc::default())?;
+        let counters = Counters::default();
+        let parts = connect_parts(url, options, &counters.failed_tries)?;
         let markers = match parts.s3 {
             Some((store, region)) => {
                 let http = ReqwestConnector::default().connect(&client_options(options));
@@ -94,7 +100,8 @@ impl Bucket {
         };
         let prefix = url.prefix.clone();
         let objects = Arc::new(Limited::new(parts.objects, limiter.clone()));
-        Bucket::over(Inner { objects, pages: Some(parts.pages), markers, limiter, name: url.to_string(), prefix })
+        let (pages, name) = (Some(parts.pages), url.to_string());
+        Bucket::over(Inner { objects, pages, markers, limiter, counters, name, prefix })
     }
 
     /// An empty one in memory, for tests.
@@ -105,8 +112,8 @@ impl Bucket {
     fn in_memory_under(limits: StoreLimits) -> Result<Bucket> {
         let limiter = Limiter::new(limits);
         let objects = Arc::new(Limited::new(Arc::new(object_store::memory::InMemory::new()), limiter.clone()));
-        let (name, prefix) = ("memory".into(), String::new());
-        Bucket::over(Inner { objects, pages: None, markers: None, limiter, name, prefix })
+        let (counters, name, prefix) = (Counters::default(), "memory".into(), String::new());
+        Bucket::over(Inner { objects, pages: None, markers: None, limiter, counters, name, prefix })
     }
 
     fn over(inner: Inner) -> Result<Bucket> {
@@ -131,18 +138,35 @@ impl Bucket {
         join(self.spawn(work)?)
     }
 
+    /// The same for what only brings something: it goes on without a caller who is killed.
+    fn ask<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let ended = unless_given_up(self.spawn(work)?).ok_or(Error::Interrupted)?;
+        ended.unwrap_or_else(cut_short)
+    }
+
+    /// What it was asked for since it was opened.
+    pub fn traffic(&self) -> Traffic {
+        self.inner.counters.traffic(Some(&self.inner.limiter))
+    }
+
+    /// Other limits, for requests that wait already, too.
+    pub fn set_limits(&self, limits: StoreLimits) {
+        self.inner.limiter.set(limits);
+    }
+
     /// A page of at most `most` keys that begin with `prefix`; those with a further slash are
     /// told as prefixes if it is `delimited`.
     pub fn page(&self, prefix: &str, delimited: bool, token: Option<String>, most: usize) -> Result<Page> {
         let (inner, prefix) = (self.inner.clone(), self.inner.full(prefix));
-        self.run(async move { inner.page(prefix, delimited, token, most).await })
+        self.ask(async move { inner.page(prefix, delimited, token, most).await })
     }
 
     /// Bytes of the state `etag` of an object. [`Error::Conflict`] if it is in another one.
     pub fn read(&self, key: &str, etag: Option<String>, range: Range<u64>) -> Result<Bytes> {
         let (inner, key) = (self.inner.clone(), self.inner.key(key)?);
-        self.run(async move {
+        self.ask(async move {
             let wanted = range.end.saturating_sub(range.start);
+            count(&inner.counters.gets);
             let options = GetOptions { if_match: etag.clone(), range: Some(range.into()), ..GetOptions::default() };
             let got = inner.objects.get_opts(&key, options).await.map_err(|error| inner.failed(&error))?;
             // Not every service heeds the condition.
@@ -150,6 +174,7 @@ impl Bucket {
                 return Err(Error::Conflict);
             }
             let bytes = got.bytes().await.map_err(|error| inner.failed(&error))?;
+            inner.counters.bytes_down.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(Error::Conflict) }
         })
     }
@@ -163,14 +188,18 @@ impl Bucket {
         }
         let bytes = read_part(file, 0, len)?;
         self.run(async move {
+            count(&inner.counters.puts);
             let mode = if exclusive { PutMode::Create } else { PutMode::Overwrite };
             let put = inner.objects.put_opts(&key, bytes.into(), PutOptions::from(mode)).await;
-            put.map(|put| put.e_tag).map_err(|error| inner.failed(&error))
+            let etag = put.map(|put| put.e_tag).map_err(|error| inner.failed(&error))?;
+            inner.counters.bytes_up.fetch_add(len, Ordering::Relaxed);
+            Ok(etag)
         })
     }
 
     fn put_parts(&self, key: Key, file: &File, len: u64) -> Result<Option<String>> {
         let inner = self.inner.clone();
+        count(&inner.counters.puts);
         let mut upload =
             self.run(async move { inner.objects.put_multipart(&key).await.map_err(|error| inner.failed(&error)) })?;
         let mut under_way: VecDeque<JoinHandle<Result<()>>> = VecDeque::new();
@@ -186,7 +215,12 @@ impl Bucket {
             sent = sent.and_then(|()| {
                 let sending = upload.put_part(PutPayload::from(read_part(file, at, take)?));
                 let inner = self.inner.clone();
-                under_way.push_back(self.spawn(async move { sending.await.map_err(|error| inner.failed(&error)) })?);
+                count(&inner.counters.puts);
+                under_way.push_back(self.spawn(async move {
+                    sending.await.map_err(|error| inner.failed(&error))?;
+                    inner.counters.bytes_up.fetch_add(take, Ordering::Relaxed);
+                    Ok(())
+                })?);
                 Ok(())
             });
             at += take;
@@ -198,7 +232,10 @@ impl Bucket {
         let inner = self.inner.clone();
         self.run(async move {
             let done = match sent {
-                Ok(()) => upload.complete().await.map(|put| put.e_tag).map_err(|error| inner.failed(&error)),
+                Ok(()) => {
+                    count(&inner.counters.puts);
+                    upload.complete().await.map(|put| put.e_tag).map_err(|error| inner.failed(&error))
+                }
                 Err(error) => Err(error),
             };
             if done.is_err()
@@ -214,6 +251,7 @@ impl Bucket {
     pub fn copy(&self, from: &str, to: &str) -> Result<()> {
         let (inner, from, to) = (self.inner.clone(), self.inner.key(from)?, self.inner.key(to)?);
         self.run(async move {
+            count(&inner.counters.puts);
             let options = CopyOptions::new().with_mode(CopyMode::Overwrite);
             inner.objects.copy_opts(&from, &to, options).await.map_err(|error| inner.failed(&error))
         })
@@ -223,6 +261,7 @@ impl Bucket {
     pub fn delete(&self, key: &str) -> Result<()> {
         let (inner, key) = (self.inner.clone(), self.inner.key(key)?);
         self.run(async move {
+            count(&inner.counters.deletes);
             match inner.objects.delete(&key).await.map_err(|error| inner.failed(&error)) {
                 Err(Error::NotFound) => Ok(()),
                 other => other,
@@ -233,20 +272,21 @@ impl Bucket {
     /// Makes the empty object `<dir>/` that shows an empty directory to others; `false` where
     /// the service is one to which that can't be said.
     pub fn make_marker(&self, dir: &str) -> Result<bool> {
-        self.marker("PUT", dir)
+        self.marker("PUT", dir, |counters| &counters.puts)
     }
 
     /// Deletes it again.
     pub fn drop_marker(&self, dir: &str) -> Result<bool> {
-        self.marker("DELETE", dir)
+        self.marker("DELETE", dir, |counters| &counters.deletes)
     }
 
-    fn marker(&self, method: &'static str, dir: &str) -> Result<bool> {
+    fn marker(&self, method: &'static str, dir: &str, counter: fn(&Counters) -> &AtomicU64) -> Result<bool> {
         let (inner, key) = (self.inner.clone(), self.inner.key(dir)?);
         self.run(async move {
             match &inner.markers {
                 Some(markers) => {
                     let _place = inner.limiter.begin(Way::Up, 0, Urgency::Demand).await;
+                    count(counter(&inner.counters));
                     markers.send(&inner.name, method, &key).await.map(|()| true)
                 }
                 None => Ok(false),
@@ -301,7 +341,13 @@ impl Inner {
                 "{}: a key can't be a file name, so its directory can't be shown: {source}",
                 self.name
             )),
-            error => explain(&self.name, error),
+            error => {
+                let error = explain(&self.name, error);
+                if !matches!(error, Error::NotFound | Error::Exists | Error::Conflict) {
+                    count(&self.counters.failures);
+                }
+                error
+            }
         }
     }
 
@@ -312,6 +358,7 @@ impl Inner {
     }
 
     async fn page(&self, prefix: String, delimited: bool, token: Option<String>, most: usize) -> Result<Page> {
+        count(&self.counters.lists);
         let (result, next) = match &self.pages {
             Some(pages) => {
                 let options = PaginatedListOptions {
@@ -353,9 +400,16 @@ impl Inner {
     }
 }
 
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
 fn join<T>(task: JoinHandle<Result<T>>) -> Result<T> {
-    let cut = |error| Err(Error::Io(format!("a request was cut short: {error}")));
-    nexus_kernel::block_on(task).unwrap_or_else(cut)
+    nexus_kernel::block_on(task).unwrap_or_else(cut_short)
+}
+
+fn cut_short<T>(error: tokio::task::JoinError) -> Result<T> {
+    Err(Error::Io(format!("a request was cut short: {error}")))
 }
 
 fn read_part(file: &File, at: u64, len: u64) -> Result<Bytes> {
@@ -403,5 +457,8 @@ mod tests {
         bucket.delete("a/b").unwrap();
         assert_eq!(bucket.read("a/b", None, 0..1), Err(Error::NotFound));
         assert_eq!(bucket.put("a//b", &file, 3, false), Err(Error::Invalid));
+        let Traffic { puts, gets, heads, lists, deletes, failures, bytes_up, bytes_down, .. } = bucket.traffic();
+        assert_eq!((puts, gets, heads, lists, deletes, failures), (4, 3, 0, 2, 1, 0), "copies are puts, too");
+        assert_eq!((bytes_up, bytes_down), (10, 3));
     }
 }

@@ -13,6 +13,7 @@ mod folder;
 mod limits;
 mod probe;
 mod profile;
+mod unfinished;
 mod upload;
 mod url;
 
@@ -40,6 +41,7 @@ pub use url::{Provider, StoreUrl};
 
 use failure::explain;
 use limits::{Limited, Urgency};
+use unfinished::Unfinished;
 
 /// How long a store may take to answer when it is opened. It may be tried once more, so that whoever waits
 /// does so for about twice as long.
@@ -60,6 +62,8 @@ pub struct CloudStore {
     limiter: Option<Arc<Limiter>>,
     /// The same bucket, asked for no longer than whoever opens the volume waits.
     opening: Option<Arc<Remote>>,
+    /// For S3: uploads that an earlier daemon left unfinished.
+    unfinished: Option<Arc<Unfinished>>,
     /// When it did not answer at the opening, and what it said.
     silent: Option<(Instant, String)>,
 }
@@ -89,6 +93,28 @@ struct Counters {
     bytes_down: AtomicU64,
 }
 
+impl Counters {
+    /// What they tell, with what waited for limits.
+    fn traffic(&self, limiter: Option<&Limiter>) -> Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (throttled, throttled_ms) = limiter.map_or((0, 0), Limiter::waited);
+        Traffic {
+            puts: read(&self.puts),
+            gets: read(&self.gets),
+            heads: read(&self.heads),
+            lists: read(&self.lists),
+            deletes: read(&self.deletes),
+            failures: read(&self.failures),
+            failed_tries: read(&self.failed_tries),
+            throttled,
+            throttled_ms,
+            bytes_up: read(&self.bytes_up),
+            bytes_down: read(&self.bytes_down),
+            ..Traffic::default()
+        }
+    }
+}
+
 impl CloudStore {
     /// A store to read from. Asks nothing yet.
     pub fn open(url: &StoreUrl, options: &CloudOptions) -> Result<CloudStore> {
@@ -113,6 +139,9 @@ impl CloudStore {
             let patience = OPENING.min(options.deadline);
             let options = CloudOptions { request_timeout: patience, deadline: patience, ..options.clone() };
             store.opening = Some(Arc::new(remote(&options)?));
+            if let Some((s3, region)) = connect::connect_parts(url, &options, &counters.failed_tries)?.s3 {
+                store.unfinished = Some(Arc::new(Unfinished::new(s3, region, url, &options)?));
+            }
         }
         store.leftovers = url.folder().map(folder::FolderStore::new);
         store.limiter = Some(limiter);
@@ -140,6 +169,7 @@ impl CloudStore {
             room: upload::Room::new(),
             limiter: None,
             opening: None,
+            unfinished: None,
             silent: None,
         })
     }
@@ -162,7 +192,33 @@ impl CloudStore {
         if let (Ok(()), Some(folder)) = (&claimed, &self.leftovers) {
             folder.sweep();
         }
+        if claimed.is_ok() {
+            self.give_up_unfinished();
+        }
         claimed
+    }
+
+    /// Whoever had the prefix before ends no upload any more, so what is unfinished there is given up. Listed
+    /// before this daemon begins any; a service that can't list them is asked for nothing more.
+    fn give_up_unfinished(&self) {
+        let Some(unfinished) = self.unfinished.clone() else { return };
+        let (theirs, counters, name) = (unfinished.clone(), self.remote.counters.clone(), self.remote.name.clone());
+        counters.lists.fetch_add(1, Ordering::Relaxed);
+        let begun = match self.run(async move { theirs.list().await }) {
+            Ok(begun) if begun.is_empty() => return,
+            Ok(begun) => begun,
+            Err(error) => return log::debug!("{error}"),
+        };
+        log::info!("{name}: {} uploads that were cut short are given up", begun.len());
+        let Some(runtime) = &self.runtime else { return };
+        runtime.spawn(async move {
+            for begun in begun {
+                counters.deletes.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = unfinished.abort(&begun).await {
+                    log::warn!("{error}");
+                }
+            }
+        });
     }
 
     /// Whose the prefix is; `None` if nobody has claimed it.
@@ -398,23 +454,7 @@ impl ObjectStore for CloudStore {
     }
 
     fn traffic(&self) -> Option<Traffic> {
-        let counters = &self.remote.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (throttled, throttled_ms) = self.limiter.as_ref().map_or((0, 0), |limiter| limiter.waited());
-        Some(Traffic {
-            puts: read(&counters.puts),
-            gets: read(&counters.gets),
-            heads: read(&counters.heads),
-            lists: read(&counters.lists),
-            deletes: read(&counters.deletes),
-            failures: read(&counters.failures),
-            failed_tries: read(&counters.failed_tries),
-            throttled,
-            throttled_ms,
-            bytes_up: read(&counters.bytes_up),
-            bytes_down: read(&counters.bytes_down),
-            ..Traffic::default()
-        })
+        Some(self.remote.counters.traffic(self.limiter.as_deref()))
     }
 }
 

@@ -32,6 +32,8 @@ struct Fake {
     parts: usize,
     fails_at: Option<usize>,
     completes: bool,
+    /// A part ends only once two were under way at the same time.
+    meets: bool,
 }
 
 fn failure() -> object_store::Error {
@@ -58,7 +60,12 @@ impl MultipartUpload for Fake {
         self.parts += 1;
         let now = log.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         log.most.fetch_max(now, Ordering::SeqCst);
+        let meets = self.meets;
         Box::pin(async move {
+            // Whoever sends may be kept from it for longer than any number of rounds.
+            while meets && log.most.load(Ordering::SeqCst) < 2 {
+                dawdle(1).await;
+            }
             dawdle(if fails { 1 } else { 2_000 }).await;
             log.note(format!("part {part}"));
             log.under_way.fetch_sub(1, Ordering::SeqCst);
@@ -91,8 +98,11 @@ fn store() -> CloudStore {
 }
 
 fn put(store: &CloudStore, log: &Arc<Log>, parts: usize, fails_at: Option<usize>, completes: bool) -> Result<()> {
-    let upload = Box::new(Fake { log: log.clone(), parts: 0, fails_at, completes });
-    block_on(put_begun(store, BlobId::new(1, 1), &mut Memory::new(vec![7; parts * PART]), upload))
+    put_by(store, parts, Fake { log: log.clone(), parts: 0, fails_at, completes, meets: false })
+}
+
+fn put_by(store: &CloudStore, parts: usize, upload: Fake) -> Result<()> {
+    block_on(put_begun(store, BlobId::new(1, 1), &mut Memory::new(vec![7; parts * PART]), Box::new(upload)))
 }
 
 #[test]
@@ -119,7 +129,9 @@ fn all_uploads_to_a_store_share_the_room_for_parts() {
     let (store, log) = (store(), Arc::new(Log::default()));
     std::thread::scope(|scope| {
         for _ in 0..3 {
-            scope.spawn(|| put(&store, &log, PARTS + 1, None, true).unwrap());
+            let upload = Fake { log: log.clone(), parts: 0, fails_at: None, completes: true, meets: true };
+            let store = &store;
+            scope.spawn(move || put_by(store, PARTS + 1, upload).unwrap());
         }
     });
     assert_eq!(log.events.lock().iter().filter(|event| *event == "complete").count(), 3);
