@@ -63,6 +63,8 @@ pub enum Error {
     Io(String),
     /// A precondition of a compare-and-swap did not hold.
     Conflict,
+    /// The zone takes no changes of files for a moment; to be tried again.
+    Paused,
     /// A needed part is shutting down or has failed before; the text says which.
     Unavailable(String),
     /// A command of a version that this build does not know.
@@ -101,6 +103,7 @@ pub enum Errno {
     ENODATA = 61,
     EREMOTE = 66,
     EOPNOTSUPP = 95,
+    EINPROGRESS = 115,
     ESTALE = 116,
     EDQUOT = 122,
 }
@@ -135,6 +138,7 @@ impl Error {
             Error::NoStore => Errno::ENODEV,
             Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_) => Errno::EIO,
             Error::Conflict => Errno::EAGAIN,
+            Error::Paused => Errno::EINPROGRESS,
         }
     }
 
@@ -179,6 +183,7 @@ impl fmt::Display for Error {
             Error::NoDevice => "no such device or address",
             Error::Corrupt(text) | Error::Io(text) | Error::Unavailable(text) | Error::UnknownVersion(text) => text,
             Error::Conflict => "changed by somebody else meanwhile",
+            Error::Paused => "a directory of the zone is being shared; try again",
         };
         f.write_str(text)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nexus_kernel::{Error, Result, StoreId, Zone};
+use nexus_kernel::{BlobId, Error, Result, StoreId, Zone};
 
 use super::{Memory, Progress, Reclaimer};
 use crate::metadata::zone_blobs;
@@ -24,15 +24,26 @@ impl Reclaimer {
                 return Ok(copied);
             }
             for (id, _) in left {
-                let (mut budget, mut memory, mut progress) = (u64::MAX, Memory::default(), Progress::default());
-                self.empty(zone, *id, StoreId(0), &mut budget, &mut memory, &mut progress)?;
-                copied += progress.copied_bytes;
-                if memory.wrong.contains(id) {
-                    let lost = format!("blob {:016x} of the node that leaves can't be read", id.0);
-                    return Err(memory.failed.take().unwrap_or(Error::Io(lost)));
-                }
+                copied += self.empty_of_other(zone, *id)?;
             }
         }
         Err(Error::Unavailable("the node that is to leave goes on writing".into()))
+    }
+
+    /// Copies what a zone's files have now in these blobs of other nodes into blobs of this node;
+    /// answers how many bytes.
+    pub fn take_over(&self, zone: &Arc<dyn Zone>, blobs: &[BlobId]) -> Result<u64> {
+        let _alone = self.store.collecting().lock();
+        blobs.iter().try_fold(0, |copied, blob| Ok(copied + self.empty_of_other(zone, *blob)?))
+    }
+
+    fn empty_of_other(&self, zone: &Arc<dyn Zone>, blob: BlobId) -> Result<u64> {
+        let (mut budget, mut memory, mut progress) = (u64::MAX, Memory::default(), Progress::default());
+        self.empty(zone, blob, StoreId(0), &mut budget, &mut memory, &mut progress)?;
+        if memory.wrong.contains(&blob) {
+            let lost = format!("blob {:016x} of another node can't be read", blob.0);
+            return Err(memory.failed.take().unwrap_or(Error::Io(lost)));
+        }
+        Ok(progress.copied_bytes)
     }
 }

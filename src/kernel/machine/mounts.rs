@@ -17,6 +17,12 @@ pub const FILLING_KEY: &str = "filling";
 /// to be emptied begin so; their inode number follows.
 pub const DETACHED_PREFIX: &str = "detached/";
 
+/// Name in the `sys` table of a mark that pauses the zone: who has put it there, and how often it
+/// was renewed.
+pub const PAUSED_KEY: &str = "paused";
+/// Longest mark.
+const MAX_MARK_BYTES: usize = 256;
+
 /// Names in the `sys` table of directories that zones are mounted on begin so; their inode number
 /// follows. The value is the number of the directory that they stand in, as eight bytes.
 pub const MOUNT_PREFIX: &str = "mount/";
@@ -39,6 +45,13 @@ impl Txn<'_> {
             return Err(Error::Conflict);
         }
         self.set_sys(key, value)
+    }
+
+    pub(super) fn pause(&mut self, expect: Option<&[u8]>, mark: Option<&[u8]>) -> Result<Outcome> {
+        if mark.is_some_and(|mark| mark.len() > MAX_MARK_BYTES) {
+            return Err(Error::TooLong);
+        }
+        self.compare_sys(PAUSED_KEY, expect, mark)
     }
 
     pub(super) fn import(&mut self, pairs: &[(u8, Vec<u8>, Vec<u8>)], done: bool) -> Result<Outcome> {
