@@ -61,7 +61,15 @@ impl Txn<'_> {
         }
         for (table, key, value) in pairs {
             let table = Table::ALL.into_iter().find(|known| *known as u8 == *table).ok_or(Error::Invalid)?;
-            self.put(table, Key::from_slice(key), Bytes::copy_from_slice(value));
+            match (table, <[u8; 8]>::try_from(key.as_slice())) {
+                // Told as inodes, too: a cache may have others at these numbers.
+                (Table::Inode, Ok(ino)) => {
+                    let inode = model::decode("inode", value).map_err(|_| Error::Invalid)?;
+                    self.put_inode(Ino(u64::from_be_bytes(ino)), Some(inode));
+                }
+                (Table::Inode, Err(_)) => return Err(Error::Invalid),
+                _ => self.put(table, Key::from_slice(key), Bytes::copy_from_slice(value)),
+            }
         }
         if done {
             self.delete(Table::Sys, filling);

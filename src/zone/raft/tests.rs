@@ -365,3 +365,25 @@ fn changes_wait_while_a_zone_is_paused_and_none_is_lost() {
     agree(&[&a, &b]);
     [a, b].iter().for_each(|zone| zone.close().unwrap());
 }
+
+#[test]
+fn what_is_imported_counts_from_then_on_whatever_was_cached() {
+    let cluster = Cluster::new();
+    let a = cluster.found(1);
+    let mut root = a.inode(Ino::ROOT).unwrap().unwrap();
+    root.nlink += 5;
+    root.size += 5;
+    let key = nexus_kernel::machine::FILLING_KEY.to_owned();
+    a.propose(&Command::SetSys { key, value: Some(vec![1]) }).unwrap();
+    let value = nexus_kernel::model::encode(&root).unwrap().to_vec();
+    let pair = |key: Vec<u8>| (nexus_kernel::Table::Inode as u8, key, value.clone());
+    let wrong = Command::Import { pairs: vec![pair(vec![1])], done: false };
+    assert_eq!(a.propose(&wrong), Err(Error::Invalid));
+    let pairs = vec![pair(Ino::ROOT.0.to_be_bytes().to_vec())];
+    a.propose(&Command::Import { pairs, done: true }).unwrap();
+    assert_eq!(a.inode(Ino::ROOT), Ok(Some(root)));
+    create_in(&a, Ino::ROOT, "dir", NewKind::Directory).unwrap();
+    let after = a.inode(Ino::ROOT).unwrap().unwrap();
+    assert_eq!((after.nlink, after.size), (root.nlink + 1, root.size + 1));
+    a.close().unwrap();
+}
