@@ -17,13 +17,13 @@ use nexus_kernel::{Clock, Ino, NodeId, SystemClock, ZoneIndex};
 use parking_lot::{Condvar, Mutex};
 
 use crate::adapter::Coherence;
-use crate::control::{ClosedView, Reply, ZoneAsk, ZoneMember, ZoneView};
+use crate::control::{ClosedView, ElsewhereView, Reply, ZoneAsk, ZoneMember, ZoneView};
 use crate::mount::{self, MountOptions, MountSpec, Mounted, Unmount, ZONE_TYPE};
 
 /// Zones within zones that are mounted at the most.
 const DEEPEST: usize = 32;
 
-/// How often it is tried again to end shares that were cut short.
+/// How often it is looked for what shares that were cut short have left.
 const MEND: Duration = Duration::from_secs(10);
 
 /// The zones of a daemon's mount.
@@ -35,6 +35,8 @@ pub struct ZoneMounts {
     source: String,
     options: MountOptions,
     mounted: Mutex<BTreeMap<PathBuf, (ZoneIndex, Mounted)>>,
+    /// Zones that it was told of how to join them.
+    told: Mutex<BTreeSet<ElsewhereView>>,
     stale: Mutex<Stale>,
     changed: Condvar,
 }
@@ -79,6 +81,7 @@ impl ZoneMounts {
             source: mounted.source().to_owned(),
             options: kept,
             mounted: Mutex::default(),
+            told: Mutex::default(),
             stale: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -96,7 +99,7 @@ impl ZoneMounts {
                 log::error!("{problem}; other nodes can't reach this one");
             }
         }
-        let mut mended = self.volume.mend_shares();
+        self.volume.mend_shares();
         self.refresh();
         let mounts = Arc::downgrade(self);
         let mut next_mend = Instant::now() + MEND;
@@ -111,8 +114,8 @@ impl ZoneMounts {
                 }
                 let wanted = std::mem::take(&mut stale.is_stale) && !stale.suspended;
                 drop(stale);
-                if !mended && Instant::now() >= next_mend {
-                    mended = mounts.volume.mend_shares();
+                if Instant::now() >= next_mend {
+                    mounts.volume.mend_shares();
                     next_mend = Instant::now() + MEND;
                 }
                 if wanted {
@@ -158,13 +161,15 @@ impl ZoneMounts {
         self.listen(any(DEFAULT_PORT), Vec::new()).or_else(|_| self.listen(any(0), Vec::new()))
     }
 
-    /// Places where zones are to be mounted, outer ones first.
-    fn wanted(&self) -> Vec<(PathBuf, ZoneIndex)> {
-        let Some(node) = self.volume.node_if_any() else { return Vec::new() };
+    /// Places where zones are to be mounted, outer ones first, and those of zones that this node
+    /// takes no part in.
+    fn survey(&self) -> (Vec<(PathBuf, ZoneIndex)>, Vec<ElsewhereView>) {
+        let (mut wanted, mut elsewhere) = (Vec::new(), Vec::new());
         if !self.whole {
-            return Vec::new();
+            return (wanted, elsewhere);
         }
-        let mut wanted = Vec::new();
+        let node = self.volume.node_if_any();
+        let closed: Vec<ZoneId> = self.volume.closed_zones().into_iter().filter_map(|zone| zone.id).collect();
         let mut ahead = vec![(self.root.clone(), ZoneIndex(0), vec![ZoneIndex(0)])];
         while let Some((base, index, above)) = ahead.pop() {
             let mounts = self.volume.fs().zone_mounts(index).unwrap_or_else(|error| {
@@ -172,25 +177,44 @@ impl ZoneMounts {
                 Vec::new()
             });
             for place in mounts {
-                let Some(joined) = node.zone(ZoneId(place.target.zone)) else { continue };
+                let names = place.path.iter().map(|name| OsStr::from_bytes(name));
+                let path = names.fold(base.clone(), |path, name| path.join(name));
+                let id = ZoneId(place.target.zone);
+                let Some(joined) = node.as_ref().and_then(|node| node.zone(id)) else {
+                    let (name, addresses) = (place.target.name, place.target.addresses);
+                    if !closed.contains(&id) {
+                        elsewhere.push(ElsewhereView { path, name, id: id.to_string(), addresses });
+                    }
+                    continue;
+                };
                 // A zone within itself would have no end.
                 if above.contains(&joined.index()) || above.len() > DEEPEST {
                     continue;
                 }
-                let names = place.path.iter().map(|name| OsStr::from_bytes(name));
-                let path = names.fold(base.clone(), |path, name| path.join(name));
                 let above = above.iter().copied().chain([joined.index()]).collect();
                 wanted.push((path.clone(), joined.index()));
                 ahead.push((path, joined.index(), above));
             }
         }
         wanted.sort();
-        wanted
+        (wanted, elsewhere)
+    }
+
+    /// Zones that stand in the mount, and that this node takes no part in.
+    pub fn elsewhere(&self) -> Vec<ElsewhereView> {
+        self.survey().1
     }
 
     /// Mounts what is to be there and is not, and takes away what is not to be there any more.
     pub fn refresh(&self) {
-        let wanted = self.wanted();
+        let (wanted, elsewhere) = self.survey();
+        let elsewhere: BTreeSet<ElsewhereView> = elsewhere.into_iter().collect();
+        let mut told = self.told.lock();
+        for zone in elsewhere.difference(&told) {
+            log::info!("{}", zone.advice());
+        }
+        *told = elsewhere;
+        drop(told);
         let mut mounted = self.mounted.lock();
         let keep: BTreeSet<_> = wanted.iter().cloned().collect();
         let gone: Vec<PathBuf> = mounted
@@ -198,27 +222,66 @@ impl ZoneMounts {
             .filter(|(path, (index, mount))| !keep.contains(&((*path).clone(), *index)) || !mount.is_served())
             .map(|(path, _)| path.clone())
             .collect();
+        // What is mounted below goes with it, and comes again if it is still wanted.
+        let below = |path: &PathBuf| gone.iter().any(|gone| path.starts_with(gone));
+        let gone: Vec<PathBuf> = mounted.keys().filter(|path| below(path)).cloned().collect();
         for path in gone.into_iter().rev() {
             mounted.remove(&path);
         }
         for (path, index) in wanted {
-            if mounted.contains_key(&path) {
-                continue;
+            self.put_up(&mut mounted, path, index);
+        }
+    }
+
+    fn put_up(&self, mounted: &mut BTreeMap<PathBuf, (ZoneIndex, Mounted)>, path: PathBuf, index: ZoneIndex) {
+        if mounted.contains_key(&path) {
+            return;
+        }
+        let spec = MountSpec {
+            source: self.source.clone(),
+            target: path.clone(),
+            options: self.options.clone(),
+            coherence: Coherence::Shared,
+            fs_type: ZONE_TYPE,
+        };
+        match mount::serve(spec, self.volume.fs().clone(), NodeId::new(index, Ino::ROOT)) {
+            Ok(mount) => {
+                log::info!("zone {index} is mounted at {}", path.display());
+                mounted.insert(path, (index, mount));
             }
-            let spec = MountSpec {
-                source: self.source.clone(),
-                target: path.clone(),
-                options: self.options.clone(),
-                coherence: Coherence::Shared,
-                fs_type: ZONE_TYPE,
-            };
-            match mount::serve(spec, self.volume.fs().clone(), NodeId::new(index, Ino::ROOT)) {
-                Ok(mount) => {
-                    log::info!("zone {index} is mounted at {}", path.display());
-                    mounted.insert(path, (index, mount));
+            Err(error) => log::warn!("zone {index} can't be mounted: {error}"),
+        }
+    }
+
+    /// Mounts a zone over a directory that it is about to take the place of, so that there is no
+    /// moment at which programs find neither.
+    fn show(&self, dir: NodeId, index: ZoneIndex) {
+        let bases = match dir.zone() {
+            ZoneIndex(0) if self.whole => vec![self.root.clone()],
+            ZoneIndex(0) => Vec::new(),
+            outer => self.places(outer),
+        };
+        match self.volume.fs().path_in_zone(dir) {
+            Ok(names) => {
+                let mut mounted = self.mounted.lock();
+                for base in bases {
+                    let names = names.iter().map(|name| OsStr::from_bytes(name));
+                    let path = names.fold(base, |path, name| path.join(name));
+                    // What is mounted below would be hidden with the directory.
+                    let below: Vec<PathBuf> =
+                        mounted.keys().filter(|other| other.starts_with(&path)).cloned().collect();
+                    let below: Vec<_> = below
+                        .into_iter()
+                        .rev()
+                        .filter_map(|path| mounted.remove(&path).map(|(index, _)| (path, index)))
+                        .collect();
+                    self.put_up(&mut mounted, path, index);
+                    for (path, index) in below.into_iter().rev() {
+                        self.put_up(&mut mounted, path, index);
+                    }
                 }
-                Err(error) => log::warn!("zone {index} can't be mounted: {error}"),
             }
+            Err(error) => log::warn!("zone {index} is not mounted yet: {error}"),
         }
     }
 
@@ -255,7 +318,10 @@ impl ZoneMounts {
         match ask {
             ZoneAsk::Share { inode, name, ttl_sec, replicas } => {
                 self.ensure_listening()?;
-                let joined = self.volume.share(node(inode), &name).map_err(text)?;
+                let dir = node(inode);
+                let shared = self.volume.share(dir, &name, &|joined| self.show(dir, joined.index()));
+                // Where it failed, what was shown already is taken away.
+                let joined = shared.inspect_err(|_| self.refresh()).map_err(text)?;
                 if let Some(replicas) = replicas {
                     joined.set_replicas(replicas).map_err(|error| error.to_string())?;
                 }
@@ -270,7 +336,10 @@ impl ZoneMounts {
                 self.refresh();
                 Ok(Reply::Text { text: joined.name().to_owned() })
             }
-            ZoneAsk::List => Ok(Reply::Zones { zones: self.views(), closed: self.closed() }),
+            ZoneAsk::List => {
+                let (zones, closed, elsewhere) = (self.views(), self.closed(), self.elsewhere());
+                Ok(Reply::Zones { zones, closed, elsewhere })
+            }
             ZoneAsk::Invite { name, ttl_sec } => {
                 let joined = self.volume.zone_named(&name).map_err(text)?;
                 let invite = self.volume.invite(&joined, Duration::from_secs(ttl_sec)).map_err(text)?;

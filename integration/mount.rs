@@ -252,6 +252,11 @@ impl Mount {
         Ok(())
     }
 
+    /// What the daemon has logged.
+    pub fn log(&self) -> Check<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+
     /// The end of what the daemon said.
     pub fn last_words(&self) -> String {
         let said = fs::read(&self.log).unwrap_or_default();

@@ -53,6 +53,8 @@ pub struct Volume {
     pub(crate) node: Mutex<Option<Arc<ZoneNode>>>,
     pub(crate) watch: Arc<Watch>,
     pub(crate) shared: Arc<SharedContent>,
+    /// Held while a directory becomes a zone.
+    pub(crate) sharing: Mutex<()>,
     pub(crate) log: Arc<NodeLog>,
     pub(crate) content: Arc<SegmentStore>,
     pub(crate) zones: ZoneSet,
@@ -345,6 +347,7 @@ impl Volume {
             node: Mutex::new(node),
             watch,
             shared,
+            sharing: Mutex::new(()),
             root,
             log,
             content,

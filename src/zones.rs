@@ -1,29 +1,30 @@
 //! Replicated zones of a volume: their metastores, and what is asked of them.
 
 mod closed;
+mod metastores;
+mod places;
+mod share;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use nexus_drivers::metastore::{RedbMetastore, RedbOptions};
 use nexus_kernel::disk::Disk;
-use nexus_kernel::failpoint::reach;
 use nexus_kernel::metastore::Table;
-use nexus_kernel::model::{Blob, BlobState, MountTarget, decode};
-use nexus_kernel::{Command, Ino, Metastore, NexusFs, NodeId, Result as KernelResult, Zone, ZoneIndex};
-use nexus_zone::node::{Listeners, NewRoot, NodeParts, ZoneMetastores, ZoneNode, ZoneReport};
-use nexus_zone::raft::{GroupConfig, Listener, MemberId, Metastores, RaftZoneConfig, ReplicaConfig};
-use nexus_zone::{ExportError, export};
+use nexus_kernel::model::{Blob, BlobState, decode};
+use nexus_kernel::{Command, Ino, NexusFs, NodeId, Result as KernelResult, Zone, ZoneIndex};
+use nexus_zone::node::{Listeners, NodeParts, ZoneNode, ZoneReport};
+use nexus_zone::raft::{GroupConfig, Listener, MemberId, RaftZoneConfig, ReplicaConfig};
 use parking_lot::RwLock;
 
 use crate::boot::{ContentState, Volume};
 use crate::error::{Error, Result};
 
 pub(crate) use closed::hold_closed;
+pub use metastores::RedbZones;
 
 pub use nexus_zone::net::{Invite, ZoneId};
 pub use nexus_zone::node::{ClosedZone, JoinedZone, MemberStatus};
@@ -33,116 +34,6 @@ pub use nexus_zone::raft::{MemberId as ZoneMemberId, Role};
 pub const DEFAULT_PORT: u16 = 7420;
 /// Part of the memory limit that each zone may take: one in this many.
 const MEMORY_PART: u64 = 16;
-
-/// Metastores of zones: `zone-<index>-<generation>.redb` in the folder of metastores, of which
-/// `zone-<index>.current` says which counts.
-pub struct RedbZones {
-    disk: Arc<dyn Disk>,
-    folder: PathBuf,
-    cache_bytes: usize,
-}
-
-impl RedbZones {
-    /// In `folder`, each with a cache of that size.
-    pub fn new(disk: Arc<dyn Disk>, folder: PathBuf, cache_bytes: u64) -> RedbZones {
-        RedbZones { disk, folder, cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX) }
-    }
-
-    fn slot(&self, index: ZoneIndex) -> Slot {
-        let RedbZones { disk, folder, cache_bytes } = self;
-        Slot { disk: disk.clone(), folder: folder.clone(), cache_bytes: *cache_bytes, index }
-    }
-}
-
-/// One zone's files.
-struct Slot {
-    disk: Arc<dyn Disk>,
-    folder: PathBuf,
-    cache_bytes: usize,
-    index: ZoneIndex,
-}
-
-impl Slot {
-    fn current_path(&self) -> PathBuf {
-        self.folder.join(format!("zone-{}.current", self.index))
-    }
-
-    fn path(&self, generation: u64) -> PathBuf {
-        self.folder.join(format!("zone-{}-{generation}.redb", self.index))
-    }
-
-    fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> nexus_kernel::Error {
-        let what = format!("write {}", path.display());
-        move |error| nexus_kernel::Error::from_io(what, &error)
-    }
-
-    fn generation(&self) -> KernelResult<u64> {
-        let path = self.current_path();
-        match fs::read_to_string(&path) {
-            Ok(text) => text
-                .trim()
-                .parse()
-                .map_err(|_| nexus_kernel::Error::Corrupt(format!("{} is no number", path.display()))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(nexus_kernel::Error::from_io(format_args!("read {}", path.display()), &error)),
-        }
-    }
-
-    fn open(&self, generation: u64) -> KernelResult<Arc<dyn Metastore>> {
-        self.disk.create_dir_all(&self.folder)?;
-        let options = RedbOptions { cache_bytes: self.cache_bytes, ..RedbOptions::default() };
-        Ok(Arc::new(RedbMetastore::open_or_create(self.disk.clone(), &self.path(generation), options)?))
-    }
-
-    fn remove(&self, generation: u64) -> KernelResult<()> {
-        match self.disk.remove(&self.path(generation)) {
-            Err(nexus_kernel::Error::NotFound) => Ok(()),
-            other => other,
-        }
-    }
-}
-
-impl Metastores for Slot {
-    fn stage(&self) -> KernelResult<Arc<dyn Metastore>> {
-        let next = self.generation()? + 1;
-        self.remove(next)?;
-        self.open(next)
-    }
-
-    fn promote(&self, _staged: &Arc<dyn Metastore>) -> KernelResult<()> {
-        let (old, path) = (self.generation()?, self.current_path());
-        let new = path.with_extension("new");
-        let written = fs::write(&new, format!("{}\n", old + 1)).and_then(|()| fs::File::open(&new)?.sync_all());
-        written.and_then(|()| fs::rename(&new, &path)).map_err(Self::failed(&path))?;
-        self.disk.sync_dir(&self.folder)?;
-        self.remove(old)
-    }
-}
-
-impl ZoneMetastores for RedbZones {
-    fn open(&self, index: ZoneIndex) -> KernelResult<(Arc<dyn Metastore>, Arc<dyn Metastores>)> {
-        let slot = self.slot(index);
-        let metastore = slot.open(slot.generation()?)?;
-        Ok((metastore, Arc::new(slot)))
-    }
-
-    fn remove(&self, index: ZoneIndex) -> KernelResult<()> {
-        let slot = self.slot(index);
-        let generation = slot.generation()?;
-        slot.remove(generation)?;
-        slot.remove(generation + 1)?;
-        match fs::remove_file(slot.current_path()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Self::gone(&error)),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl RedbZones {
-    fn gone(error: &std::io::Error) -> nexus_kernel::Error {
-        nexus_kernel::Error::from_io("remove a zone's metastore", error)
-    }
-}
 
 /// What other nodes change, for whoever shows files to programs.
 pub trait Watcher: Send + Sync {
@@ -264,104 +155,6 @@ impl Volume {
     pub fn listen(&self, address: SocketAddr, advertised: Vec<String>) -> Result<SocketAddr> {
         let node = self.node()?;
         node.listen(address, advertised).map_err(|error| self.failed("listen for other nodes with", error))
-    }
-
-    /// Makes the directory `dir`, with all that is in it, a zone of its own.
-    pub fn share(&self, dir: NodeId, name: &str) -> Result<Arc<JoinedZone>> {
-        let refused = |problem: String| Error::Setting { place: name.to_owned(), problem };
-        let failed = |error| self.failed("share a directory of", error);
-        if dir.zone() != ZoneIndex(0) || dir.ino() == Ino::ROOT {
-            return Err(refused(
-                "only a directory of this volume itself, below its root, can be shared; in a zone, make an empty \
-                 directory and mount a new zone there (`nexus-fuse zone create`, `zone mount`)"
-                    .to_owned(),
-            ));
-        }
-        let (parent, entry) = self.fs.place_of(dir).map_err(failed)?;
-        let inode = self.fs.getattr(dir).map_err(failed)?.inode;
-        let info = self.root.info();
-        let root = NewRoot {
-            hash_seed: info.hash_seed,
-            mode: inode.mode,
-            uid: inode.uid,
-            gid: inode.gid,
-            within: Some(info.id),
-        };
-        let node = self.node()?;
-        let joined = node.found(name, root).map_err(failed)?;
-        // Before files of the zone refer to content, so that none of it is taken for garbage.
-        self.zones.add(joined.zone().clone());
-        let zone = joined.zone().clone();
-        let mut linked = None;
-        let shared = self.root.propose_alone(|| {
-            let mut exported = Ok(Default::default());
-            self.root.read(&mut |state| {
-                exported = export(state, dir.ino(), &mut |pairs| {
-                    zone.propose(&Command::Import { pairs, done: false }).map(drop)
-                });
-                Ok(())
-            })?;
-            match exported {
-                Ok(_) => {}
-                Err(ExportError::Failed(error)) => return Err(error),
-                Err(ExportError::Linked { name, .. }) => {
-                    linked = Some(String::from_utf8_lossy(&name).into_owned());
-                    return Err(nexus_kernel::Error::TooManyLinks);
-                }
-            }
-            zone.propose(&Command::Import { pairs: Vec::new(), done: true })?;
-            reach("share.filled");
-            let target = MountTarget { zone: joined.id().0, name: name.to_owned(), addresses: node.addresses() };
-            Ok(Command::MountZone {
-                parent: parent.ino(),
-                name: entry.as_ref().into(),
-                replace: true,
-                target: nexus_kernel::model::encode(&target)?.to_vec(),
-                now: self.root.now(),
-            })
-        });
-        if let Err(error) = shared {
-            let dynamic: Arc<dyn Zone> = joined.zone().clone();
-            self.zones.remove(&dynamic);
-            if let Err(error) = node.leave(&joined) {
-                log::warn!("what was made of the zone can't be removed: {error}");
-            }
-            return Err(match linked {
-                Some(file) => refused(format!(
-                    "{file:?} has another name outside of the directory (a hard link), which a zone can't have: \
-                     remove one of the two first"
-                )),
-                None => failed(error),
-            });
-        }
-        self.root.sync().map_err(failed)?;
-        reach("share.mounted");
-        node.made(&joined).map_err(failed)?;
-        self.fs.attach_at(joined.index(), joined.zone().clone()).map_err(failed)?;
-        if let Err(error) = self.fs.empty_detached(ZoneIndex(0)) {
-            log::warn!("what was shared is not removed from its old place yet: {error}");
-        }
-        Ok(joined)
-    }
-
-    /// Joins the zone of an invitation, and mounts it on the empty directory `dir`.
-    pub fn join(&self, invite: &Invite, dir: NodeId) -> Result<Arc<JoinedZone>> {
-        let failed = |error| self.failed("join a zone with", error);
-        let (parent, entry) = self.fs.place_of(dir).map_err(failed)?;
-        let node = self.node()?;
-        let joined = match node.zone(invite.zone) {
-            Some(joined) => joined,
-            None => {
-                let joined = node.join(invite).map_err(failed)?;
-                self.zones.add(joined.zone().clone());
-                self.fs.attach_at(joined.index(), joined.zone().clone()).map_err(failed)?;
-                joined
-            }
-        };
-        let target =
-            MountTarget { zone: invite.zone.0, name: joined.name().to_owned(), addresses: invite.addresses.clone() };
-        self.fs.mount_zone(parent, &entry, &target).map_err(failed)?;
-        Ok(joined)
     }
 
     /// A zone that this node takes part in, by its name or the beginning of its id.

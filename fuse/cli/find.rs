@@ -61,13 +61,22 @@ pub fn by_mount_point(target: &Path) -> Result<Option<Volume>, String> {
 
 /// The mount that `path`, which must be there, lies in.
 pub fn containing(path: &Path) -> Result<(Volume, PathBuf), String> {
+    within(path, Entry::is_nexus)
+}
+
+/// The same for a path that may be in a zone, too.
+pub fn containing_zones(path: &Path) -> Result<(Volume, PathBuf), String> {
+    within(path, |entry| entry.is_nexus() || entry.is_zone())
+}
+
+fn within(path: &Path, is_meant: impl Fn(&Entry) -> bool) -> Result<(Volume, PathBuf), String> {
     let path = path.canonicalize().map_err(|error| format!("cannot reach {}: {error}", path.display()))?;
     let entries = table::mounts().map_err(|error| format!("cannot read the mount table: {error}"))?;
     // The deepest, and of several at one place the newest.
     let over = entries.iter().enumerate().filter(|(_, entry)| path.starts_with(&entry.target));
     let deepest = over.max_by_key(|(place, entry)| (entry.target.components().count(), *place));
     match deepest {
-        Some((_, entry)) if entry.is_nexus() => {
+        Some((_, entry)) if is_meant(entry) => {
             Ok((Volume { data: data_of(&Surroundings::of_process(), entry), mount: Some(entry.clone()) }, path))
         }
         _ => Err(format!("{} is not on a mount of Nexus", path.display())),

@@ -184,6 +184,9 @@ fn describe_running(status: &Status) -> String {
             ByteSize(zone.pending_bytes)
         );
     }
+    for zone in &status.elsewhere {
+        let _ = writeln!(out, "  elsewhere  {}", zone.advice());
+    }
     if !status.services.is_empty() {
         let _ = writeln!(out, "  services   {}", status.services.join(", "));
     }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use nexus::config::ByteSize;
 
 use super::find;
-use crate::control::{ClosedView, ControlError, Reply, Request, ZoneAsk, ZoneView};
+use crate::control::{ClosedView, ControlError, ElsewhereView, Reply, Request, ZoneAsk, ZoneView};
 
 /// A zone of some size takes a while to be made, or to arrive.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -201,7 +201,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 
 /// Makes a directory a zone.
 pub fn share(args: &ShareArgs) -> Result<String, String> {
-    let (volume, path) = find::containing(&args.path)?;
+    let (volume, path) = find::containing_zones(&args.path)?;
     let metadata = path.symlink_metadata().map_err(|error| format!("{}: {error}", path.display()))?;
     if !metadata.is_dir() {
         return Err(format!("{} is no directory", path.display()));
@@ -252,13 +252,20 @@ pub fn join(args: &JoinArgs) -> Result<String, String> {
     if !args.path.exists() {
         // Nothing is made where nothing can be joined.
         let around = args.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        find::containing(around.unwrap_or(std::path::Path::new(".")))?;
+        find::containing_zones(around.unwrap_or(std::path::Path::new(".")))?;
         std::fs::create_dir(&args.path).map_err(|error| format!("cannot make {}: {error}", args.path.display()))?;
     }
-    let (volume, path) = find::containing(&args.path)?;
+    let (volume, path) = find::containing_zones(&args.path)?;
     let failed = |error| format!("{}: {error}", path.display());
     let metadata = path.symlink_metadata().map_err(failed)?;
-    if !metadata.is_dir() || std::fs::read_dir(&path).map_err(failed)?.next().is_some() {
+    let first = std::fs::read_dir(&path).and_then(|mut entries| entries.next().transpose());
+    let is_empty = match first {
+        Ok(first) => first.is_none(),
+        // Where the zone stands already, it is only to be joined.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::REMOTE.raw_os_error()) => true,
+        Err(error) => return Err(failed(error)),
+    };
+    if !metadata.is_dir() || !is_empty {
         return Err(format!("{} is not an empty directory", path.display()));
     }
     let ask = ZoneAsk::Join { invite: args.invite.clone(), inode: metadata.ino() };
@@ -270,12 +277,13 @@ pub fn join(args: &JoinArgs) -> Result<String, String> {
 pub fn run(command: &ZoneCommand) -> Result<String, String> {
     match command {
         ZoneCommand::Ls(on) => {
-            let (zones, closed) = list(on)?;
-            let lines: Vec<String> = zones.iter().map(line).chain(closed.iter().map(closed_line)).collect();
+            let (zones, closed, elsewhere) = list(on)?;
+            let lines = zones.iter().map(line).chain(closed.iter().map(closed_line));
+            let lines: Vec<String> = lines.chain(elsewhere.iter().map(elsewhere_line)).collect();
             Ok(if lines.is_empty() { "no zones".to_owned() } else { lines.join("\n") })
         }
         ZoneCommand::Status(named) => {
-            let (zones, closed) = list(&named.on)?;
+            let (zones, closed, _) = list(&named.on)?;
             if let Some(zone) = closed.iter().find(|zone| zone.name == named.zone) {
                 return Err(closed_line(zone));
             }
@@ -312,15 +320,21 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
     }
 }
 
-fn list(on: &MountOnly) -> Result<(Vec<ZoneView>, Vec<ClosedView>), String> {
+type Listed = (Vec<ZoneView>, Vec<ClosedView>, Vec<ElsewhereView>);
+
+fn list(on: &MountOnly) -> Result<Listed, String> {
     match ask_on(on, ZoneAsk::List)? {
-        Reply::Zones { zones, closed } => Ok((zones, closed)),
+        Reply::Zones { zones, closed, elsewhere } => Ok((zones, closed, elsewhere)),
         other => Err(unexpected(&other)),
     }
 }
 
 fn closed_line(zone: &ClosedView) -> String {
     format!("{}  CAN'T BE OPENED: {}", zone.name, zone.why)
+}
+
+fn elsewhere_line(zone: &ElsewhereView) -> String {
+    format!("{}  not joined: `nexus-fuse status` tells how  {}", zone.name, zone.path.display())
 }
 
 fn line(zone: &ZoneView) -> String {

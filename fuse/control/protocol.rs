@@ -313,6 +313,9 @@ pub enum Reply {
         /// Those that can't be opened.
         #[serde(default)]
         closed: Vec<super::zones::ClosedView>,
+        /// Those that stand in the mount, and that this node takes no part in.
+        #[serde(default)]
+        elsewhere: Vec<super::zones::ElsewhereView>,
     },
     /// An invitation, or another text to be handed on, as what is left of a store.
     Text {
@@ -354,6 +357,9 @@ pub struct Status {
     pub attachments: Vec<AttachmentStatus>,
     /// Its zones.
     pub zones: Vec<ZoneStatus>,
+    /// Zones that stand in it, and that this node takes no part in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<super::zones::ElsewhereView>,
     /// Content.
     pub content: ContentStatus,
     /// The store in the cloud, if there is one.

@@ -116,6 +116,34 @@ pub struct ClosedView {
     pub why: String,
 }
 
+/// A zone that stands in the mount, and that this node takes no part in.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ElsewhereView {
+    /// Where.
+    pub path: std::path::PathBuf,
+    /// What people call it.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// Where members of it were heard of.
+    pub addresses: Vec<String>,
+}
+
+impl ElsewhereView {
+    /// What it is, and how to take part in it.
+    pub fn advice(&self) -> String {
+        let ElsewhereView { path, name, addresses, .. } = self;
+        let (path, members) = (
+            path.display(),
+            if addresses.is_empty() { String::new() } else { format!(" (at {})", addresses.join(", ")) },
+        );
+        format!(
+            "zone {name} stands at {path}, and this node takes no part in it: ask a member{members} for an \
+             invitation (`nexus-fuse zone invite {name}` there), then `nexus-fuse join INVITATION {path}`"
+        )
+    }
+}
+
 /// A member of a zone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ZoneMember {

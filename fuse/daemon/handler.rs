@@ -82,6 +82,7 @@ impl DaemonHandler {
                     metastore_bytes: zone.stats.metastore_bytes,
                 })
                 .collect(),
+            elsewhere: self.zones.elsewhere(),
             content: ContentStatus {
                 segments: state.content.segments,
                 segment_bytes: state.content.segment_bytes,

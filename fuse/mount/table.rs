@@ -36,6 +36,11 @@ impl Entry {
         self.is_nexus() || [super::ATTACHED_TYPE, super::ZONE_TYPE].contains(&self.fs_type.as_str())
     }
 
+    /// Whether this is a zone in a mount of ours.
+    pub fn is_zone(&self) -> bool {
+        self.fs_type == super::ZONE_TYPE
+    }
+
     /// Whether it refuses changes.
     pub fn is_read_only(&self) -> bool {
         self.words().any(|word| word == "ro")

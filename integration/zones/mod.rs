@@ -4,6 +4,7 @@
 
 mod closed;
 mod copies;
+mod nested;
 mod rest;
 
 use std::fs::{self, File, OpenOptions};
@@ -43,6 +44,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
         Case::new("a share that is cut short", closed::cut_short),
+        Case::new("a directory of a zone becomes a zone within it", nested::within),
+        Case::new("a share within a zone that is cut short", nested::cut_short),
     ]
 }
 

@@ -14,7 +14,7 @@ use crate::model::{Inode, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
 /// version that has it, so that older builds read on as long as they can.
-pub const COMMAND_VERSION: u8 = 4;
+pub const COMMAND_VERSION: u8 = 5;
 
 /// Bytes of a name or attribute.
 pub type SmallBytes = SmallVec<[u8; 32]>;
@@ -199,6 +199,12 @@ pub enum Command {
     /// As `Write`, at the end of the file, wherever that is by then: O_APPEND of several nodes.
     /// Since version 4.
     Append { ino: Ino, pieces: SmallVec<[Piece; 2]>, store: StoreId, kill_privileges: bool, now: Timestamp },
+    /// Sets or removes the mark at [`crate::machine::PAUSED_KEY`] if it is `expect`;
+    /// [`Error::Conflict`] if it is not. While there is one, a replicated zone answers
+    /// [`Error::Paused`] to what changes files. Since version 5, as all that follow.
+    Pause { expect: Option<Vec<u8>>, mark: Option<Vec<u8>> },
+    /// As `MountZone` with `replace`, in a zone that is paused by just this mark, which goes.
+    MountFilled { parent: Ino, name: SmallBytes, mark: Vec<u8>, target: Vec<u8>, now: Timestamp },
 }
 
 /// An inode that lost a name.
@@ -239,6 +245,7 @@ impl Command {
             | Command::MountZone { .. }
             | Command::UnmountZone { .. } => 3,
             Command::Append { .. } => 4,
+            Command::Pause { .. } | Command::MountFilled { .. } => 5,
             _ => 1,
         }
     }
@@ -285,10 +292,63 @@ impl Command {
             | Command::Place { .. }
             | Command::ReserveInos { .. }
             | Command::Import { .. }
-            | Command::MountZone { .. } => false,
+            | Command::MountZone { .. }
+            | Command::MountFilled { .. } => false,
             Command::CompareSys { value, .. } => value.is_none(),
+            Command::Pause { mark, .. } => mark.is_none(),
             Command::UnmountZone { .. } => true,
         }
+    }
+
+    /// Whether the command is applied in a zone that is paused, as it changes no file.
+    pub fn passes_pause(&self) -> bool {
+        matches!(
+            self,
+            Command::SetSys { .. }
+                | Command::CompareSys { .. }
+                | Command::ReserveInos { .. }
+                | Command::Pause { .. }
+                | Command::MountFilled { .. }
+        )
+    }
+
+    /// The files and directories that the command names.
+    pub fn inodes(&self) -> SmallVec<[Ino; 2]> {
+        match self {
+            Command::Create { parent, .. }
+            | Command::CreateUnnamed { parent, .. }
+            | Command::Unlink { parent, .. }
+            | Command::RemoveDir { parent, .. }
+            | Command::MountZone { parent, .. }
+            | Command::MountFilled { parent, .. }
+            | Command::UnmountZone { parent, .. } => SmallVec::from_slice(&[*parent]),
+            Command::Link { ino: one, parent: other, .. }
+            | Command::Rename { parent: one, new_parent: other, .. }
+            | Command::Clone { from: one, to: other, .. } => SmallVec::from_slice(&[*one, *other]),
+            Command::SetAttr { ino, .. }
+            | Command::SetAtime { ino, .. }
+            | Command::Write { ino, .. }
+            | Command::Append { ino, .. }
+            | Command::Range { ino, .. }
+            | Command::SetXattr { ino, .. }
+            | Command::RemoveXattr { ino, .. }
+            | Command::Place { ino, .. } => SmallVec::from_slice(&[*ino]),
+            Command::Reap { inos, .. } => SmallVec::from_slice(inos),
+            Command::Relocate { moves, .. } => moves.iter().map(|relocation| relocation.ino).collect(),
+            Command::Format { .. }
+            | Command::SealBlob { .. }
+            | Command::DropBlob { .. }
+            | Command::SetSys { .. }
+            | Command::ReserveInos { .. }
+            | Command::CompareSys { .. }
+            | Command::Import { .. }
+            | Command::Pause { .. } => SmallVec::new(),
+        }
+    }
+
+    /// Whether the command looks after content, which is done again later if it is refused now.
+    pub fn is_upkeep(&self) -> bool {
+        matches!(self, Command::SealBlob { .. } | Command::DropBlob { .. } | Command::Relocate { .. })
     }
 
     /// The pieces of new content that the command makes the metadata point at.

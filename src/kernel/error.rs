@@ -63,6 +63,8 @@ pub enum Error {
     Io(String),
     /// A precondition of a compare-and-swap did not hold.
     Conflict,
+    /// The zone takes no changes of files for a moment; to be tried again.
+    Paused,
     /// A needed part is shutting down or has failed before; the text says which.
     Unavailable(String),
     /// A command of a version that this build does not know.
@@ -104,6 +106,7 @@ pub enum Errno {
     ENODATA = 61,
     EREMOTE = 66,
     EOPNOTSUPP = 95,
+    EINPROGRESS = 115,
     ESTALE = 116,
     EDQUOT = 122,
 }
@@ -139,6 +142,7 @@ impl Error {
             Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_) => Errno::EIO,
             Error::Conflict => Errno::EAGAIN,
             Error::Interrupted => Errno::EINTR,
+            Error::Paused => Errno::EINPROGRESS,
         }
     }
 
@@ -184,6 +188,7 @@ impl fmt::Display for Error {
             Error::Corrupt(text) | Error::Io(text) | Error::Unavailable(text) | Error::UnknownVersion(text) => text,
             Error::Conflict => "changed by somebody else meanwhile",
             Error::Interrupted => "interrupted",
+            Error::Paused => "a directory of the zone is being shared; try again",
         };
         f.write_str(text)
     }

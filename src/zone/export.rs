@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
+use nexus_kernel::machine::MOUNT_PREFIX;
 use nexus_kernel::metastore::{Key, MetaRead};
 use nexus_kernel::model::{self, Blob, Dentry, Extent, FileKind, Inode, Usage, keys};
 use nexus_kernel::{BlobId, Error, Ino, Result, Table};
@@ -151,6 +152,8 @@ impl Export<'_> {
                     // What may be left below the zone that is mounted there is not copied.
                     inode.size = 0;
                     inode.nlink = 2;
+                    let place = keys::sys(&format!("{MOUNT_PREFIX}{}", dentry.ino));
+                    self.put(Table::Sys, place, &renamed.0.to_be_bytes())?;
                 }
                 _ if inode.nlink > 1 => {
                     let left = self.linked.get(&dentry.ino).map_or(inode.nlink, |(left, _)| *left) - 1;

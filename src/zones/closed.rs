@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use nexus_content::{Held, ZoneSet};
-use nexus_kernel::{Result as KernelResult, Zone};
+use nexus_kernel::zone::SETTLED_KEY;
+use nexus_kernel::{Command, Result as KernelResult};
 use nexus_zone::node::{ClosedZone, JoinedZone};
+use nexus_zone::raft::Role;
 
 use crate::boot::Volume;
 
@@ -38,10 +40,13 @@ impl Volume {
         problems
     }
 
-    /// Ends what a share that was cut short has left: a zone that stands in its place stays, one
+    /// Ends what shares that were cut short have left: a zone that stands in its place stays, one
     /// that does not goes, as the directory is still there. `false` if that can't be told yet of some.
+    /// What zones were put in place of is removed, by whoever leads.
     pub fn mend_shares(&self) -> bool {
         let Some(node) = self.node_if_any() else { return true };
+        // One that is under way is no leftover.
+        let Some(_alone) = self.sharing.try_lock() else { return false };
         let mut all = true;
         for (joined, outer) in node.unfinished() {
             match self.mend_share(&joined, &outer) {
@@ -52,6 +57,14 @@ impl Volume {
                 }
             }
         }
+        for joined in node.zones() {
+            if !self.fs.is_read_only()
+                && joined.zone().group().status().role == Role::Leader
+                && let Err(error) = self.fs.empty_detached(joined.index())
+            {
+                log::warn!("what was shared of zone {} is not removed from its old place yet: {error}", joined.name());
+            }
+        }
         all
     }
 
@@ -60,7 +73,10 @@ impl Volume {
         let around = self.fs.router().zones().into_iter().find(|(_, zone)| zone.info().id == *outer);
         // Where the zone around it is not open, nobody knows whether it stands there.
         let Some((index, around)) = around else { return Ok(false) };
-        if around.be_current().is_err() {
+        // Behind this, none that was proposed before is applied any more: who has given up an answer
+        // says so with the next proposal.
+        let settled = Command::SetSys { key: SETTLED_KEY.into(), value: None };
+        if around.propose(&settled).is_err() || around.be_current().is_err() {
             return Ok(false);
         }
         if self.fs.zone_mounts(index)?.iter().any(|place| place.target.zone == joined.id().0) {
@@ -68,10 +84,7 @@ impl Volume {
             return Ok(true);
         }
         log::info!("zone {} was never put in place, as a share was cut short: it is removed", joined.name());
-        self.fs.router().detach(joined.index())?;
-        let zone: Arc<dyn Zone> = joined.zone().clone();
-        self.zones.remove(&zone);
-        node.leave(joined)?;
+        self.take_back(joined)?;
         Ok(true)
     }
 }

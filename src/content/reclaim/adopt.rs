@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nexus_kernel::{Error, Result, StoreId, Zone};
+use nexus_kernel::{BlobId, Error, Result, StoreId, Zone};
 
 use super::batch::Batch;
 use super::{Memory, Progress, Reclaimer};
@@ -25,18 +25,34 @@ impl Reclaimer {
                 return Ok(copied);
             }
             let mut batch = Batch::new(StoreId(0));
-            let mut done = Progress::default();
             for (id, _) in left {
-                let (mut budget, mut memory, mut progress) = (u64::MAX, Memory::default(), Progress::default());
-                self.empty(zone, *id, &mut batch, &mut budget, &mut memory, &mut progress)?;
-                copied += progress.copied_bytes;
-                if memory.wrong.contains(id) {
-                    let lost = format!("blob {:016x} of the node that leaves can't be read", id.0);
-                    return Err(memory.failed.take().unwrap_or(Error::Io(lost)));
-                }
+                copied += self.empty_of_other(zone, *id, &mut batch)?;
             }
-            self.finish(&mut batch, &mut done)?;
+            self.finish(&mut batch, &mut Progress::default())?;
         }
         Err(Error::Unavailable("the node that is to leave goes on writing".into()))
+    }
+
+    /// Copies what a zone's files have now in these blobs of other nodes into blobs of this node;
+    /// answers how many bytes.
+    pub fn take_over(&self, zone: &Arc<dyn Zone>, blobs: &[BlobId]) -> Result<u64> {
+        let _alone = self.store.collecting().lock();
+        let mut batch = Batch::new(StoreId(0));
+        let mut copied = 0;
+        for blob in blobs {
+            copied += self.empty_of_other(zone, *blob, &mut batch)?;
+        }
+        self.finish(&mut batch, &mut Progress::default())?;
+        Ok(copied)
+    }
+
+    fn empty_of_other(&self, zone: &Arc<dyn Zone>, blob: BlobId, batch: &mut Batch) -> Result<u64> {
+        let (mut budget, mut memory, mut progress) = (u64::MAX, Memory::default(), Progress::default());
+        self.empty(zone, blob, batch, &mut budget, &mut memory, &mut progress)?;
+        if memory.wrong.contains(&blob) {
+            let lost = format!("blob {:016x} of another node can't be read", blob.0);
+            return Err(memory.failed.take().unwrap_or(Error::Io(lost)));
+        }
+        Ok(progress.copied_bytes)
     }
 }

@@ -20,12 +20,20 @@ impl NexusFs {
     /// names there were. What is cut short goes on with the next call.
     pub fn empty_detached(&self, index: ZoneIndex) -> Result<u64> {
         let zone = self.router.zone(index)?;
-        let mut removed = 0;
+        let (mut removed, mut failed) = (0, None);
         for dir in detached(&*zone)? {
-            removed += self.empty(index, &*zone, dir)?;
+            // One may have to wait for another that is below it.
+            match self.empty(index, &*zone, dir) {
+                Ok(count) => removed += count,
+                Err(Error::Stale) => {}
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            }
             zone.propose(&Command::SetSys { key: format!("{DETACHED_PREFIX}{dir}"), value: None })?;
         }
-        Ok(removed)
+        failed.map_or(Ok(removed), Err)
     }
 
     fn empty(&self, index: ZoneIndex, zone: &dyn Zone, top: Ino) -> Result<u64> {
@@ -44,7 +52,12 @@ impl NexusFs {
                         break;
                     }
                     FileKind::Mount => {
-                        zone.propose(&Command::UnmountZone { parent: dir, name: name.clone(), now: zone.now() })?;
+                        let command = Command::UnmountZone { parent: dir, name: name.clone(), now: zone.now() };
+                        match zone.propose(&command) {
+                            // Another member was faster.
+                            Ok(_) | Err(Error::NotFound | Error::Invalid) => {}
+                            Err(error) => return Err(error),
+                        }
                         below = Some((dentry.ino, name));
                         break;
                     }
@@ -75,7 +88,7 @@ impl NexusFs {
         match zone.propose(command) {
             Ok(outcome) => self.after_removal(index, &outcome),
             // Another member was faster.
-            Err(Error::NotFound) => {}
+            Err(Error::NotFound | Error::Stale) => {}
             Err(error) => return Err(error),
         }
         Ok(())

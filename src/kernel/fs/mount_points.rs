@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId, ZoneIndex};
 use crate::machine::MOUNT_PREFIX;
 use crate::metastore::{MetaRead, Table};
-use crate::model::{self, Dentry, MountTarget, keys};
+use crate::model::{self, Dentry, InodeFlags, MountTarget, keys};
 use crate::name::Name;
 use crate::router::VfsRouter;
 use crate::zone::Zone;
@@ -67,6 +67,23 @@ impl NexusFs {
         found.ok_or(Error::NotFound)
     }
 
+    /// The names that lead to a directory from its zone's root.
+    pub fn path_in_zone(&self, dir: NodeId) -> Result<Vec<Bytes>> {
+        let (zone, ino) = self.router.resolve(dir)?;
+        let mut path = Vec::new();
+        zone.read(&mut |state| {
+            path = path_of(state, ino)?;
+            Ok(())
+        })?;
+        Ok(path)
+    }
+
+    /// The zone that stands at a directory, if one does.
+    pub fn mounted_at(&self, dir: NodeId) -> Result<Option<MountTarget>> {
+        let (zone, ino) = self.router.resolve(dir)?;
+        target_at(&*zone, ino)
+    }
+
     /// Puts a zone in place of an empty directory.
     pub fn mount_zone(&self, parent: NodeId, name: &[u8], target: &MountTarget) -> Result<()> {
         self.writable()?;
@@ -88,19 +105,24 @@ impl NexusFs {
 
 /// Why a directory that a zone is mounted on can't be looked into.
 pub(super) fn not_entered(router: &VfsRouter, zone: &dyn Zone, ino: Ino) -> Error {
-    let mut target = None;
-    let read = zone.read(&mut |state| {
-        let found = state.get(Table::Symlink, &keys::ino(ino))?;
-        target = found.map(|found| model::decode::<MountTarget>("mount target", &found)).transpose()?;
-        Ok(())
-    });
-    match (read, target) {
-        (Err(error), _) => error,
-        (Ok(()), Some(target)) if router.is_closed(&target.zone) => {
+    match target_at(zone, ino) {
+        Err(error) => error,
+        Ok(Some(target)) if router.is_closed(&target.zone) => {
             Error::Io(format!("zone {}, which is mounted there, can't be opened", target.name))
         }
-        _ => Error::Remote,
+        Ok(_) => Error::Remote,
     }
+}
+
+fn target_at(zone: &dyn Zone, ino: Ino) -> Result<Option<MountTarget>> {
+    let mut target = None;
+    zone.read(&mut |state| {
+        let is_mount = state.inode(ino)?.is_some_and(|inode| inode.flags.has(InodeFlags::MOUNT));
+        let found = if is_mount { state.get(Table::Symlink, &keys::ino(ino))? } else { None };
+        target = found.map(|found| model::decode::<MountTarget>("mount target", &found)).transpose()?;
+        Ok(())
+    })?;
+    Ok(target)
 }
 
 /// The names that lead to a directory from the root.

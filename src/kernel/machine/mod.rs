@@ -22,7 +22,7 @@ use crate::model::Inode;
 
 pub use attributes::{MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES};
 pub use content::extents;
-pub use mounts::{DETACHED_PREFIX, FILLING_KEY, MOUNT_PREFIX};
+pub use mounts::{DETACHED_PREFIX, FILLING_KEY, MOUNT_PREFIX, PAUSED_KEY};
 use txn::Txn;
 pub use txn::{find_dentry, find_dentry_in};
 

@@ -17,6 +17,12 @@ pub const FILLING_KEY: &str = "filling";
 /// to be emptied begin so; their inode number follows.
 pub const DETACHED_PREFIX: &str = "detached/";
 
+/// Name in the `sys` table of a mark that pauses the zone: who has put it there, and how often it
+/// was renewed.
+pub const PAUSED_KEY: &str = "paused";
+/// Longest mark.
+const MAX_MARK_BYTES: usize = 256;
+
 /// Names in the `sys` table of directories that zones are mounted on begin so; their inode number
 /// follows. The value is the number of the directory that they stand in, as eight bytes.
 pub const MOUNT_PREFIX: &str = "mount/";
@@ -41,6 +47,13 @@ impl Txn<'_> {
         self.set_sys(key, value)
     }
 
+    pub(super) fn pause(&mut self, expect: Option<&[u8]>, mark: Option<&[u8]>) -> Result<Outcome> {
+        if mark.is_some_and(|mark| mark.len() > MAX_MARK_BYTES) {
+            return Err(Error::TooLong);
+        }
+        self.compare_sys(PAUSED_KEY, expect, mark)
+    }
+
     pub(super) fn import(&mut self, pairs: &[(u8, Vec<u8>, Vec<u8>)], done: bool) -> Result<Outcome> {
         let filling = keys::sys(FILLING_KEY);
         if MetaRead::get(self, Table::Sys, &filling)?.is_none() {
@@ -48,7 +61,15 @@ impl Txn<'_> {
         }
         for (table, key, value) in pairs {
             let table = Table::ALL.into_iter().find(|known| *known as u8 == *table).ok_or(Error::Invalid)?;
-            self.put(table, Key::from_slice(key), Bytes::copy_from_slice(value));
+            match (table, <[u8; 8]>::try_from(key.as_slice())) {
+                // Told as inodes, too: a cache may have others at these numbers.
+                (Table::Inode, Ok(ino)) => {
+                    let inode = model::decode("inode", value).map_err(|_| Error::Invalid)?;
+                    self.put_inode(Ino(u64::from_be_bytes(ino)), Some(inode));
+                }
+                (Table::Inode, Err(_)) => return Err(Error::Invalid),
+                _ => self.put(table, Key::from_slice(key), Bytes::copy_from_slice(value)),
+            }
         }
         if done {
             self.delete(Table::Sys, filling);

@@ -92,6 +92,11 @@ impl<'a> Txn<'a> {
                 self.mount_zone((*parent, name), *replace, target, *now)
             }
             Command::UnmountZone { parent, name, now } => self.unmount_zone((*parent, name), *now),
+            Command::Pause { expect, mark } => self.pause(expect.as_deref(), mark.as_deref()),
+            Command::MountFilled { parent, name, mark, target, now } => {
+                self.pause(Some(mark), None)?;
+                self.mount_zone((*parent, name), true, target, *now)
+            }
         }
     }
 

@@ -44,6 +44,8 @@ pub use joined::{JoinedZone, MemberStatus, ZoneReport};
 const THREADS: usize = 4;
 /// How long a new member may take to get the zone's state and a vote.
 const CATCH_UP: Duration = Duration::from_secs(600);
+/// Inodes of which one question asks whether they are open.
+const MOST_ASKED: usize = 65_536;
 /// How long the answer to a join may take.
 const JOIN: Duration = Duration::from_secs(30);
 
@@ -380,6 +382,19 @@ impl ZoneNode {
         }
         joined.zone().be_current()?;
         Ok(joined)
+    }
+
+    /// Another member that has one of these files or directories open, as far as they answer.
+    pub fn held_elsewhere(&self, joined: &JoinedZone, inodes: &[Ino]) -> Option<String> {
+        let members = joined.zone().group().status().membership.members;
+        members.iter().filter(|(id, _)| **id != joined.member()).find_map(|(id, about)| {
+            let client = joined.links().client(*id, about).ok()?;
+            let held = inodes.chunks(MOST_ASKED).any(|inodes| {
+                let asked = self.handle.block_on(client.held(inodes, JOIN));
+                asked.is_ok_and(|held| !held.is_empty())
+            });
+            held.then(|| about.name.clone())
+        })
     }
 
     /// Takes a member out of a zone: its certificate counts for nothing from then on.

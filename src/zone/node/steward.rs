@@ -12,7 +12,7 @@ use nexus_kernel::{Command, Error, MetaRead, Result, Table, Zone};
 use super::joined::JoinedZone;
 use super::pulse;
 use super::records::member_key;
-use crate::raft::{Member, MemberId, Role};
+use crate::raft::{Member, MemberId, PAUSE_LEASE, Role};
 
 /// How often it looks.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -43,6 +43,7 @@ pub const LEAVING: &str = "leaving/";
 /// Looks after a zone until it is gone.
 pub async fn run(zone: Weak<JoinedZone>) {
     let (mut seen, mut relieved) = (None, Instant::now());
+    let mut mark = Watched::default();
     loop {
         tokio::time::sleep(PAUSE).await;
         pulse::rested(&zone).await;
@@ -62,6 +63,9 @@ pub async fn run(zone: Weak<JoinedZone>) {
             seen = None;
             continue;
         }
+        if let Err(error) = mark.end_left_behind(&joined).await {
+            log::warn!("zone {} stays paused: {error}", joined.name());
+        }
         let applied = joined.zone().replica().applied();
         if seen == Some(applied) {
             continue;
@@ -72,6 +76,37 @@ pub async fn run(zone: Weak<JoinedZone>) {
                 log::warn!("the members of zone {} can't be changed yet: {error}", joined.name());
                 tokio::time::sleep(PAUSE * 5).await;
             }
+        }
+    }
+}
+
+/// A mark that pauses the zone, and since when it is as it is.
+#[derive(Default)]
+struct Watched(Option<(bytes::Bytes, Instant)>);
+
+impl Watched {
+    /// Ends a pause whose maker does not renew it.
+    async fn end_left_behind(&mut self, joined: &JoinedZone) -> Result<()> {
+        let Some(mark) = joined.zone().replica().paused()? else {
+            self.0 = None;
+            return Ok(());
+        };
+        match &self.0 {
+            Some((seen, since)) if *seen == mark => {
+                if since.elapsed() < PAUSE_LEASE {
+                    return Ok(());
+                }
+            }
+            _ => {
+                self.0 = Some((mark, Instant::now()));
+                return Ok(());
+            }
+        }
+        self.0 = None;
+        log::info!("zone {} goes on: who has paused it is gone", joined.name());
+        match propose(joined, Command::Pause { expect: Some(mark.to_vec()), mark: None }).await {
+            Err(Error::Conflict) => Ok(()),
+            other => other,
         }
     }
 }
@@ -116,8 +151,12 @@ async fn tend(joined: &JoinedZone) -> Result<()> {
 }
 
 async fn set(joined: &JoinedZone, key: String, value: Option<Vec<u8>>) -> Result<()> {
+    propose(joined, Command::SetSys { key, value }).await
+}
+
+async fn propose(joined: &JoinedZone, command: Command) -> Result<()> {
     let zone = joined.zone().clone();
-    let proposed = tokio::task::spawn_blocking(move || zone.propose(&Command::SetSys { key, value })).await;
+    let proposed = tokio::task::spawn_blocking(move || zone.propose(&command)).await;
     proposed.map_err(|error| Error::Io(error.to_string()))?.map(drop)
 }
 

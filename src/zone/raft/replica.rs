@@ -103,6 +103,8 @@ pub struct Replica {
     changed: Condvar,
     waiting: Mutex<()>,
     closed: AtomicBool,
+    /// Whether the state has a mark at [`machine::PAUSED_KEY`].
+    paused: AtomicBool,
 }
 
 /// What applying goes on from.
@@ -128,6 +130,7 @@ impl Replica {
         let mark = read_mark(&*metastore.snapshot()?)?;
         let state = State::over(metastore, config.cache_bytes)?;
         let applied = AtomicU64::new(mark.applied.map_or(0, |at| at.index + 1));
+        let paused = AtomicBool::new(pause_mark(&state)?.is_some());
         let applying = Applying { drained: mark.clone(), mark, ..Applying::default() };
         Ok(Replica {
             me,
@@ -144,7 +147,13 @@ impl Replica {
             changed: Condvar::new(),
             waiting: Mutex::new(()),
             closed: AtomicBool::new(false),
+            paused,
         })
+    }
+
+    /// The mark that the zone is paused by, if it is.
+    pub fn paused(&self) -> Result<Option<bytes::Bytes>> {
+        if self.paused.load(Ordering::Acquire) { pause_mark(&self.state()) } else { Ok(None) }
     }
 
     /// The newest state.
@@ -298,6 +307,9 @@ impl Replica {
 
     fn apply_command(&self, state: &State, at: Position, command: &[u8], ours: bool) -> Result<Outcome> {
         let command = Command::decode(command)?;
+        if self.paused.load(Ordering::Acquire) && !command.passes_pause() {
+            return Err(Error::Paused);
+        }
         let applied = {
             let view = state.view.read_recursive();
             machine::apply(&Reader { view: &view, caches: &state.caches }, &command)?
@@ -309,6 +321,9 @@ impl Replica {
             view.apply(applied, lsn(at), &state.caches)?;
             view.info()
         };
+        if matches!(command, Command::Pause { .. } | Command::MountFilled { .. }) {
+            self.paused.store(pause_mark(state)?.is_some(), Ordering::Release);
+        }
         if let Some(info) = info
             && state.info.get().is_none()
         {
@@ -424,6 +439,7 @@ impl Replica {
         let failed = applying.failed.take();
         *applying = Applying { drained: mark.clone(), mark, sessions: HashMap::new(), failed };
         self.applied.store(expect.map_or(0, |at| at.index + 1), Ordering::Release);
+        self.paused.store(pause_mark(&state)?.is_some(), Ordering::Release);
         self.answer_from(&state)?;
         self.listener.replaced();
         drop(applying);
@@ -438,6 +454,9 @@ impl Replica {
         for seq in self.pending.numbers() {
             match session.answer(self.session, seq) {
                 Some(0) => self.pending.answer(seq, Ok(Outcome::default())),
+                Some(errno) if i32::from(errno) == Error::Paused.errno() as i32 => {
+                    self.pending.answer(seq, Err(Error::Paused));
+                }
                 Some(errno) => {
                     let error =
                         Error::Io(format!("the change was refused with errno {errno} while this node was behind"));
@@ -457,6 +476,10 @@ fn commit(metastore: &dyn Metastore, changes: &MemTable, mark: &Mark) -> Result<
     batch.writes.extend(changes.iter().map(|(table, key, change)| (table, Key::from_slice(key), change.clone())));
     batch.writes.push((Table::Sys, keys::sys(APPLIED_KEY), Some(model::encode(mark)?)));
     metastore.commit(&batch, Durability::Durable)
+}
+
+fn pause_mark(state: &State) -> Result<Option<bytes::Bytes>> {
+    state.fetch(Table::Sys, &keys::sys(machine::PAUSED_KEY))
 }
 
 /// How far a replica's metastore has come.

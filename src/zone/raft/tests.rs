@@ -313,3 +313,77 @@ fn many_threads_share_entries() {
     assert_eq!(a.usage().unwrap().inodes, 1601);
     [a, b].iter().for_each(|zone| zone.close().unwrap());
 }
+
+fn create_in(zone: &RaftZone, parent: Ino, name: &str, kind: NewKind) -> Result<Ino> {
+    let (name, ino) = (SmallBytes::from_slice(name.as_bytes()), zone.allocate_ino()?);
+    let (mode, umask, uid, gid, now) = (0o755, 0, 0, 0, zone.now());
+    Ok(zone.propose(&Command::Create { parent, name, ino, kind, mode, umask, uid, gid, now })?.inode.unwrap().0)
+}
+
+#[test]
+fn changes_wait_while_a_zone_is_paused_and_none_is_lost() {
+    let cluster = Cluster::new();
+    let (a, b) = {
+        let a = Arc::new(cluster.found(1));
+        let b = Arc::new(cluster.join(&a, 2));
+        (a, b)
+    };
+    let dir = create_in(&a, Ino::ROOT, "dir", NewKind::Directory).unwrap();
+    let sub = create_in(&b, dir, "sub", NewKind::Directory).unwrap();
+    let pause = Pause::begin(&a, [1; 16]).unwrap();
+    assert_eq!(Pause::begin(&b, [2; 16]).map(drop), Err(Error::Busy));
+    let before = a.usage().unwrap().inodes;
+    let other = b.clone();
+    let waiting: Vec<_> = [(Ino::ROOT, "one"), (dir, "two"), (sub, "three")]
+        .into_iter()
+        .map(|(parent, name)| {
+            let zone = other.clone();
+            std::thread::spawn(move || create_in(&zone, parent, name, NewKind::Regular))
+        })
+        .collect();
+    // Settings can be changed meanwhile, and upkeep is told to come back.
+    b.propose(&Command::SetSys { key: "k".into(), value: Some(vec![1]) }).unwrap();
+    let upkeep = b.propose(&Command::SealBlob { blob: nexus_kernel::BlobId(1), len: 1 });
+    assert!(matches!(upkeep, Err(Error::Unavailable(_))));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    assert_eq!(a.usage().unwrap().inodes, before);
+    let target = nexus_kernel::model::MountTarget { zone: [9; 16], name: "inner".into(), addresses: Vec::new() };
+    let target = nexus_kernel::model::encode(&target).unwrap().to_vec();
+    let (parent, name, now) = (Ino::ROOT, SmallBytes::from_slice(b"dir"), a.now());
+    pause.end_with(|mark| Command::MountFilled { parent, name, mark, target, now }).unwrap();
+    let answers: Vec<_> = waiting.into_iter().map(|waiting| waiting.join().unwrap().map(drop)).collect();
+    assert_eq!(answers, [Ok(()), Err(Error::Stale), Err(Error::Stale)], "what is shared is looked for anew");
+    a.catch_up().unwrap();
+    assert!(has(&a, "one"));
+    // One that is given up ends, too, and its mark is of no use any more.
+    let pause = Pause::begin(&b, [3; 16]).unwrap();
+    drop(pause);
+    create(&a, "after").unwrap();
+    let late = Command::Pause { expect: Some([[3; 16].as_slice(), &[0; 8]].concat()), mark: None };
+    assert_eq!(b.propose(&late), Err(Error::Conflict));
+    agree(&[&a, &b]);
+    [a, b].iter().for_each(|zone| zone.close().unwrap());
+}
+
+#[test]
+fn what_is_imported_counts_from_then_on_whatever_was_cached() {
+    let cluster = Cluster::new();
+    let a = cluster.found(1);
+    let mut root = a.inode(Ino::ROOT).unwrap().unwrap();
+    root.nlink += 5;
+    root.size += 5;
+    let key = nexus_kernel::machine::FILLING_KEY.to_owned();
+    a.propose(&Command::SetSys { key, value: Some(vec![1]) }).unwrap();
+    let value = nexus_kernel::model::encode(&root).unwrap().to_vec();
+    let pair = |key: Vec<u8>| (nexus_kernel::Table::Inode as u8, key, value.clone());
+    let wrong = Command::Import { pairs: vec![pair(vec![1])], done: false };
+    assert_eq!(a.propose(&wrong), Err(Error::Invalid));
+    let pairs = vec![pair(Ino::ROOT.0.to_be_bytes().to_vec())];
+    a.propose(&Command::Import { pairs, done: true }).unwrap();
+    assert_eq!(a.inode(Ino::ROOT), Ok(Some(root)));
+    create_in(&a, Ino::ROOT, "dir", NewKind::Directory).unwrap();
+    let after = a.inode(Ino::ROOT).unwrap().unwrap();
+    assert_eq!((after.nlink, after.size), (root.nlink + 1, root.size + 1));
+    a.close().unwrap();
+}

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::consensus::Consensus;
 use super::copies::{Copies, Span};
 use super::messages::{Links, Refusal};
+use super::pause::below_detached;
 use super::proposer::{Proposer, Queued};
 use super::replica::Replica;
 
@@ -25,6 +26,10 @@ const INO_BLOCK: u64 = 4096;
 const DRAIN_PAUSE: Duration = Duration::from_millis(500);
 /// How often a zone is looked at of which everything is in its metastore, and that does not change.
 const CALM: Duration = Duration::from_secs(60);
+/// How often a change that waits for a pause to end looks at all.
+const LOOK: Duration = Duration::from_millis(100);
+/// Longest that changes wait while a directory is shared.
+const MOST_PAUSE: Duration = Duration::from_secs(300);
 /// How long nobody is asked whether what is here is current, after nobody answered.
 const ALONE: Duration = Duration::from_secs(1);
 
@@ -174,8 +179,52 @@ impl RaftZone {
         self.replica().checkpoint()
     }
 
-    /// Proposes, and waits for the answer.
+    /// Proposes, and waits for the answer; while the zone is paused, for that to end first.
     fn propose_and_wait(&self, command: &Command) -> Result<Outcome> {
+        let mut waited = false;
+        loop {
+            if !command.passes_pause() && self.replica().paused()?.is_some() {
+                if command.is_upkeep() {
+                    return Err(Error::Unavailable("a directory of the zone is being shared".into()));
+                }
+                self.await_resumption()?;
+                waited = true;
+            }
+            if waited && below_detached(&self.replica().state(), command)? {
+                // Its directory has become a zone meanwhile: whoever came by a path finds that there.
+                return Err(Error::Stale);
+            }
+            match self.propose_once(command) {
+                Err(Error::Paused) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Waits until the zone is not paused any more, or nobody seems to look after the pause.
+    fn await_resumption(&self) -> Result<()> {
+        let most = Instant::now() + MOST_PAUSE;
+        let (mut seen, mut until) = (None, Instant::now() + self.config.patience);
+        loop {
+            let applied = self.replica().applied();
+            let mark = self.replica().paused()?;
+            if mark.is_none() {
+                return Ok(());
+            }
+            if mark != seen {
+                (seen, until) = (mark, Instant::now() + self.config.patience);
+            }
+            if self.shared.closed.load(Ordering::Acquire) || self.ending.load(Ordering::Acquire) {
+                return Err(Error::Unavailable("the zone is closed".into()));
+            }
+            if Instant::now() >= until.min(most) {
+                return Err(Error::Io("a directory of the zone is being shared, which takes too long".into()));
+            }
+            self.replica().wait_change(applied, LOOK);
+        }
+    }
+
+    fn propose_once(&self, command: &Command) -> Result<Outcome> {
         if self.shared.closed.load(Ordering::Acquire) || self.ending.load(Ordering::Acquire) {
             return Err(Error::Unavailable("the zone is closed".into()));
         }
