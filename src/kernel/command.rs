@@ -10,11 +10,11 @@ use smallvec::SmallVec;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, StoreId};
-use crate::model::{Inode, Piece, Placement};
+use crate::model::{FileLock, Inode, LockChange, LockSession, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
 /// version that has it, so that older builds read on as long as they can.
-pub const COMMAND_VERSION: u8 = 3;
+pub const COMMAND_VERSION: u8 = 4;
 
 /// Bytes of a name or attribute.
 pub type SmallBytes = SmallVec<[u8; 32]>;
@@ -196,6 +196,12 @@ pub enum Command {
     MountZone { parent: Ino, name: SmallBytes, replace: bool, target: Vec<u8>, now: Timestamp },
     /// Takes a zone out of its place, which becomes an empty directory.
     UnmountZone { parent: Ino, name: SmallBytes, now: Timestamp },
+    /// Takes a lock of a file or gives one back. Since version 4, as all that follow.
+    SetLock { ino: Ino, lock: FileLock, change: LockChange },
+    /// Ends all locks of the session and of earlier ones of its member.
+    EndLocks { session: LockSession },
+    /// Does this while the session's locks hold; [`Error::LockLost`] if they do not. Never one within another.
+    Fenced { session: LockSession, command: Box<Command> },
 }
 
 /// An inode that lost a name.
@@ -235,6 +241,7 @@ impl Command {
             | Command::Import { .. }
             | Command::MountZone { .. }
             | Command::UnmountZone { .. } => 3,
+            Command::SetLock { .. } | Command::EndLocks { .. } | Command::Fenced { .. } => 4,
             _ => 1,
         }
     }
@@ -242,6 +249,9 @@ impl Command {
     /// A command from the log or the network.
     pub fn decode(bytes: &[u8]) -> Result<Command> {
         match bytes.split_first() {
+            Some((1..=COMMAND_VERSION, rest)) if is_nested(rest) => {
+                Err(Error::Corrupt("command: one fence within another".into()))
+            }
             Some((&version @ 1..=COMMAND_VERSION, rest)) => match postcard::take_from_bytes::<Command>(rest) {
                 Ok((command, [])) if command.version() <= version => Ok(command),
                 Ok((_, [])) => Err(Error::Corrupt(format!("command: not one of version {version}"))),
@@ -282,17 +292,36 @@ impl Command {
             | Command::Import { .. }
             | Command::MountZone { .. } => false,
             Command::CompareSys { value, .. } => value.is_none(),
-            Command::UnmountZone { .. } => true,
+            Command::UnmountZone { .. } | Command::EndLocks { .. } => true,
+            Command::SetLock { change, .. } => matches!(change, LockChange::Release | LockChange::Cancel(_)),
+            Command::Fenced { command, .. } => command.frees_space(),
+        }
+    }
+
+    /// The command itself, without the condition that it is under.
+    pub fn unfenced(&self) -> &Command {
+        match self {
+            Command::Fenced { command, .. } => command,
+            other => other,
         }
     }
 
     /// The pieces of new content that the command makes the metadata point at.
     pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        let (written, moved): (&[Piece], &[Relocation]) = match self {
+        let (written, moved): (&[Piece], &[Relocation]) = match self.unfenced() {
             Command::Write { pieces, .. } => (pieces, &[]),
             Command::Relocate { moves, .. } => (&[], moves),
             _ => (&[], &[]),
         };
         written.iter().chain(moved.iter().map(|relocation| &relocation.to))
     }
+}
+
+/// Number of [`Command::Fenced`] in the encoding.
+const FENCED: u32 = 27;
+
+/// Whether an encoded command, without its version, is a fence within a fence: found before it is
+/// decoded, so that no depth of them is ever gone into.
+fn is_nested(bytes: &[u8]) -> bool {
+    matches!(postcard::take_from_bytes::<(u32, u64, u64, u32)>(bytes), Ok(((FENCED, _, _, FENCED), _)))
 }

@@ -61,8 +61,16 @@ pub enum Error {
     Corrupt(String),
     /// The disk or the store below failed; the text names what and how.
     Io(String),
-    /// A precondition of a compare-and-swap did not hold.
+    /// A precondition of a compare-and-swap did not hold, or somebody has a lock.
     Conflict,
+    /// To wait for this lock would be for ever: whoever has it waits for one of the caller's.
+    Deadlock,
+    /// There are as many locks, or waits for them, as there can be.
+    NoLocks,
+    /// The locks that the file is used under were lost.
+    LockLost,
+    /// Whoever waited got a signal.
+    Interrupted,
     /// A needed part is shutting down or has failed before; the text says which.
     Unavailable(String),
     /// A command of a version that this build does not know.
@@ -79,6 +87,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Errno {
     EPERM = 1,
     ENOENT = 2,
+    EINTR = 4,
     EIO = 5,
     ENXIO = 6,
     EAGAIN = 11,
@@ -95,7 +104,9 @@ pub enum Errno {
     EROFS = 30,
     EMLINK = 31,
     ERANGE = 34,
+    EDEADLK = 35,
     ENAMETOOLONG = 36,
+    ENOLCK = 37,
     ENOTEMPTY = 39,
     ELOOP = 40,
     ENODATA = 61,
@@ -135,6 +146,10 @@ impl Error {
             Error::NoStore => Errno::ENODEV,
             Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_) => Errno::EIO,
             Error::Conflict => Errno::EAGAIN,
+            Error::Deadlock => Errno::EDEADLK,
+            Error::NoLocks => Errno::ENOLCK,
+            Error::LockLost => Errno::EIO,
+            Error::Interrupted => Errno::EINTR,
         }
     }
 
@@ -179,6 +194,12 @@ impl fmt::Display for Error {
             Error::NoDevice => "no such device or address",
             Error::Corrupt(text) | Error::Io(text) | Error::Unavailable(text) | Error::UnknownVersion(text) => text,
             Error::Conflict => "changed by somebody else meanwhile",
+            Error::Deadlock => "whoever has the lock waits for one of this process",
+            Error::NoLocks => "no more locks can be taken",
+            Error::LockLost => {
+                "the lock was lost, as this node was cut off from the zone's others; open the file again"
+            }
+            Error::Interrupted => "interrupted by a signal",
         };
         f.write_str(text)
     }

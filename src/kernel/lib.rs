@@ -17,6 +17,7 @@ pub mod failpoint;
 mod fixtures;
 pub mod fs;
 pub mod ids;
+pub mod locks;
 pub mod machine;
 pub mod metastore;
 pub mod model;

@@ -1,6 +1,7 @@
 //! Syscalls on content: read and write.
 
 use super::extents::plan;
+use super::locks::Fence;
 use super::{NexusFs, regular, regular_inode};
 use crate::command::Command;
 use crate::content::WriteHint;
@@ -85,8 +86,9 @@ impl NexusFs {
 
     /// Writes; answers how many bytes, fewer than given only where the largest file ends or
     /// where an error stopped a very long write half-way.
-    pub fn write(&self, node: NodeId, _handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
+    pub fn write(&self, node: NodeId, handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
         self.writable()?;
+        self.check_locks(node, handle)?;
         let (zone, ino) = self.router.resolve(node)?;
         let mut inode = regular_inode(&*zone, ino)?;
         if data.is_empty() {
@@ -102,7 +104,9 @@ impl NexusFs {
         for chunk in data.chunks(WRITE_CHUNK) {
             let at = offset + written as u64;
             let hint = WriteHint { ino, offset: at, size: inode.size, store };
-            match self.write_chunk(&*zone, hint, chunk, kill_privileges) {
+            let fence = self.fence(node);
+            let written_chunk = self.write_chunk(&*zone, fence, hint, chunk, kill_privileges);
+            match self.fenced(&*zone, fence, written_chunk) {
                 Ok(size) => inode.size = size,
                 Err(_) if written > 0 => return Ok(written),
                 Err(error) => return Err(error),
@@ -113,7 +117,14 @@ impl NexusFs {
     }
 
     /// Writes one chunk; answers the file's size after it.
-    fn write_chunk(&self, zone: &dyn Zone, hint: WriteHint, data: &[u8], kill_privileges: bool) -> Result<u64> {
+    fn write_chunk(
+        &self,
+        zone: &dyn Zone,
+        fence: Fence,
+        hint: WriteHint,
+        data: &[u8],
+        kill_privileges: bool,
+    ) -> Result<u64> {
         let WriteHint { ino, offset, size, .. } = hint;
         let staged = self.content.write(hint, data)?;
         let command = Command::Write {
@@ -124,7 +135,7 @@ impl NexusFs {
             kill_privileges,
             now: zone.now(),
         };
-        let proposed = zone.propose(&command);
+        let proposed = zone.propose(&fence.guard(command));
         if zone.is_replicated() && matches!(proposed, Err(Error::Io(_) | Error::Unavailable(_))) {
             // It may be taken after all, so its bytes must stay as long as this process knows.
             std::mem::forget(staged.pin);

@@ -89,6 +89,9 @@ impl<'a> Txn<'a> {
                 self.mount_zone((*parent, name), *replace, target, *now)
             }
             Command::UnmountZone { parent, name, now } => self.unmount_zone((*parent, name), *now),
+            Command::SetLock { ino, lock, change } => self.set_lock(*ino, lock, *change),
+            Command::EndLocks { session } => self.end_locks(*session),
+            Command::Fenced { session, command } => self.fenced(*session, command),
         }
     }
 
