@@ -12,7 +12,9 @@ mod references;
 mod served;
 pub mod translate;
 mod view;
+mod waits;
 
 pub use ops::{Adapter, AdapterOptions, ListingSink};
 pub use served::Served;
 pub use view::{Coherence, Ownership, View};
+pub use waits::MOST_WAITS;

@@ -5,14 +5,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nexus_fuse_transport::{Attr, Header, SetAttr, SetTime};
+use nexus_fuse_transport::{Attr, Fallocate, FileLock, Header, LockRequest, SetAttr, SetTime};
 use nexus_kernel::command::{AttrChange, NewKind};
-use nexus_kernel::fs::{Caller, DirEntry, FsStats, XattrFlags};
+use nexus_kernel::fs::{Caller, DirEntry, FsStats, LockAsk, LockTicket, XattrFlags};
 use nexus_kernel::model::{FileKind, Inode, InodeFlags, mode};
 use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp};
 
 use super::groups::process_in_group;
 use super::translate;
+use super::translate::LockKind;
 use super::view::{Coherence, View};
 
 /// What a mount asks of its adapter beside its view.
@@ -80,6 +81,9 @@ impl Adapter {
     /// SETATTR. The kernel has checked the rights.
     pub fn setattr(&self, who: &Header, node: u64, set: &SetAttr) -> Result<Attr> {
         let node = self.view.node(node);
+        if let (Some(handle), Some(_)) = (set.handle, set.size) {
+            self.fs.check_locks(node, handle)?;
+        }
         let gives = (set.uid.is_some() || set.gid.is_some()) && set.mode.is_none() && who.uid != 0;
         if gives || set.kill_privileges && set.size.is_some() {
             self.drop_bare_setgid(who, node)?;
@@ -225,12 +229,12 @@ impl Adapter {
     }
 
     /// WRITE through a descriptor that appends, where others append, too.
-    pub fn append(&self, who: &Header, node: u64, data: &[u8], kill_privileges: bool) -> Result<u32> {
+    pub fn append(&self, who: &Header, node: u64, handle: u64, data: &[u8], kill_privileges: bool) -> Result<u32> {
         let node = self.view.node(node);
         if kill_privileges {
             self.drop_bare_setgid(who, node)?;
         }
-        u32::try_from(self.fs.append(node, data, kill_privileges)?).map_err(|_| Error::Invalid)
+        u32::try_from(self.fs.append(node, handle, data, kill_privileges)?).map_err(|_| Error::Invalid)
     }
 
     /// RELEASE.
@@ -238,9 +242,37 @@ impl Adapter {
         self.fs.release(self.view.node(node), handle)
     }
 
+    /// FLUSH: a process closes a descriptor, and so gives up what it has locked with fcntl(2).
+    pub fn flush(&self, node: u64, handle: u64, owner: u64) -> Result<()> {
+        let node = self.view.node(node);
+        let flushed = self.fs.flush(node, handle);
+        self.fs.unlock_closed(node, owner)?;
+        flushed
+    }
+
+    /// GETLK.
+    pub fn getlk(&self, node: u64, request: &LockRequest) -> Result<FileLock> {
+        let LockKind::Take { exclusive } = translate::lock_kind(request.lock.kind)? else {
+            return Err(Error::Invalid);
+        };
+        let found = self.fs.lock_in_way(self.view.node(node), &lock_ask(request, exclusive))?;
+        Ok(translate::lock_answer(&request.lock, found))
+    }
+
+    /// SETLK, and with a ticket SETLKW.
+    pub fn setlk(&self, node: u64, request: &LockRequest, wait: Option<&LockTicket>) -> Result<()> {
+        let node = self.view.node(node);
+        match translate::lock_kind(request.lock.kind)? {
+            LockKind::Take { exclusive } => self.fs.lock(node, request.handle, &lock_ask(request, exclusive), wait),
+            LockKind::Release => self.fs.unlock(node, &lock_ask(request, false)),
+        }
+    }
+
     /// FSYNC. Callers that meet share the disk's work, further down.
-    pub fn fsync(&self, node: u64, data_only: bool) -> Result<()> {
-        self.fs.fsync(self.view.node(node), data_only)
+    pub fn fsync(&self, node: u64, handle: u64, data_only: bool) -> Result<()> {
+        let node = self.view.node(node);
+        self.fs.check_locks(node, handle)?;
+        self.fs.fsync(node, data_only)
     }
 
     /// FSYNCDIR.
@@ -276,8 +308,9 @@ impl Adapter {
     }
 
     /// FALLOCATE.
-    pub fn fallocate(&self, who: &Header, node: u64, offset: u64, len: u64, mode: u32) -> Result<()> {
-        let node = self.view.node(node);
+    pub fn fallocate(&self, who: &Header, node: u64, ask: &Fallocate) -> Result<()> {
+        let (node, Fallocate { handle, offset, length: len, mode }) = (self.view.node(node), *ask);
+        self.fs.check_locks(node, handle)?;
         let op = translate::range_op(mode)?;
         self.drop_privileges(who, node)?;
         self.fs.fallocate(node, op, offset, len)?;
@@ -298,7 +331,7 @@ impl Adapter {
         &self,
         who: &Header,
         (from, from_offset): (u64, u64),
-        (to, to_offset): (u64, u64),
+        (to, to_handle, to_offset): (u64, u64, u64),
         len: u64,
         flags: u64,
     ) -> Result<u64> {
@@ -306,6 +339,7 @@ impl Adapter {
             return Err(Error::Invalid);
         }
         let (from, to) = (self.view.node(from), self.view.node(to));
+        self.fs.check_locks(to, to_handle)?;
         self.drop_privileges(who, to)?;
         let copied = self.fs.copy_file_range(from, from_offset, to, to_offset, len)?;
         if self.options.sync_attributes {
@@ -356,6 +390,11 @@ impl Adapter {
     pub fn removexattr(&self, node: u64, name: &[u8]) -> Result<()> {
         self.fs.removexattr(self.view.node(node), name)
     }
+}
+
+fn lock_ask(request: &LockRequest, exclusive: bool) -> LockAsk {
+    let FileLock { start, end, pid, .. } = request.lock;
+    LockAsk { owner: request.owner, flock: request.flock, pid, exclusive, start, end }
 }
 
 /// Who asks, where no file mode creation mask counts.

@@ -21,6 +21,10 @@ fn alice() -> Header {
     Header::of(1000, 1000, 0)
 }
 
+fn range(length: u64, mode: u32) -> Fallocate {
+    Fallocate { handle: 0, offset: 0, length, mode }
+}
+
 struct Rig {
     volume: Volume,
     _folder: TempDir,
@@ -156,9 +160,9 @@ fn changes_by_others_than_root_take_privileges() {
             adapter.write(caller, node, handle, 0, b"x", caller.uid != 0).unwrap();
             adapter.release(node, handle).unwrap();
         }),
-        ("punch", |adapter, caller, node, _| adapter.fallocate(caller, node, 0, 10, 3).unwrap()),
+        ("punch", |adapter, caller, node, _| adapter.fallocate(caller, node, &range(10, 3)).unwrap()),
         ("copy", |adapter, caller, node, source| {
-            assert_eq!(adapter.copy_file_range(caller, (source, 0), (node, 100), 10, 0), Ok(10));
+            assert_eq!(adapter.copy_file_range(caller, (source, 0), (node, 0, 100), 10, 0), Ok(10));
         }),
     ];
     for (what, change) in changes {
@@ -213,8 +217,8 @@ fn misses_are_told_apart_from_errors() {
     assert_eq!(adapter.lseek(node, u64::MAX, 3), Err(Error::NoSuchOffset));
     assert_eq!(adapter.lseek(node, 0, 7), Err(Error::Invalid));
     assert_eq!(adapter.lseek(node, 0, 4), Ok(10_000));
-    assert_eq!(adapter.copy_file_range(&alice(), (node, 0), (node, 20_000), 1, 1), Err(Error::Invalid));
-    assert_eq!(adapter.fallocate(&alice(), node, 0, 1, 0x40), Err(Error::NotSupported));
+    assert_eq!(adapter.copy_file_range(&alice(), (node, 0), (node, 0, 20_000), 1, 1), Err(Error::Invalid));
+    assert_eq!(adapter.fallocate(&alice(), node, &range(1, 0x40)), Err(Error::NotSupported));
 }
 
 #[test]
@@ -222,10 +226,10 @@ fn a_sync_makes_durable_what_was_acknowledged() {
     let rig = Rig::new();
     let adapter = rig.plain();
     let elsewhere = NodeId::new(ZoneIndex(9), nexus_kernel::Ino(1)).0;
-    assert_eq!(adapter.fsync(elsewhere, false), Err(Error::Stale));
+    assert_eq!(adapter.fsync(elsewhere, 0, false), Err(Error::Stale));
     let before = rig.volume.state();
     let node = file(&adapter, b"file", 0o644);
-    adapter.fsync(node, true).unwrap();
+    adapter.fsync(node, 0, true).unwrap();
     let after = rig.volume.state();
     let (Some(before), Some(after)) = (before.zones.first(), after.zones.first()) else { panic!("no zone") };
     assert!(after.stats.durable >= after.stats.last && after.stats.last > before.stats.last);

@@ -10,7 +10,7 @@ use nexus_fuse_transport::{
     Answer, Attr, Bulk, CopyRange, Entry, Errno, Forget, FsStat, Handler, Header, Listing, ListingEntry, Opened,
     Operation, Settings,
 };
-use nexus_kernel::fs::Caller;
+use nexus_kernel::fs::{Caller, LockTicket};
 use nexus_kernel::interrupt::Requests;
 use nexus_kernel::{Error, Name, Result};
 
@@ -18,6 +18,7 @@ use super::ops::Adapter;
 use super::references::References;
 use super::translate::{XattrAnswer, xattr_answer};
 use super::view::{BLOCK_BYTES, Coherence, kind_bits};
+use super::waits::LockWaits;
 
 /// An [`Adapter`] behind a session.
 pub struct Served {
@@ -28,19 +29,27 @@ pub struct Served {
     opens_itself: bool,
     references: References,
     requests: Requests,
+    waits: LockWaits,
 }
 
 impl Served {
     /// Serves `adapter`.
     pub fn new(adapter: Adapter) -> Served {
         let (ttl, opens_itself) = (adapter.view().ttl(), adapter.keeps_cache());
-        Served { ttl, opens_itself, references: References::new(), requests: Requests::default(), adapter }
+        Served {
+            ttl,
+            opens_itself,
+            references: References::new(),
+            requests: Requests::default(),
+            waits: LockWaits::default(),
+            adapter,
+        }
     }
 
     /// What to ask of the kernel. Left out on purpose: ATOMIC_O_TRUNC (the kernel would have a
     /// running program's file cut before it answers ETXTBSY), the writeback cache (an
-    /// acknowledged write must survive SIGKILL), POSIX_LOCKS and FLOCK_LOCKS (the kernel keeps
-    /// locks itself, OFD ones too).
+    /// acknowledged write must survive SIGKILL), and, where nobody else has the files, POSIX_LOCKS
+    /// and FLOCK_LOCKS (the kernel keeps locks itself, OFD ones too).
     pub fn settings(&self) -> Settings {
         let wanted = init::ASYNC_READ
             | init::EXPORT_SUPPORT
@@ -55,11 +64,11 @@ impl Served {
             | init::NO_OPENDIR_SUPPORT
             | init::CREATE_SUPP_GROUP
             | init::HAS_EXPIRE_ONLY;
-        let invalidate = match self.adapter.view().coherence {
+        let shared = match self.adapter.view().coherence {
             Coherence::Sole => 0,
-            Coherence::Shared => init::AUTO_INVAL_DATA,
+            Coherence::Shared => init::AUTO_INVAL_DATA | init::POSIX_LOCKS | init::FLOCK_LOCKS,
         };
-        Settings { wanted: wanted | invalidate, ..Settings::default() }
+        Settings { wanted: wanted | shared, ..Settings::default() }
     }
 
     /// What the kernel is told of a node; it will say when it lets go of it.
@@ -81,7 +90,7 @@ impl Served {
         // An answer of 32 bits is cut at a whole page.
         const MOST: u64 = 0xffff_f000;
         let len = if copy.wide { copy.len } else { copy.len.min(MOST) };
-        let (from, to) = ((header.node, copy.offset_in), (copy.node_out, copy.offset_out));
+        let (from, to) = ((header.node, copy.offset_in), (copy.node_out, copy.handle_out, copy.offset_out));
         let copied = self.adapter.copy_file_range(header, from, to, len, copy.flags)?;
         Ok(if copy.wide { Answer::Copied(copied) } else { Answer::Written(copied as u32) })
     }
@@ -142,16 +151,16 @@ impl Served {
                 let handle = adapter.open(header, node, flags, kill_privileges)?;
                 Ok(Answer::Opened(Opened { handle, flags: self.reply_flags(flags) }))
             }
-            Operation::Write { data, append: true, kill_privileges, .. } if self.is_shared() => {
-                adapter.append(header, node, data, kill_privileges).map(Answer::Written)
+            Operation::Write { handle, data, append: true, kill_privileges, .. } if self.is_shared() => {
+                adapter.append(header, node, handle, data, kill_privileges).map(Answer::Written)
             }
             Operation::Write { handle, offset, data, kill_privileges, .. } => {
                 adapter.write(header, node, handle, offset, data, kill_privileges).map(Answer::Written)
             }
             Operation::Release { handle, .. } => adapter.release(node, handle).map(done),
-            Operation::Fsync { data_only, .. } => adapter.fsync(node, data_only).map(done),
+            Operation::Fsync { handle, data_only } => adapter.fsync(node, handle, data_only).map(done),
             Operation::Fsyncdir { data_only, .. } => adapter.fsyncdir(node, data_only).map(done),
-            Operation::Syncfs => adapter.fsync(node, false).map(done),
+            Operation::Syncfs => adapter.fsync(node, 0, false).map(done),
             Operation::Statfs => self.statfs(node),
             Operation::Setxattr(set) => {
                 adapter.setxattr(node, set.name, set.value, set.flags, set.kill_setgid).map(done)
@@ -159,12 +168,25 @@ impl Served {
             Operation::Getxattr { name, size } => fit(adapter.getxattr(node, name)?, size),
             Operation::Listxattr { size } => fit(adapter.listxattr(&caller(0), node)?.into(), size),
             Operation::Removexattr { name } => adapter.removexattr(node, name).map(done),
-            Operation::Fallocate(ask) => adapter.fallocate(header, node, ask.offset, ask.length, ask.mode).map(done),
+            Operation::Fallocate(ask) => adapter.fallocate(header, node, &ask).map(done),
             Operation::Lseek { offset, whence, .. } => adapter.lseek(node, offset, whence).map(Answer::Offset),
             Operation::CopyFileRange(copy) => self.copy(header, &copy),
             Operation::Opendir { .. } => Ok(self.opendir()),
-            Operation::Releasedir { .. } | Operation::Destroy => Ok(Answer::Done),
+            Operation::Releasedir { .. } => Ok(Answer::Done),
+            Operation::Destroy => {
+                self.waits.end();
+                Ok(Answer::Done)
+            }
             Operation::Ioctl { .. } => Ok(Answer::Error(Errno::ENOTTY)),
+            Operation::Flush { handle, owner } if self.is_shared() => adapter.flush(node, handle, owner).map(done),
+            Operation::Getlk(request) if self.is_shared() => adapter.getlk(node, &request).map(Answer::Lock),
+            Operation::Setlk { request, wait: false } if self.is_shared() => {
+                adapter.setlk(node, &request, None).map(done)
+            }
+            Operation::Setlk { request, wait: true } if self.is_shared() => {
+                let work = |ticket: &LockTicket| adapter.setlk(node, &request, Some(ticket));
+                self.waits.wait(header.unique, work).map(done)
+            }
             // What the kernel does itself once it is told that nobody here does. Of FLUSH: each
             // write is answered with its own fate, so closing has nothing to add, and the kernel
             // writes dirty pages of mappings at close all the same.
@@ -176,6 +198,7 @@ impl Served {
         }
     }
 
+    /// Whether other nodes have the files, too. Locks are kept here then, as they hold there.
     fn is_shared(&self) -> bool {
         self.adapter.view().coherence == Coherence::Shared
     }
@@ -240,6 +263,7 @@ impl Handler for Served {
 
     fn interrupt(&self, unique: u64) {
         self.requests.interrupt(unique);
+        self.waits.interrupt(unique);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Pure translations between the protocol's flag words and the kernel tier's types. The
 //! numbers are Linux's own, from the headers named at each.
 
+use nexus_fuse_transport::FileLock;
 use nexus_kernel::command::{NewKind, RangeOp, RenameMode, XattrMode};
-use nexus_kernel::fs::{OpenOptions, Seek};
+use nexus_kernel::fs::{LockFound, OpenOptions, Seek};
 use nexus_kernel::{Error, Result};
 
 /// `fcntl.h`.
@@ -28,6 +29,41 @@ const XATTR_REPLACE: u32 = 2;
 /// `unistd.h`.
 const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
+
+/// `fcntl.h`.
+const F_RDLCK: u32 = 0;
+const F_WRLCK: u32 = 1;
+const F_UNLCK: u32 = 2;
+
+/// What is asked for with a lock's kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LockKind {
+    /// To take one, alone or with others.
+    Take {
+        /// Alone.
+        exclusive: bool,
+    },
+    /// To give one back.
+    Release,
+}
+
+/// What fcntl(2)'s kind of a lock asks for.
+pub fn lock_kind(kind: u32) -> Result<LockKind> {
+    match kind {
+        F_RDLCK => Ok(LockKind::Take { exclusive: false }),
+        F_WRLCK => Ok(LockKind::Take { exclusive: true }),
+        F_UNLCK => Ok(LockKind::Release),
+        _ => Err(Error::Invalid),
+    }
+}
+
+/// How the kernel is told of a lock that is in the way; `None` is none. The process is told of this
+/// node's alone: another's number would be one of somebody else here.
+pub fn lock_answer(asked: &FileLock, found: Option<LockFound>) -> FileLock {
+    let Some(LockFound { lock, is_here }) = found else { return FileLock { kind: F_UNLCK, ..*asked } };
+    let kind = if lock.exclusive { F_WRLCK } else { F_RDLCK };
+    FileLock { start: lock.start, end: lock.end, kind, pid: if is_here { lock.pid } else { 0 } }
+}
 
 /// What mknod(2) is to make, from `st_mode` and the device number. The kernel never asks
 /// for directories or symlinks this way.

@@ -15,7 +15,7 @@ use super::options::MountOptions;
 use super::point::{MountPoint, prepare};
 use super::table::mount_at;
 use super::{direct, fusermount, is_root};
-use crate::adapter::{Adapter, AdapterOptions, Coherence, Ownership, Served, View};
+use crate::adapter::{Adapter, AdapterOptions, Coherence, MOST_WAITS, Ownership, Served, View};
 
 /// Read-ahead of the mount, in KiB: one request of the largest size.
 const READ_AHEAD_KIB: u32 = 1024;
@@ -175,7 +175,9 @@ fn start(
     };
     let standing = mount_at(&target).ok().flatten().filter(super::table::Entry::is_ours);
     let choice = options.transport.unwrap_or_default();
-    let started = Session::start(device, handler, settings, choice, default_threads(), MOST_THREADS);
+    // Those that wait for locks keep none from the others.
+    let most = if view.coherence == Coherence::Shared { MOST_THREADS + MOST_WAITS } else { MOST_THREADS };
+    let started = Session::start(device, handler, settings, choice, default_threads(), most);
     let session = started.map_err(|error| {
         undo(&target);
         MountError::Session { target: target.clone(), error: cause(error) }

@@ -4,6 +4,7 @@
 
 mod closed;
 mod copies;
+mod locks;
 mod nested;
 mod rest;
 
@@ -41,6 +42,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("members leave, and are removed", leaving),
         Case::new("a lost disk loses nothing that was synced", copies::disk_lost),
         Case::new("copies are made up for and follow the zone's setting", copies::made_up),
+        Case::new("locks hold on all nodes", locks::everywhere),
+        Case::new("locks go with who held them", locks::lost),
+        Case::new("two nodes write one SQLite database", locks::sqlite),
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
         Case::new("a share that is cut short", closed::cut_short),

@@ -10,11 +10,11 @@ use smallvec::SmallVec;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, StoreId};
-use crate::model::{Inode, Piece, Placement};
+use crate::model::{FileLock, Inode, LockChange, LockSession, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
 /// version that has it, so that older builds read on as long as they can.
-pub const COMMAND_VERSION: u8 = 5;
+pub const COMMAND_VERSION: u8 = 6;
 
 /// Bytes of a name or attribute.
 pub type SmallBytes = SmallVec<[u8; 32]>;
@@ -201,10 +201,16 @@ pub enum Command {
     Append { ino: Ino, pieces: SmallVec<[Piece; 2]>, store: StoreId, kill_privileges: bool, now: Timestamp },
     /// Sets or removes the mark at [`crate::machine::PAUSED_KEY`] if it is `expect`;
     /// [`Error::Conflict`] if it is not. While there is one, a replicated zone answers
-    /// [`Error::Paused`] to what changes files. Since version 5, as all that follow.
+    /// [`Error::Paused`] to what changes files. Since version 5.
     Pause { expect: Option<Vec<u8>>, mark: Option<Vec<u8>> },
-    /// As `MountZone` with `replace`, in a zone that is paused by just this mark, which goes.
+    /// As `MountZone` with `replace`, in a zone that is paused by just this mark, which goes. Since version 5.
     MountFilled { parent: Ino, name: SmallBytes, mark: Vec<u8>, target: Vec<u8>, now: Timestamp },
+    /// Takes a lock of a file or gives one back. Since version 6, as all that follow.
+    SetLock { ino: Ino, lock: FileLock, change: LockChange },
+    /// Ends all locks of the session and of earlier ones of its member.
+    EndLocks { session: LockSession },
+    /// Does this while the session's locks hold; [`Error::LockLost`] if they do not. Never one within another.
+    Fenced { session: LockSession, command: Box<Command> },
 }
 
 /// An inode that lost a name.
@@ -246,6 +252,7 @@ impl Command {
             | Command::UnmountZone { .. } => 3,
             Command::Append { .. } => 4,
             Command::Pause { .. } | Command::MountFilled { .. } => 5,
+            Command::SetLock { .. } | Command::EndLocks { .. } | Command::Fenced { .. } => 6,
             _ => 1,
         }
     }
@@ -253,6 +260,9 @@ impl Command {
     /// A command from the log or the network.
     pub fn decode(bytes: &[u8]) -> Result<Command> {
         match bytes.split_first() {
+            Some((1..=COMMAND_VERSION, rest)) if is_nested(rest) => {
+                Err(Error::Corrupt("command: one fence within another".into()))
+            }
             Some((&version @ 1..=COMMAND_VERSION, rest)) => match postcard::take_from_bytes::<Command>(rest) {
                 Ok((command, [])) if command.version() <= version => Ok(command),
                 Ok((_, [])) => Err(Error::Corrupt(format!("command: not one of version {version}"))),
@@ -296,7 +306,17 @@ impl Command {
             | Command::MountFilled { .. } => false,
             Command::CompareSys { value, .. } => value.is_none(),
             Command::Pause { mark, .. } => mark.is_none(),
-            Command::UnmountZone { .. } => true,
+            Command::UnmountZone { .. } | Command::EndLocks { .. } => true,
+            Command::SetLock { change, .. } => matches!(change, LockChange::Release | LockChange::Cancel(_)),
+            Command::Fenced { command, .. } => command.frees_space(),
+        }
+    }
+
+    /// The command itself, without the condition that it is under.
+    pub fn unfenced(&self) -> &Command {
+        match self {
+            Command::Fenced { command, .. } => command,
+            other => other,
         }
     }
 
@@ -309,6 +329,7 @@ impl Command {
                 | Command::ReserveInos { .. }
                 | Command::Pause { .. }
                 | Command::MountFilled { .. }
+                | Command::EndLocks { .. }
         )
     }
 
@@ -332,7 +353,9 @@ impl Command {
             | Command::Range { ino, .. }
             | Command::SetXattr { ino, .. }
             | Command::RemoveXattr { ino, .. }
-            | Command::Place { ino, .. } => SmallVec::from_slice(&[*ino]),
+            | Command::Place { ino, .. }
+            | Command::SetLock { ino, .. } => SmallVec::from_slice(&[*ino]),
+            Command::Fenced { command, .. } => command.inodes(),
             Command::Reap { inos, .. } => SmallVec::from_slice(inos),
             Command::Relocate { moves, .. } => moves.iter().map(|relocation| relocation.ino).collect(),
             Command::Format { .. }
@@ -342,7 +365,8 @@ impl Command {
             | Command::ReserveInos { .. }
             | Command::CompareSys { .. }
             | Command::Import { .. }
-            | Command::Pause { .. } => SmallVec::new(),
+            | Command::Pause { .. }
+            | Command::EndLocks { .. } => SmallVec::new(),
         }
     }
 
@@ -353,11 +377,20 @@ impl Command {
 
     /// The pieces of new content that the command makes the metadata point at.
     pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        let (written, moved): (&[Piece], &[Relocation]) = match self {
+        let (written, moved): (&[Piece], &[Relocation]) = match self.unfenced() {
             Command::Write { pieces, .. } | Command::Append { pieces, .. } => (pieces, &[]),
             Command::Relocate { moves, .. } => (&[], moves),
             _ => (&[], &[]),
         };
         written.iter().chain(moved.iter().map(|relocation| &relocation.to))
     }
+}
+
+/// Number of [`Command::Fenced`] in the encoding.
+const FENCED: u32 = 30;
+
+/// Whether an encoded command, without its version, is a fence within a fence: found before it is
+/// decoded, so that no depth of them is ever gone into.
+fn is_nested(bytes: &[u8]) -> bool {
+    matches!(postcard::take_from_bytes::<(u32, u64, u64, u32)>(bytes), Ok(((FENCED, _, _, FENCED), _)))
 }

@@ -61,10 +61,16 @@ pub enum Error {
     Corrupt(String),
     /// The disk or the store below failed; the text names what and how.
     Io(String),
-    /// A precondition of a compare-and-swap did not hold.
+    /// A precondition of a compare-and-swap did not hold, or somebody has a lock.
     Conflict,
     /// The zone takes no changes of files for a moment; to be tried again.
     Paused,
+    /// To wait for this lock would be for ever: whoever has it waits for one of the caller's.
+    Deadlock,
+    /// There are as many locks, or waits for them, as there can be.
+    NoLocks,
+    /// The locks that the file is used under were lost.
+    LockLost,
     /// A needed part is shutting down or has failed before; the text says which.
     Unavailable(String),
     /// A command of a version that this build does not know.
@@ -100,7 +106,9 @@ pub enum Errno {
     EROFS = 30,
     EMLINK = 31,
     ERANGE = 34,
+    EDEADLK = 35,
     ENAMETOOLONG = 36,
+    ENOLCK = 37,
     ENOTEMPTY = 39,
     ELOOP = 40,
     ENODATA = 61,
@@ -143,6 +151,9 @@ impl Error {
             Error::Conflict => Errno::EAGAIN,
             Error::Interrupted => Errno::EINTR,
             Error::Paused => Errno::EINPROGRESS,
+            Error::Deadlock => Errno::EDEADLK,
+            Error::NoLocks => Errno::ENOLCK,
+            Error::LockLost => Errno::EIO,
         }
     }
 
@@ -189,6 +200,11 @@ impl fmt::Display for Error {
             Error::Conflict => "changed by somebody else meanwhile",
             Error::Interrupted => "interrupted",
             Error::Paused => "a directory of the zone is being shared; try again",
+            Error::Deadlock => "whoever has the lock waits for one of this process",
+            Error::NoLocks => "no more locks can be taken",
+            Error::LockLost => {
+                "the lock was lost, as this node was cut off from the zone's others; open the file again"
+            }
         };
         f.write_str(text)
     }

@@ -18,6 +18,7 @@ mod fixtures;
 pub mod fs;
 pub mod ids;
 pub mod interrupt;
+pub mod locks;
 pub mod machine;
 pub mod metastore;
 pub mod model;

@@ -5,6 +5,7 @@ use crate::clock::Timestamp;
 use crate::command::{Command, Outcome};
 use crate::error::Result;
 use crate::ids::{Ino, Lsn};
+use crate::locks::LockSessions;
 use crate::metastore::MetaRead;
 use crate::model::{Dentry, Inode, Usage, ZoneInfo};
 use crate::name::Name;
@@ -84,6 +85,12 @@ pub trait Zone: Send + Sync {
     /// Whether other nodes have the zone, too, and change it.
     fn is_replicated(&self) -> bool {
         false
+    }
+
+    /// This node's sessions for locks that hold on all nodes of the zone; `None` where there is but
+    /// one node, whose own locks do.
+    fn locks(&self) -> Option<&dyn LockSessions> {
+        None
     }
 
     /// Writes the newest state into the metastore and gives log space back.

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::locks::Fence;
 use super::{Attr, Caller, FsStats, NexusFs, answered, live, regular};
 use crate::command::{AttrChange, Command, RangeOp};
 use crate::error::{Error, Result};
@@ -37,7 +38,11 @@ impl NexusFs {
             if size > MAX_FILE_BYTES {
                 return Err(Error::FileTooLarge);
             }
-            shrink_in_steps(&*zone, ino, &inode, size, change.kill_privileges)?;
+            let fence = self.fence(node);
+            let command = fence.guard(Command::SetAttr { ino, change: *change, now: zone.now() });
+            let cut = shrink_in_steps(&*zone, fence, (ino, &inode), size, change.kill_privileges);
+            let cut = cut.and_then(|()| zone.propose(&command));
+            return answered(node.zone(), &self.fenced(&*zone, fence, cut)?);
         }
         let outcome = zone.propose(&Command::SetAttr { ino, change: *change, now: zone.now() })?;
         answered(node.zone(), &outcome)
@@ -60,7 +65,13 @@ impl NexusFs {
 }
 
 /// Cuts a file that has very many extents beyond `target` until few are left there.
-fn shrink_in_steps(zone: &dyn Zone, ino: Ino, inode: &Inode, target: u64, kill_privileges: bool) -> Result<()> {
+fn shrink_in_steps(
+    zone: &dyn Zone,
+    fence: Fence,
+    (ino, inode): (Ino, &Inode),
+    target: u64,
+    kill_privileges: bool,
+) -> Result<()> {
     if inode.allocated == 0 {
         return Ok(());
     }
@@ -74,7 +85,7 @@ fn shrink_in_steps(zone: &dyn Zone, ino: Ino, inode: &Inode, target: u64, kill_p
             let len = MAX_FILE_BYTES - cut;
             Command::Range { ino, op: RangeOp::PunchHole, offset: cut, len, kill_privileges, now }
         };
-        zone.propose(&step)?;
+        zone.propose(&fence.guard(step))?;
     }
     Ok(())
 }

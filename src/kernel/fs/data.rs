@@ -1,6 +1,7 @@
 //! Syscalls on content: read and write.
 
 use super::extents::plan;
+use super::locks::Fence;
 use super::{NexusFs, regular, regular_inode};
 use crate::command::{Command, Outcome};
 use crate::content::WriteHint;
@@ -85,8 +86,9 @@ impl NexusFs {
 
     /// Writes; answers how many bytes, fewer than given only where the largest file ends or
     /// where an error stopped a very long write half-way.
-    pub fn write(&self, node: NodeId, _handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
+    pub fn write(&self, node: NodeId, handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
         self.writable()?;
+        self.check_locks(node, handle)?;
         let (zone, ino) = self.router.resolve(node)?;
         let mut inode = regular_inode(&*zone, ino)?;
         if data.is_empty() {
@@ -102,7 +104,9 @@ impl NexusFs {
         for chunk in data.chunks(WRITE_CHUNK) {
             let at = offset + written as u64;
             let hint = WriteHint { ino, offset: at, size: inode.size, store };
-            match self.write_chunk(&*zone, hint, chunk, kill_privileges) {
+            let fence = self.fence(node);
+            let written_chunk = self.write_chunk(&*zone, fence, hint, chunk, kill_privileges);
+            match self.fenced(&*zone, fence, written_chunk) {
                 Ok(size) => inode.size = size,
                 Err(_) if written > 0 => return Ok(written),
                 Err(error) => return Err(error),
@@ -114,8 +118,9 @@ impl NexusFs {
 
     /// Writes at the end of the file, wherever that is by then: what O_APPEND promises, among several
     /// nodes too. Answers as [`NexusFs::write`] does; only what exceeds 8 MiB can be torn apart by others.
-    pub fn append(&self, node: NodeId, data: &[u8], kill_privileges: bool) -> Result<usize> {
+    pub fn append(&self, node: NodeId, handle: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
         self.writable()?;
+        self.check_locks(node, handle)?;
         let (zone, ino) = self.router.resolve(node)?;
         let inode = regular_inode(&*zone, ino)?;
         let store = inode.flags.placement().store;
@@ -126,7 +131,9 @@ impl NexusFs {
             let staged = self.content.write(hint, chunk)?;
             let (pieces, store) = (staged.pieces, staged.store);
             let command = Command::Append { ino, pieces, store, kill_privileges, now: zone.now() };
-            match propose_content(&*zone, &command, staged.pin) {
+            let fence = self.fence(node);
+            let appended = propose_content(&*zone, &fence.guard(command), staged.pin);
+            match self.fenced(&*zone, fence, appended) {
                 Ok(_) => written += chunk.len(),
                 Err(_) if written > 0 => return Ok(written),
                 Err(error) => return Err(error),
@@ -136,12 +143,19 @@ impl NexusFs {
     }
 
     /// Writes one chunk; answers the file's size after it.
-    fn write_chunk(&self, zone: &dyn Zone, hint: WriteHint, data: &[u8], kill_privileges: bool) -> Result<u64> {
+    fn write_chunk(
+        &self,
+        zone: &dyn Zone,
+        fence: Fence,
+        hint: WriteHint,
+        data: &[u8],
+        kill_privileges: bool,
+    ) -> Result<u64> {
         let WriteHint { ino, offset, size, .. } = hint;
         let staged = self.content.write(hint, data)?;
         let (pieces, store) = (staged.pieces, staged.store);
         let command = Command::Write { ino, offset, pieces, store, kill_privileges, now: zone.now() };
-        let outcome = propose_content(zone, &command, staged.pin)?;
+        let outcome = propose_content(zone, &fence.guard(command), staged.pin)?;
         Ok(outcome.inode.map_or(size, |(_, inode)| inode.size))
     }
 }

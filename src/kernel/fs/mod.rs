@@ -9,6 +9,7 @@ mod detached;
 mod directory;
 mod extents;
 mod handles;
+mod locks;
 mod mount_points;
 mod namespace;
 mod open;
@@ -38,9 +39,11 @@ use crate::router::VfsRouter;
 use crate::zone::Zone;
 
 use handles::OpenCounts;
+use locks::HeldLocks;
 use reaper::{Holder, Reaper};
 
 pub use builder::FsBuilder;
+pub use locks::{LockAsk, LockFound, LockTicket};
 pub use mount_points::ZoneMount;
 pub use options::{AtimePolicy, Consistency, FsOptions};
 pub use types::{Attr, Caller, DirEntry, FsStats, OpenOptions, Seek, XattrFlags};
@@ -63,6 +66,7 @@ pub struct NexusFs {
     content: Arc<dyn ContentStore>,
     handles: Arc<OpenCounts>,
     next_handle: AtomicU64,
+    held: HeldLocks,
     read_only: Arc<AtomicBool>,
     /// Zones whose orphans from an earlier run were not queued yet.
     unswept: Mutex<Vec<ZoneIndex>>,
@@ -91,6 +95,7 @@ impl NexusFs {
             content,
             handles,
             next_handle: AtomicU64::new(1),
+            held: HeldLocks::default(),
             read_only,
             unswept: Mutex::default(),
             atime: AtomicU8::new(options.atime as u8),

@@ -116,7 +116,8 @@ impl NexusFs {
     }
 
     /// The handle is gone.
-    pub fn release(&self, node: NodeId, _handle: u64) -> Result<()> {
+    pub fn release(&self, node: NodeId, handle: u64) -> Result<()> {
+        self.unlock_released(node, handle);
         self.close(node);
         Ok(())
     }

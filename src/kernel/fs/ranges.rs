@@ -1,6 +1,7 @@
 //! Syscalls on ranges of a file: fallocate, seek, copy_file_range.
 
 use super::extents::{plan, step_end};
+use super::locks::Fence;
 use super::{NexusFs, Seek, regular_inode};
 use crate::command::{Command, RangeOp};
 use crate::error::{Error, Result};
@@ -26,6 +27,7 @@ impl NexusFs {
             return Err(Error::Invalid);
         }
         let end = offset.checked_add(len).filter(|&end| end <= MAX_FILE_BYTES).ok_or(Error::FileTooLarge)?;
+        let fence = self.fence(node);
         match op {
             RangeOp::Allocate | RangeOp::AllocateKeepSize => self.content.check_space(len)?,
             RangeOp::PunchHole | RangeOp::ZeroRange | RangeOp::ZeroRangeKeepSize => {}
@@ -40,13 +42,15 @@ impl NexusFs {
                 if op == RangeOp::Insert && inode.size > MAX_FILE_BYTES - len {
                     return Err(Error::FileTooLarge);
                 }
-                return propose_range(&*zone, ino, op, offset, len);
+                let changed = propose_range(&*zone, fence, ino, op, (offset, len));
+                return self.fenced(&*zone, fence, changed);
             }
         }
         let mut at = offset;
         while at < end {
             let next = bounded_end(&*zone, ino, at, end)?;
-            propose_range(&*zone, ino, op, at, next - at)?;
+            let changed = propose_range(&*zone, fence, ino, op, (at, next - at));
+            self.fenced(&*zone, fence, changed)?;
             at = next;
         }
         Ok(())
@@ -128,13 +132,14 @@ impl NexusFs {
             kill_privileges: false,
             now: zone.now(),
         };
-        Ok(zone.propose(&command)?.count)
+        let fence = self.fence(to.0);
+        Ok(self.fenced(zone, fence, zone.propose(&fence.guard(command)))?.count)
     }
 }
 
-fn propose_range(zone: &dyn Zone, ino: Ino, op: RangeOp, offset: u64, len: u64) -> Result<()> {
+fn propose_range(zone: &dyn Zone, fence: Fence, ino: Ino, op: RangeOp, (offset, len): (u64, u64)) -> Result<()> {
     let command = Command::Range { ino, op, offset, len, kill_privileges: false, now: zone.now() };
-    zone.propose(&command).map(|_| ())
+    zone.propose(&fence.guard(command)).map(|_| ())
 }
 
 /// How far from `from` one command may go.

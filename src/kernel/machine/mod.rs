@@ -4,6 +4,9 @@
 
 mod attributes;
 mod content;
+#[cfg(test)]
+mod lock_tests;
+mod locks;
 mod mounts;
 mod namespace;
 #[cfg(test)]
@@ -22,6 +25,7 @@ use crate::model::Inode;
 
 pub use attributes::{MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES};
 pub use content::extents;
+pub use locks::{lock_sessions, locks_ended, locks_of};
 pub use mounts::{DETACHED_PREFIX, FILLING_KEY, MOUNT_PREFIX, PAUSED_KEY};
 use txn::Txn;
 pub use txn::{find_dentry, find_dentry_in};

@@ -19,7 +19,7 @@ mod orphans;
 
 /// A state in ordinary maps.
 #[derive(Default, Clone)]
-struct State(BTreeMap<(Table, Key), Bytes>);
+pub(super) struct State(BTreeMap<(Table, Key), Bytes>);
 
 impl MetaRead for State {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
@@ -44,13 +44,13 @@ fn at(sec: i64) -> Timestamp {
 }
 
 impl State {
-    fn new() -> State {
+    pub(super) fn new() -> State {
         let mut state = State::default();
         state.run(Command::Format { id: [7; 16], hash_seed: 99, mode: 0o755, uid: 0, gid: 0, now: at(0) }).unwrap();
         state
     }
 
-    fn run(&mut self, command: Command) -> Result<Outcome> {
+    pub(super) fn run(&mut self, command: Command) -> Result<Outcome> {
         let command = Command::decode(&command.encode().unwrap()).unwrap();
         let applied = apply(self, &command)?;
         assert!(applied.writes.is_sorted_by_key(|(table, key, _)| (*table, key.clone())));

@@ -97,6 +97,9 @@ impl<'a> Txn<'a> {
                 self.pause(Some(mark), None)?;
                 self.mount_zone((*parent, name), true, target, *now)
             }
+            Command::SetLock { ino, lock, change } => self.set_lock(*ino, lock, *change),
+            Command::EndLocks { session } => self.end_locks(*session),
+            Command::Fenced { session, command } => self.fenced(*session, command),
         }
     }
 

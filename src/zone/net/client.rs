@@ -248,6 +248,17 @@ impl PeerClient {
         }
     }
 
+    /// Tells the leader that this node's locks of a session are in use.
+    pub async fn renew_locks(&self, session: u64, limit: Duration) -> Result<(), CallError> {
+        use proto::renew_locks_reply::Outcome;
+        let request = proto::RenewLocksRequest { header: convert::to_header(self.zone), session };
+        match within(limit, self.api.clone().renew_locks(request)).await?.outcome {
+            Some(Outcome::Done(proto::Done {})) => Ok(()),
+            Some(Outcome::Refusal(refusal)) => Err(convert::refusal(refusal)?.into()),
+            None => Err(empty()),
+        }
+    }
+
     /// The bytes of a range, in pieces of at most 1 MiB, checked; fewer if the blob ends before,
     /// never more. `limit` is for the first piece and then for each.
     pub async fn fetch_blob(

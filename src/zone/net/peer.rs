@@ -272,6 +272,9 @@ pub trait Peer: Send + Sync + 'static {
     /// An index that, once applied, makes a read see all that was acknowledged before the call.
     fn read_index(&self, caller: Caller) -> Answer<'_, u64>;
 
+    /// Hears that the caller's locks of a session are in use. Denied if they have ended.
+    fn renew_locks(&self, caller: Caller, session: u64) -> Answer<'_, ()>;
+
     /// The bytes of a range, fewer if the blob ends before, in pieces of any size.
     fn fetch_blob(&self, caller: Caller, range: BlobRange) -> Answer<'_, BoxStream<Result<Bytes, Refusal>>>;
 

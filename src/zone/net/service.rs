@@ -389,6 +389,17 @@ impl ZoneApiService for Service {
         Ok(Response::new(proto::ReadIndexReply { outcome: Some(outcome) }))
     }
 
+    async fn renew_locks(&self, request: Request<proto::RenewLocksRequest>) -> Reply<proto::RenewLocksReply> {
+        use proto::renew_locks_reply::Outcome;
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let outcome = match self.0.within(self.0.shared.parts.peer.renew_locks(caller, request.session)).await? {
+            Ok(()) => Outcome::Done(proto::Done {}),
+            Err(refused) => Outcome::Refusal(convert::to_refusal(refused).map_err(status)?),
+        };
+        Ok(Response::new(proto::RenewLocksReply { outcome: Some(outcome) }))
+    }
+
     async fn fetch_blob(&self, request: Request<proto::FetchBlobRequest>) -> Reply<Self::FetchBlobStream> {
         let request = request.into_inner();
         let caller = self.0.member(request.header.as_ref())?;

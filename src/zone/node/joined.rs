@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::copies::{CopyParts, ZoneCopies, encode_replicas};
 use super::files::ZoneFiles;
+use super::leases::{self, LeaseParts, Leases};
 use super::links::ClientLinks;
 use super::records::REPLICAS_KEY;
 use super::{Listeners, ZoneNode};
@@ -35,6 +36,7 @@ pub struct JoinedZone {
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
     copies: Arc<ZoneCopies>,
+    leases: Arc<Leases>,
     mirror: Arc<MirrorStore>,
     runtime: Handle,
     listeners: Arc<dyn Listeners>,
@@ -119,6 +121,12 @@ impl JoinedZone {
             patience: parts.zone.patience,
         };
         let copies = Arc::new(ZoneCopies::start(copies, node.handle.clone()));
+        let leases = Arc::new(Leases::new(LeaseParts {
+            replica: replica.clone(),
+            group: group.clone(),
+            links: links.clone(),
+            runtime: node.handle.clone(),
+        }));
         let raft = RaftParts {
             replica,
             group,
@@ -128,16 +136,19 @@ impl JoinedZone {
             clock: parts.clock.clone(),
             runtime: node.handle.clone(),
         };
+        let zone = Arc::new(RaftZone::new(raft, parts.zone.clone())?);
+        zone.hold_locks_by(leases.clone());
         Ok(JoinedZone {
             index,
             id: record.zone(),
             name: record.name.clone(),
             member: record.member,
             identity,
-            zone: Arc::new(RaftZone::new(raft, parts.zone.clone())?),
+            zone,
             log,
             links,
             copies,
+            leases,
             mirror: node.mirror.clone(),
             runtime: node.handle.clone(),
             listeners: parts.listeners.clone(),
@@ -149,12 +160,22 @@ impl JoinedZone {
     pub(super) fn look_after(self: &Arc<JoinedZone>, node: &ZoneNode) {
         let steward = steward::run(Arc::downgrade(self));
         let recopier = recopy::run(Arc::downgrade(self), node.mirror.clone(), node.parts.writer);
-        self.tasks.lock().extend([self.runtime.spawn(steward), self.runtime.spawn(recopier)]);
+        let leases = leases::run(Arc::downgrade(self));
+        self.tasks.lock().extend([
+            self.runtime.spawn(steward),
+            self.runtime.spawn(recopier),
+            self.runtime.spawn(leases),
+        ]);
     }
 
     /// Copies of its content on other members.
     pub(super) fn copies(&self) -> &Arc<ZoneCopies> {
         &self.copies
+    }
+
+    /// Sessions by which locks are held.
+    pub(super) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
     }
 
     /// Waits for an answer. To be called by no task.
@@ -267,6 +288,7 @@ impl JoinedZone {
 
     /// Ends it on this node.
     pub(super) fn close(&self) -> Result<()> {
+        self.leases.end();
         self.tasks.lock().drain(..).for_each(|task| task.abort());
         self.zone.close()
     }

@@ -6,6 +6,7 @@ mod content;
 mod copies;
 mod files;
 mod joined;
+mod leases;
 mod links;
 mod pulse;
 mod recopy;
@@ -426,7 +427,10 @@ impl ZoneNode {
 
     /// Has all who wait for other members give up: this node is about to end.
     pub fn stop_waiting(&self) {
-        self.zones().iter().for_each(|joined| joined.zone().stop_waiting());
+        self.zones().iter().for_each(|joined| {
+            joined.leases().end();
+            joined.zone().stop_waiting();
+        });
     }
 
     /// Ends all zones on this node in good order.

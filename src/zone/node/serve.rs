@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use nexus_kernel::model::{self, keys};
+use nexus_kernel::model::{self, LockSession, keys};
 use nexus_kernel::scan::find_blob;
 use nexus_kernel::{BlobId, Command, Error, Ino, Result, Table, Zone};
 
@@ -228,6 +228,18 @@ impl Peer for ZoneNode {
             let joined = self.asked(caller.zone)?;
             let index = joined.zone().group().read_index().await;
             index.map_err(|refusal| Self::not_leader(&joined, &refusal))
+        })
+    }
+
+    fn renew_locks(&self, caller: Caller, session: u64) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let joined = self.asked(caller.zone)?;
+            let session = LockSession { member: caller.member.0, number: session };
+            match joined.leases().hear(session).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(net::Refusal::Denied("the locks of this session are over".into())),
+                Err(refusal) => Err(Self::not_leader(&joined, &refusal)),
+            }
         })
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nexus_kernel::locks::LockSignal;
 use nexus_kernel::machine::{self, Applied};
 use nexus_kernel::metastore::{Durability, Key, MetaSnapshot, WriteBatch};
 use nexus_kernel::model::{self, keys};
@@ -92,6 +93,8 @@ pub struct Replica {
     listener: Arc<dyn Listener>,
     /// Proposals of this node.
     pub pending: Pending,
+    /// Tells of changes of locks.
+    pub locks: Arc<LockSignal>,
     state: RwLock<Arc<State>>,
     applying: Mutex<Applying>,
     /// Held while the metastore is written. Taken before `applying`.
@@ -139,6 +142,7 @@ impl Replica {
             metastores,
             listener,
             pending: Pending::default(),
+            locks: Arc::default(),
             state: RwLock::new(Arc::new(state)),
             applying: Mutex::new(applying),
             drain: Mutex::new(()),
@@ -329,6 +333,9 @@ impl Replica {
         {
             let _ = state.info.set(info);
         }
+        if matches!(command, Command::SetLock { .. } | Command::EndLocks { .. }) {
+            self.locks.ring();
+        }
         if !ours {
             self.listener.applied(&command, &inodes);
         }
@@ -442,6 +449,7 @@ impl Replica {
         self.paused.store(pause_mark(&state)?.is_some(), Ordering::Release);
         self.answer_from(&state)?;
         self.listener.replaced();
+        self.locks.ring();
         drop(applying);
         self.tell();
         Ok(())

@@ -1,12 +1,13 @@
 //! [`RaftZone`]: a zone that several nodes have, as the kernel sees it.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nexus_kernel::content::ContentSync;
+use nexus_kernel::locks::LockSessions;
 use nexus_kernel::model::{Dentry, Inode, Usage, ZoneInfo};
 use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, Command, Error, Ino, Lsn, MetaRead, Name, Outcome, Result, Timestamp, Zone};
@@ -86,6 +87,7 @@ pub struct RaftZone {
     inos: Mutex<Range<u64>>,
     config: RaftZoneConfig,
     ending: AtomicBool,
+    locks: OnceLock<Arc<dyn LockSessions>>,
     drain: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -125,8 +127,14 @@ impl RaftZone {
             inos: Mutex::new(0..0),
             config,
             ending: AtomicBool::new(false),
+            locks: OnceLock::new(),
             drain: Mutex::new(Some(thread)),
         })
+    }
+
+    /// Has locks held by these sessions from now on.
+    pub fn hold_locks_by(&self, sessions: Arc<dyn LockSessions>) {
+        let _ = self.locks.set(sessions);
     }
 
     /// Its group.
@@ -350,6 +358,10 @@ impl Zone for RaftZone {
 
     fn is_replicated(&self) -> bool {
         true
+    }
+
+    fn locks(&self) -> Option<&dyn LockSessions> {
+        self.locks.get().map(|sessions| &**sessions)
     }
 
     fn checkpoint(&self) -> Result<()> {

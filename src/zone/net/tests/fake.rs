@@ -181,6 +181,16 @@ impl Peer for Arc<Fake> {
         })
     }
 
+    fn renew_locks(&self, caller: Caller, session: u64) -> Answer<'_, ()> {
+        self.called(caller);
+        Box::pin(async move {
+            match session {
+                0 => Err(Refusal::Denied("it has ended".into())),
+                _ => Ok(()),
+            }
+        })
+    }
+
     fn fetch_blob(&self, caller: Caller, range: BlobRange) -> Answer<'_, BoxStream<Result<Bytes, Refusal>>> {
         self.called(caller);
         Box::pin(async move {
