@@ -2,6 +2,9 @@
 //! stands in, so that the kernel treats its files as those of a file system that others
 //! change too, while all else stays as fast as what this mount alone changes.
 
+mod asks;
+mod audit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
@@ -11,13 +14,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nexus::Volume;
-use nexus::zones::{DEFAULT_PORT, Invite, Role, Watcher, ZoneId};
+use nexus::zones::{DEFAULT_PORT, Role, Watcher, ZoneId};
 use nexus_fuse_transport::{Choice, Transport};
-use nexus_kernel::{Clock, Ino, NodeId, SystemClock, ZoneIndex};
+use nexus_kernel::model::MountTarget;
+use nexus_kernel::{Ino, NodeId, ZoneIndex};
 use parking_lot::{Condvar, Mutex};
 
 use crate::adapter::Coherence;
-use crate::control::{ClosedView, ElsewhereView, Reply, ZoneAsk, ZoneMember, ZoneView};
+use crate::control::{ClosedView, ElsewhereView, ZoneMember, ZoneView};
 use crate::mount::{self, MountOptions, MountSpec, Mounted, Unmount, ZONE_TYPE};
 
 /// Zones within zones that are mounted at the most.
@@ -37,8 +41,20 @@ pub struct ZoneMounts {
     mounted: Mutex<BTreeMap<PathBuf, (ZoneIndex, Mounted)>>,
     /// Zones that it was told of how to join them.
     told: Mutex<BTreeSet<ElsewhereView>>,
+    /// Zones that other members have destroyed, and since when this node knows.
+    ended: Mutex<BTreeMap<[u8; 16], Instant>>,
     stale: Mutex<Stale>,
     changed: Condvar,
+}
+
+/// Where a zone stands in the mount.
+struct Place {
+    path: PathBuf,
+    /// The directory below it.
+    node: NodeId,
+    target: MountTarget,
+    /// Its place on this node, if that takes part in it.
+    joined: Option<ZoneIndex>,
 }
 
 #[derive(Default)]
@@ -82,6 +98,7 @@ impl ZoneMounts {
             options: kept,
             mounted: Mutex::default(),
             told: Mutex::default(),
+            ended: Mutex::default(),
             stale: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -121,6 +138,7 @@ impl ZoneMounts {
                 if wanted {
                     mounts.refresh();
                 }
+                mounts.end_zones();
             }
         });
         spawned.map(drop).map_err(|error| format!("cannot look after zones: {error}"))
@@ -161,15 +179,13 @@ impl ZoneMounts {
         self.listen(any(DEFAULT_PORT), Vec::new()).or_else(|_| self.listen(any(0), Vec::new()))
     }
 
-    /// Places where zones are to be mounted, outer ones first, and those of zones that this node
-    /// takes no part in.
-    fn survey(&self) -> (Vec<(PathBuf, ZoneIndex)>, Vec<ElsewhereView>) {
-        let (mut wanted, mut elsewhere) = (Vec::new(), Vec::new());
+    /// Places where zones stand, outer ones first.
+    fn survey(&self) -> Vec<Place> {
+        let mut found = Vec::new();
         if !self.whole {
-            return (wanted, elsewhere);
+            return found;
         }
         let node = self.volume.node_if_any();
-        let closed: Vec<ZoneId> = self.volume.closed_zones().into_iter().filter_map(|zone| zone.id).collect();
         let mut ahead = vec![(self.root.clone(), ZoneIndex(0), vec![ZoneIndex(0)])];
         while let Some((base, index, above)) = ahead.pop() {
             let mounts = self.volume.fs().zone_mounts(index).unwrap_or_else(|error| {
@@ -179,36 +195,47 @@ impl ZoneMounts {
             for place in mounts {
                 let names = place.path.iter().map(|name| OsStr::from_bytes(name));
                 let path = names.fold(base.clone(), |path, name| path.join(name));
-                let id = ZoneId(place.target.zone);
-                let Some(joined) = node.as_ref().and_then(|node| node.zone(id)) else {
-                    let (name, addresses) = (place.target.name, place.target.addresses);
-                    if !closed.contains(&id) {
-                        elsewhere.push(ElsewhereView { path, name, id: id.to_string(), addresses });
-                    }
-                    continue;
-                };
+                let joined = node.as_ref().and_then(|node| node.zone(ZoneId(place.target.zone)));
+                let joined = joined.map(|joined| joined.index());
+                found.push(Place { path: path.clone(), node: place.node, target: place.target, joined });
                 // A zone within itself would have no end.
-                if above.contains(&joined.index()) || above.len() > DEEPEST {
-                    continue;
+                if let Some(joined) = joined
+                    && !above.contains(&joined)
+                    && above.len() <= DEEPEST
+                {
+                    let above = above.iter().copied().chain([joined]).collect();
+                    ahead.push((path, joined, above));
                 }
-                let above = above.iter().copied().chain([joined.index()]).collect();
-                wanted.push((path.clone(), joined.index()));
-                ahead.push((path, joined.index(), above));
             }
         }
-        wanted.sort();
-        (wanted, elsewhere)
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        found
     }
 
     /// Zones that stand in the mount, and that this node takes no part in.
     pub fn elsewhere(&self) -> Vec<ElsewhereView> {
-        self.survey().1
+        self.not_joined(&self.survey())
+    }
+
+    fn not_joined(&self, places: &[Place]) -> Vec<ElsewhereView> {
+        let closed: Vec<ZoneId> = self.volume.closed_zones().into_iter().filter_map(|zone| zone.id).collect();
+        let not_joined = places.iter().filter(|place| place.joined.is_none());
+        let open = not_joined.filter(|place| !closed.contains(&ZoneId(place.target.zone)));
+        let view = |place: &Place| ElsewhereView {
+            path: place.path.clone(),
+            name: place.target.name.clone(),
+            id: ZoneId(place.target.zone).to_string(),
+            addresses: place.target.addresses.clone(),
+        };
+        open.map(view).collect()
     }
 
     /// Mounts what is to be there and is not, and takes away what is not to be there any more.
     pub fn refresh(&self) {
-        let (wanted, elsewhere) = self.survey();
-        let elsewhere: BTreeSet<ElsewhereView> = elsewhere.into_iter().collect();
+        let places = self.survey();
+        let elsewhere: BTreeSet<ElsewhereView> = self.not_joined(&places).into_iter().collect();
+        let wanted = places.into_iter().filter_map(|place| Some((place.path, place.joined?)));
+        let wanted: Vec<(PathBuf, ZoneIndex)> = wanted.collect();
         let mut told = self.told.lock();
         for zone in elsewhere.difference(&told) {
             log::info!("{}", zone.advice());
@@ -225,11 +252,29 @@ impl ZoneMounts {
         // What is mounted below goes with it, and comes again if it is still wanted.
         let below = |path: &PathBuf| gone.iter().any(|gone| path.starts_with(gone));
         let gone: Vec<PathBuf> = mounted.keys().filter(|path| below(path)).cloned().collect();
+        let mut lost = BTreeSet::new();
         for path in gone.into_iter().rev() {
-            mounted.remove(&path);
+            lost.extend(mounted.remove(&path).map(|(index, _)| index));
         }
         for (path, index) in wanted {
+            lost.remove(&index);
             self.put_up(&mut mounted, path, index);
+        }
+        drop(mounted);
+        lost.into_iter().for_each(|index| self.lost_its_place(index));
+    }
+
+    /// A zone that another member of the one around it has unmounted is not to be forgotten.
+    fn lost_its_place(&self, index: ZoneIndex) {
+        let joined =
+            self.volume.node_if_any().and_then(|node| node.zones().into_iter().find(|joined| joined.index() == index));
+        let Some(joined) = joined else { return };
+        if self.stale.lock().suspended || !matches!(self.volume.stands_somewhere(&joined), Ok(false)) {
+            return;
+        }
+        match self.volume.put_in_trash(&joined) {
+            Ok(()) => log::info!("zone {} stands nowhere any more: it is in the trash", joined.name()),
+            Err(error) => log::warn!("{error}"),
         }
     }
 
@@ -312,100 +357,15 @@ impl ZoneMounts {
         self.changed.notify_all();
     }
 
-    /// Does what is asked; `node` is the directory that an inode number of the outer mount means.
-    pub fn handle(&self, ask: ZoneAsk, node: impl Fn(u64) -> NodeId) -> Result<Reply, String> {
-        let text = |error: nexus::Error| error.to_string();
-        match ask {
-            ZoneAsk::Share { inode, name, ttl_sec, replicas } => {
-                self.ensure_listening()?;
-                let dir = node(inode);
-                let shared = self.volume.share(dir, &name, &|joined| self.show(dir, joined.index()));
-                // Where it failed, what was shown already is taken away.
-                let joined = shared.inspect_err(|_| self.refresh()).map_err(text)?;
-                if let Some(replicas) = replicas {
-                    joined.set_replicas(replicas).map_err(|error| error.to_string())?;
-                }
-                self.refresh();
-                let invite = self.volume.invite(&joined, Duration::from_secs(ttl_sec)).map_err(text)?;
-                Ok(Reply::Text { text: invite })
-            }
-            ZoneAsk::Join { invite, inode } => {
-                let invite = Invite::parse(&invite, SystemClock.now()).map_err(|error| error.to_string())?;
-                self.ensure_listening()?;
-                let joined = self.volume.join(&invite, node(inode)).map_err(text)?;
-                self.refresh();
-                Ok(Reply::Text { text: joined.name().to_owned() })
-            }
-            ZoneAsk::List => {
-                let (zones, closed, elsewhere) = (self.views(), self.closed(), self.elsewhere());
-                Ok(Reply::Zones { zones, closed, elsewhere })
-            }
-            ZoneAsk::Invite { name, ttl_sec } => {
-                let joined = self.volume.zone_named(&name).map_err(text)?;
-                let invite = self.volume.invite(&joined, Duration::from_secs(ttl_sec)).map_err(text)?;
-                Ok(Reply::Text { text: invite })
-            }
-            ZoneAsk::RemoveMember { name, member } => {
-                let joined = self.volume.zone_named(&name).map_err(text)?;
-                let member = find_member(&joined, &member)?;
-                if member == joined.member() {
-                    return Err("that is this node: use `nexus-fuse zone leave`".to_owned());
-                }
-                self.volume.remove_member(&joined, member).map_err(text)?;
-                Ok(Reply::Done)
-            }
-            ZoneAsk::TransferLeader { name, member } => {
-                let joined = self.volume.zone_named(&name).map_err(text)?;
-                let member = find_member(&joined, &member)?;
-                let node = self.volume.node().map_err(text)?;
-                node.transfer(&joined, member).map_err(|error| error.to_string())?;
-                Ok(Reply::Done)
-            }
-            ZoneAsk::SetReplicas { name, replicas } => {
-                let joined = self.volume.zone_named(&name).map_err(text)?;
-                joined.set_replicas(replicas).map_err(|error| error.to_string())?;
-                Ok(Reply::Done)
-            }
-            ZoneAsk::Leave { name } => {
-                let joined = self.volume.zone_named(&name).map_err(text)?;
-                let report = joined.report().map_err(|error| error.to_string())?;
-                if report.members.len() < 2 && report.group.role != Role::Stopped {
-                    return Err(format!(
-                        "this node is the last member of zone {name}, whose files would be gone: copy them out of it, \
-                         or have another node join first"
-                    ));
-                }
-                let places: Vec<PathBuf> = self.places(joined.index());
-                if let Some(place) = places.first() {
-                    let within = mount::table::mounts().map_err(|error| error.to_string())?;
-                    if within.iter().any(|entry| entry.target != *place && entry.target.starts_with(place)) {
-                        return Err(format!("something is mounted below {}: take it away first", place.display()));
-                    }
-                }
-                for place in &places {
-                    let mount = self.mounted.lock().remove(place);
-                    if let Some((index, mount)) = mount
-                        && let Err(error) = mount.unmount(Unmount::WhenIdle)
-                    {
-                        self.mounted.lock().insert(place.clone(), (index, mount));
-                        return Err(error.to_string());
-                    }
-                }
-                self.volume.leave_zone(&joined).map_err(text)?;
-                self.refresh();
-                Ok(Reply::Done)
-            }
-            ZoneAsk::Digest { name } => {
-                let joined = self.volume.zone_named(&name).map_err(text)?;
-                let (index, digest) = joined.zone().digest().map_err(|error| error.to_string())?;
-                Ok(Reply::Text { text: format!("{digest:032x} at {index}") })
-            }
-        }
-    }
-
     fn places(&self, index: ZoneIndex) -> Vec<PathBuf> {
         let mounted = self.mounted.lock();
         mounted.iter().filter(|(_, (other, _))| *other == index).map(|(path, _)| path.clone()).collect()
+    }
+
+    fn trashed_since(&self, index: ZoneIndex) -> Option<i64> {
+        let node = self.volume.node_if_any()?;
+        let joined = node.zones().into_iter().find(|joined| joined.index() == index)?;
+        self.volume.trashed_since(&joined)
     }
 
     fn closed(&self) -> Vec<ClosedView> {
@@ -436,6 +396,7 @@ impl ZoneMounts {
                 id: report.id.to_string(),
                 mounts: self.places(report.index),
                 role: role(report.group.role).to_owned(),
+                trashed_since: self.trashed_since(report.index),
                 has_quorum: report.has_quorum,
                 resting: report.group.resting,
                 term: report.group.term,
@@ -452,19 +413,6 @@ impl ZoneMounts {
             }
         });
         views.collect()
-    }
-}
-
-fn find_member(joined: &nexus::zones::JoinedZone, wanted: &str) -> Result<nexus::zones::ZoneMemberId, String> {
-    let report = joined.report().map_err(|error| error.to_string())?;
-    let matches = |member: &&nexus::zones::MemberStatus| {
-        member.about.name == wanted || (wanted.len() >= 4 && member.id.to_string().starts_with(wanted))
-    };
-    let found: Vec<_> = report.members.iter().filter(matches).collect();
-    match found.as_slice() {
-        [one] => Ok(one.id),
-        [] => Err(format!("zone {} has no member {wanted}: see `nexus-fuse zone status`", joined.name())),
-        _ => Err(format!("zone {} has several members {wanted}: give the beginning of an id", joined.name())),
     }
 }
 

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nexus_content::{
-    ContentConfig, NO_FILE, ReclaimConfig, ReclaimHandle, Reclaimer, RepairPlan, SegmentStore, Severity, ZoneSet,
-};
+use nexus_content::{ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, RepairPlan, SegmentStore, ZoneSet};
 use nexus_drivers::disk::RealDisk;
 use nexus_drivers::object_store::{Limiter, LocalDiskStore, MemoryStore};
 use nexus_kernel::disk::{Disk, DiskSpace};
@@ -22,7 +20,7 @@ use nexus_zone::node::{SharedContent, ZoneNode};
 use nexus_zone::{Access, LocalZone, LogConfig, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
 
-use crate::config::{ByteSize, Config, ObjectStoreKind};
+use crate::config::{Config, ObjectStoreKind};
 use crate::error::{Error, Result};
 use crate::folder::{DataFolder, Identity, Layout};
 use crate::limits::SharedLimiter;
@@ -452,36 +450,6 @@ impl Volume {
         let collector = self.collector(config);
         collector.seal_once().map_err(|error| self.failed("flush", error))?;
         Ok(Flushed { left_bytes: self.content.unsealed_bytes(newest), mark: newest })
-    }
-
-    /// Looks for damage; `deep` reads all content.
-    pub fn check(&self, deep: bool) -> Result<CheckReport> {
-        let mut report = CheckReport::default();
-        let mut left_out = 0usize;
-        let has_zones = zones::has_zones(self.path());
-        let summary = nexus_content::check(&*self.root, &self.content, deep, &mut |finding| {
-            if has_zones && finding.severity == Severity::Note && finding.text.ends_with(NO_FILE) {
-                return;
-            }
-            if report.findings.len() < MAX_FINDINGS {
-                report.findings.push(finding.to_string());
-            } else if finding.severity == Severity::Damage {
-                left_out += 1;
-            }
-        })
-        .map_err(|error| self.failed("check", error))?;
-        if left_out > 0 {
-            report.findings.push(format!("damage: {left_out} findings more"));
-        }
-        report.checked = format!(
-            "{} inodes, {} names, {} extents, {} blobs, {} of content read",
-            summary.inodes,
-            summary.dentries,
-            summary.extents,
-            summary.blobs,
-            ByteSize(summary.verified_bytes)
-        );
-        Ok(report)
     }
 
     /// Ends the services and the collector, takes no more changes, and leaves the metastore up to date, so

@@ -1,5 +1,6 @@
 //! Tests of [`super`]: what an open volume keeps, and what it leaves behind.
 
+use crate::config::ByteSize;
 use nexus_kernel::NodeId;
 use nexus_kernel::fs::{Caller, OpenOptions};
 

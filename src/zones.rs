@@ -1,6 +1,8 @@
 //! Replicated zones of a volume: their metastores, and what is asked of them.
 
+mod check;
 mod closed;
+mod life;
 mod metastores;
 mod places;
 mod share;
@@ -24,10 +26,11 @@ use crate::boot::{ContentState, Volume};
 use crate::error::{Error, Result};
 
 pub(crate) use closed::hold_closed;
+pub use life::Unmounted;
 pub use metastores::RedbZones;
 
 pub use nexus_zone::net::{Invite, ZoneId};
-pub use nexus_zone::node::{ClosedZone, JoinedZone, MemberStatus};
+pub use nexus_zone::node::{ClosedZone, JoinedZone, MemberStatus, NoRecovery, RecoveryPlan, plan_recovery};
 pub use nexus_zone::raft::{MemberId as ZoneMemberId, Role};
 
 /// Port that a node listens at, if nobody says.
@@ -64,7 +67,14 @@ impl Listener for Heard {
     fn applied(&self, command: &Command, inodes: &[Ino]) {
         let Some(watcher) = self.watch.upgrade().and_then(|watch| watch.watcher.read().clone()) else { return };
         watcher.changed(self.index, inodes);
-        if matches!(command, Command::MountZone { .. } | Command::UnmountZone { .. }) {
+        // Settings tell of zones that are to be deleted, too.
+        if matches!(
+            command,
+            Command::MountZone { .. }
+                | Command::UnmountZone { .. }
+                | Command::MountFilled { .. }
+                | Command::SetSys { value: Some(_), .. }
+        ) {
             watcher.mounts_changed();
         }
     }
@@ -193,8 +203,12 @@ impl Volume {
     pub fn leave_zone(&self, joined: &Arc<JoinedZone>) -> Result<()> {
         let failed = |error| self.failed("leave a zone with", error);
         let dynamic: Arc<dyn Zone> = joined.zone().clone();
-        self.fs.router().detach(joined.index()).map_err(failed)?;
-        self.node()?.leave(joined).map_err(failed)?;
+        let detached = self.fs.router().detach(joined.index()).map_err(failed)?;
+        if let Err(error) = self.node()?.leave(joined) {
+            // It is a member as before.
+            self.fs.attach_at(joined.index(), detached).map_err(failed)?;
+            return Err(failed(error));
+        }
         self.zones.remove(&dynamic);
         // Nothing stands behind these any more; they become directories again.
         for place in self.fs.zone_mounts(ZoneIndex(0)).map_err(failed)? {

@@ -12,7 +12,7 @@ use nexus::stores::parse_fsync;
 use nexus_kernel::model::FsyncLevel;
 
 use super::fsck_args::{FSCK_HELP, FsckArgs};
-use super::{cache, examples, zone};
+use super::{cache, examples, zone_args as zone};
 
 /// A POSIX file system whose metadata and content lie in one folder.
 #[derive(Parser, Debug)]

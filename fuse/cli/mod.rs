@@ -21,6 +21,7 @@ mod status;
 mod store;
 mod umount;
 mod zone;
+mod zone_args;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -5,200 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
 use nexus::config::ByteSize;
+use nexus_kernel::Timestamp;
 
 use super::find;
+use super::zone_args::{JoinArgs, MountOnly, ShareArgs, ZoneCommand};
 use crate::control::{ClosedView, ControlError, ElsewhereView, Reply, Request, ZoneAsk, ZoneView};
+use crate::daemon::logger::rfc3339;
 
 /// A zone of some size takes a while to be made, or to arrive.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// Most nodes that content is kept on.
-const MOST_REPLICAS: i64 = 16;
-
-pub(super) const SHARE_HELP: &str = "\
-Examples:
-  nexus-fuse share /mnt/nexus/project          make it a zone, and print an invitation
-  nexus-fuse share /mnt/nexus/project --name p --ttl 7d
-  nexus-fuse share /mnt/nexus/project --replicas 3
-
-What is in the directory stays as it is, for everybody on this machine; other nodes have it from
-when they join. What is written is on the disks of --replicas nodes before it counts as written,
-so that no loss of one disk loses it; others fetch it as they read it. All changes are agreed on by
-a majority of the nodes, so with two of them both must be there for a change, with three one
-may be away. The daemon listens for the others at the address that `mount --listen` gave, else
-at port 7420. Files of the directory should not be open meanwhile.";
-
-pub(super) const JOIN_HELP: &str = "\
-Examples:
-  mkdir -p /mnt/nexus/work/project
-  nexus-fuse join nexus://10.0.0.1:7420/join/... /mnt/nexus/work/project
-
-An invitation works once, for one node; `nexus-fuse zone invite` makes another. The members must
-be able to reach each other, in both directions, at the ports where they listen.";
-
-pub(super) const ZONE_HELP: &str = "\
-Examples:
-  nexus-fuse zone ls                           the zones of all mounts
-  nexus-fuse zone status project               members, roles, how far each is
-  nexus-fuse zone invite project               an invitation for one more node
-  nexus-fuse zone remove-member project bob    its certificate counts for nothing from then on
-  nexus-fuse zone transfer-leader project bob
-  nexus-fuse zone replicas project 3           have content on three nodes
-  nexus-fuse zone digest project               the same at every member that is up to date
-  nexus-fuse zone leave project                the others go on without this node";
-
-const MEMBER_HELP: &str = "\
-Examples:
-  nexus-fuse zone remove-member project bob
-  nexus-fuse zone transfer-leader project 3fa9";
-
-const NAMED_HELP: &str = "\
-Examples:
-  nexus-fuse zone status project
-  nexus-fuse zone leave project
-  nexus-fuse zone digest 4f2a --mount /mnt/nexus";
-
-const REPLICAS_HELP: &str = "\
-Examples:
-  nexus-fuse zone replicas project 3
-
-What is written from then on is on so many nodes before it counts as written; what is there
-already is brought to them in the background, which `zone status` tells of.";
-
-const INVITE_HELP: &str = "\
-Examples:
-  nexus-fuse zone invite project
-  nexus-fuse zone invite project --ttl 30m";
-
-const LS_HELP: &str = "\
-Examples:
-  nexus-fuse zone ls
-  nexus-fuse zone ls --mount /mnt/nexus";
-
-/// Arguments of `share`.
-#[derive(Args, Debug, Clone)]
-pub struct ShareArgs {
-    /// The directory, on a mount of Nexus
-    pub path: PathBuf,
-    /// What to call the zone [default: the directory's name]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// How long the invitation holds: 30m, 24h, 7d
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_time)]
-    pub ttl: Duration,
-    /// On how many nodes' disks each byte is to be, this one's among them [default: 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_REPLICAS))]
-    pub replicas: Option<u32>,
-}
-
-/// Arguments of `join`.
-#[derive(Args, Debug, Clone)]
-pub struct JoinArgs {
-    /// The invitation, as `share` or `zone invite` printed it
-    pub invite: String,
-    /// An empty directory on a mount of Nexus; made if missing
-    pub path: PathBuf,
-}
-
-/// Commands about zones.
-#[derive(Subcommand, Debug, Clone)]
-pub enum ZoneCommand {
-    /// List the zones that this node takes part in
-    #[command(after_help = LS_HELP)]
-    Ls(MountOnly),
-    /// Tell how a zone is: members, roles, how far each is
-    #[command(after_help = NAMED_HELP)]
-    Status(Named),
-    /// Print an invitation for one more node
-    #[command(after_help = INVITE_HELP)]
-    Invite(InviteArgs),
-    /// Take a member out, a dead one too
-    #[command(after_help = MEMBER_HELP)]
-    RemoveMember(MemberArgs),
-    /// Have another member lead
-    #[command(after_help = MEMBER_HELP)]
-    TransferLeader(MemberArgs),
-    /// Set on how many nodes content is kept
-    #[command(after_help = REPLICAS_HELP)]
-    Replicas(ReplicasArgs),
-    /// Leave a zone; the others go on without this node
-    #[command(after_help = NAMED_HELP)]
-    Leave(Named),
-    /// Print a sum over the zone's state
-    #[command(after_help = NAMED_HELP)]
-    Digest(Named),
-}
-
-/// Which mount is meant.
-#[derive(Args, Debug, Clone)]
-pub struct MountOnly {
-    /// The mount whose zones are meant [default: the only one]
-    #[arg(long, value_name = "MOUNT")]
-    pub mount: Option<PathBuf>,
-}
-
-/// A zone.
-#[derive(Args, Debug, Clone)]
-pub struct Named {
-    /// The zone's name, or the beginning of its id
-    pub zone: String,
-    /// Which mount.
-    #[command(flatten)]
-    pub on: MountOnly,
-}
-
-/// Arguments of `zone invite`.
-#[derive(Args, Debug, Clone)]
-pub struct InviteArgs {
-    /// Which zone.
-    #[command(flatten)]
-    pub named: Named,
-    /// How long the invitation holds: 30m, 24h, 7d
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_time)]
-    pub ttl: Duration,
-}
-
-/// Arguments of `zone replicas`.
-#[derive(Args, Debug, Clone)]
-pub struct ReplicasArgs {
-    /// The zone's name, or the beginning of its id
-    pub zone: String,
-    /// On how many nodes' disks each byte is to be, the writer's among them
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_REPLICAS))]
-    pub count: u32,
-    /// Which mount.
-    #[command(flatten)]
-    pub on: MountOnly,
-}
-
-/// A zone's member.
-#[derive(Args, Debug, Clone)]
-pub struct MemberArgs {
-    /// The zone's name, or the beginning of its id
-    pub zone: String,
-    /// The member's name, or the beginning of its id
-    pub member: String,
-    /// Which mount.
-    #[command(flatten)]
-    pub on: MountOnly,
-}
-
-/// A time as people write it.
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time: write it as 90s, 30m, 24h or 7d");
-    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(seconds).filter(|time| *time > 0).map(Duration::from_secs).ok_or_else(wrong)
-}
-
 /// Makes a directory a zone.
 pub fn share(args: &ShareArgs) -> Result<String, String> {
     let (volume, path) = find::containing_zones(&args.path)?;
@@ -249,13 +65,22 @@ fn open_below(path: &std::path::Path) -> Vec<String> {
 
 /// Joins a zone.
 pub fn join(args: &JoinArgs) -> Result<String, String> {
-    if !args.path.exists() {
+    let (volume, path, inode) = empty_directory(&args.path)?;
+    let ask = ZoneAsk::Join { invite: args.invite.clone(), inode };
+    let name = text_of(ask_volume(&volume, ask)?)?;
+    Ok(format!("zone {name} is at {}", path.display()))
+}
+
+/// An empty directory on a mount, or one that a zone stands at which was not joined; made if it is
+/// missing. The mount, its path, and its inode number.
+fn empty_directory(wanted: &std::path::Path) -> Result<(find::Volume, PathBuf, u64), String> {
+    if !wanted.exists() {
         // Nothing is made where nothing can be joined.
-        let around = args.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let around = wanted.parent().filter(|parent| !parent.as_os_str().is_empty());
         find::containing_zones(around.unwrap_or(std::path::Path::new(".")))?;
-        std::fs::create_dir(&args.path).map_err(|error| format!("cannot make {}: {error}", args.path.display()))?;
+        std::fs::create_dir(wanted).map_err(|error| format!("cannot make {}: {error}", wanted.display()))?;
     }
-    let (volume, path) = find::containing_zones(&args.path)?;
+    let (volume, path) = find::containing_zones(wanted)?;
     let failed = |error| format!("{}: {error}", path.display());
     let metadata = path.symlink_metadata().map_err(failed)?;
     let first = std::fs::read_dir(&path).and_then(|mut entries| entries.next().transpose());
@@ -268,17 +93,21 @@ pub fn join(args: &JoinArgs) -> Result<String, String> {
     if !metadata.is_dir() || !is_empty {
         return Err(format!("{} is not an empty directory", path.display()));
     }
-    let ask = ZoneAsk::Join { invite: args.invite.clone(), inode: metadata.ino() };
-    let name = text_of(ask_volume(&volume, ask)?)?;
-    Ok(format!("zone {name} is at {}", path.display()))
+    Ok((volume, path, metadata.ino()))
 }
 
 /// Runs a command about zones.
 pub fn run(command: &ZoneCommand) -> Result<String, String> {
     match command {
-        ZoneCommand::Ls(on) => {
-            let (zones, closed, elsewhere) = list(on)?;
-            let lines = zones.iter().map(line).chain(closed.iter().map(closed_line));
+        ZoneCommand::Ls(args) if args.trash => {
+            let (zones, ..) = list(&args.on)?;
+            let lines: Vec<String> = zones.iter().filter_map(trash_line).collect();
+            Ok(if lines.is_empty() { "nothing is in the trash".to_owned() } else { lines.join("\n") })
+        }
+        ZoneCommand::Ls(args) => {
+            let (zones, closed, elsewhere) = list(&args.on)?;
+            let lines = zones.iter().filter(|zone| zone.trashed_since.is_none()).map(line);
+            let lines = lines.chain(closed.iter().map(closed_line));
             let lines: Vec<String> = lines.chain(elsewhere.iter().map(elsewhere_line)).collect();
             Ok(if lines.is_empty() { "no zones".to_owned() } else { lines.join("\n") })
         }
@@ -312,6 +141,39 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
             ask_on(&args.on, ZoneAsk::SetReplicas { name: args.zone.clone(), replicas: args.count })?;
             Ok(format!("content of {} is kept on {} nodes from now on", args.zone, args.count))
         }
+        ZoneCommand::Create(args) => {
+            let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            let id = text_of(ask_on(&args.on, ZoneAsk::Create { name: args.name.clone(), owner })?)?;
+            Ok(format!("zone {} ({id}) is there, and stands nowhere yet: `nexus-fuse zone mount`", args.name))
+        }
+        ZoneCommand::Mount(args) | ZoneCommand::Restore(args) => {
+            let (volume, path, inode) = empty_directory(&args.path)?;
+            ask_volume(&volume, ZoneAsk::Mount { name: args.zone.clone(), inode })?;
+            Ok(format!("zone {} is at {}", args.zone, path.display()))
+        }
+        ZoneCommand::Unmount(args) => {
+            let (volume, path) = find::containing_zones(&args.path)?;
+            let what = text_of(ask_volume(&volume, ZoneAsk::Unmount { path: path.clone() })?)?;
+            Ok(format!("no zone is at {} any more; {what}", path.display()))
+        }
+        ZoneCommand::Destroy(args) => {
+            if !args.yes {
+                return Err(format!(
+                    "all files of zone {} would be gone {}, and nothing brings them back: say --yes if that is meant",
+                    args.zone,
+                    if args.here { "here" } else { "for all its members" }
+                ));
+            }
+            let user = rustix::process::getuid().as_raw();
+            let ask = ZoneAsk::Destroy { name: args.zone.clone(), here: args.here, user };
+            Ok(format!("zone {}: {}", args.zone, text_of(ask_on(&args.on, ask)?)?))
+        }
+        ZoneCommand::Recover(args) => {
+            let (user, name) = (rustix::process::getuid().as_raw(), args.zone.clone());
+            let ask = ZoneAsk::Recover { name, keep: args.keep.clone(), yes: args.yes, user };
+            Ok(format!("zone {}: {}", args.zone, text_of(ask_on(&args.on, ask)?)?))
+        }
+        ZoneCommand::Audit(on) => text_of(ask_on(on, ZoneAsk::Audit)?).map(|text| text.trim_end().to_owned()),
         ZoneCommand::Leave(named) => {
             ask_on(&named.on, ZoneAsk::Leave { name: named.zone.clone() })?;
             Ok(format!("this node has left zone {}", named.zone))
@@ -335,6 +197,11 @@ fn closed_line(zone: &ClosedView) -> String {
 
 fn elsewhere_line(zone: &ElsewhereView) -> String {
     format!("{}  not joined: `nexus-fuse status` tells how  {}", zone.name, zone.path.display())
+}
+
+fn trash_line(zone: &ZoneView) -> Option<String> {
+    let since = Timestamp { sec: zone.trashed_since?, nsec: 0 };
+    Some(format!("{}  {}  since {}", zone.name, zone.id, rfc3339(since)))
 }
 
 fn line(zone: &ZoneView) -> String {
@@ -427,18 +294,4 @@ fn text_of(reply: Reply) -> Result<String, String> {
 
 fn unexpected(reply: &Reply) -> String {
     format!("the daemon answered something else: {reply:?}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_people_write_them() {
-        assert_eq!(parse_time("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_time("7d"), Ok(Duration::from_secs(7 * 86400)));
-        for wrong in ["", "7", "d", "-1h", "0m", "1w", "99999999999999999999d", "1é"] {
-            assert!(parse_time(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -54,6 +54,47 @@ pub enum ZoneAsk {
         /// How many, the writer among them.
         replicas: u32,
     },
+    /// Make an empty zone that stands nowhere yet.
+    Create {
+        /// What to call it.
+        name: String,
+        /// Who its root belongs to: user and group.
+        owner: (u32, u32),
+    },
+    /// Have a zone stand at an empty directory.
+    Mount {
+        /// The zone.
+        name: String,
+        /// The directory's inode number.
+        inode: u64,
+    },
+    /// Take a zone away from where it stands.
+    Unmount {
+        /// Where.
+        path: std::path::PathBuf,
+    },
+    /// Delete a zone.
+    Destroy {
+        /// The zone.
+        name: String,
+        /// Only what this node has of it, whatever others have.
+        here: bool,
+        /// Who asks, for the record.
+        user: u32,
+    },
+    /// Go on with a zone whose majority is lost for good.
+    Recover {
+        /// The zone.
+        name: String,
+        /// Members that are left beside this node.
+        keep: Vec<String>,
+        /// Whether to do it, and not only tell what it would do.
+        yes: bool,
+        /// Who asks, for the record.
+        user: u32,
+    },
+    /// What was done to zones that can't be undone.
+    Audit,
     /// Leave a zone.
     Leave {
         /// The zone.
@@ -77,6 +118,9 @@ pub struct ZoneView {
     pub mounts: Vec<std::path::PathBuf>,
     /// What this node does in it: leader, follower, candidate, learner, stopped.
     pub role: String,
+    /// Since when it is in the trash, if it is, in seconds since 1970.
+    #[serde(default)]
+    pub trashed_since: Option<i64>,
     /// Whether a majority of its members is known to be there.
     pub has_quorum: bool,
     /// Whether its group rests, as nothing happens in it.

@@ -4,8 +4,11 @@
 
 mod closed;
 mod copies;
+mod life;
 mod locks;
 mod nested;
+mod proof;
+mod recover;
 mod rest;
 
 use std::fs::{self, File, OpenOptions};
@@ -50,6 +53,11 @@ pub fn cases() -> Vec<Case> {
         Case::new("a share that is cut short", closed::cut_short),
         Case::new("a directory of a zone becomes a zone within it", nested::within),
         Case::new("a share within a zone that is cut short", nested::cut_short),
+        Case::new("a zone is made, mounted, put in the trash and destroyed", life::alone),
+        Case::new("a zone is left, and destroyed for all", life::destroyed),
+        Case::new("a zone that can't be opened is given up", life::given_up),
+        Case::new("a zone goes on after its majority was lost for good", recover::majority_lost),
+        Case::new("fsck looks at zones", proof::proven),
     ]
 }
 

@@ -19,7 +19,7 @@ mod time;
 mod volume_tests;
 mod zones;
 
-pub use check::{CheckSummary, Finding, NO_FILE, Severity, check};
+pub use check::{CheckSummary, Finding, NO_FILE, Reading, Scope, Severity, check, check_state};
 pub use config::{ContentConfig, ReclaimConfig};
 pub use reclaim::{Garbage, Migrated, Progress, ReclaimHandle, Reclaimer, Scrubbed};
 pub use repair::{RepairPlan, plan_repair};

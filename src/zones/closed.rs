@@ -17,7 +17,7 @@ pub(crate) fn hold_closed(zones: &ZoneSet, closed: &[ClosedZone]) {
     }
 }
 
-fn holder(zone: &ClosedZone) -> String {
+pub(super) fn holder(zone: &ClosedZone) -> String {
     format!("closed {}", zone.index.map_or_else(String::new, |index| index.to_string()))
 }
 

@@ -11,11 +11,11 @@ use crate::store::{SegmentStore, Where};
 pub const NO_FILE: &str = "belongs to no file and will be deleted";
 
 impl Checker<'_> {
-    pub(super) fn check_content(&mut self, store: &SegmentStore, deep: bool) -> Result<()> {
+    pub(super) fn check_content(&mut self, store: &SegmentStore) -> Result<()> {
         let records: Vec<_> = self.blobs.iter().map(|(id, (blob, _))| (*id, *blob)).collect();
         for (id, blob) in records {
             let there = self.check_file(store, id, &blob)?;
-            if there && deep && blob.state == BlobState::Sealed && store.place_of(id) == Where::Elsewhere {
+            if there && self.scope.deep && blob.state == BlobState::Sealed && store.place_of(id) == Where::Elsewhere {
                 match store.scrub(id) {
                     Ok(bytes) => self.summary.verified_bytes += bytes,
                     Err(Error::Corrupt(text) | Error::Io(text) | Error::UnknownVersion(text)) => self.damage(text),
@@ -48,6 +48,8 @@ impl Checker<'_> {
                 }
                 Ok(true)
             }
+            // The node that has written it has it, and those that keep copies.
+            Err(Error::NotFound) if self.scope.writer.is_some_and(|writer| id.origin().0 != writer) => Ok(false),
             Err(Error::NotFound) if blob.live == 0 => {
                 self.note(format_args!("blob {:016x}: is gone, with nothing in it", id.0));
                 Ok(false)

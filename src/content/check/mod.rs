@@ -33,9 +33,31 @@ pub fn check(
     deep: bool,
     report: &mut dyn FnMut(Finding),
 ) -> Result<CheckSummary> {
+    check_state(&mut |read| zone.read(read), store, Scope { deep, writer: None }, report)
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scope {
+    /// Sealed blobs are held against their checksums, too.
+    pub deep: bool,
+    /// Only blobs of this writer must be here: others have theirs.
+    pub writer: Option<u32>,
+}
+
+/// Runs what it is given on one state of a zone.
+pub type Reading<'a> = dyn FnMut(&mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> + 'a;
+
+/// As [`check`], on the state that `reading` gives.
+pub fn check_state(
+    reading: &mut Reading<'_>,
+    store: &SegmentStore,
+    scope: Scope,
+    report: &mut dyn FnMut(Finding),
+) -> Result<CheckSummary> {
     let mut checker =
-        Checker { report, summary: CheckSummary::default(), marks: Marks::default(), blobs: BTreeMap::new() };
-    zone.read(&mut |state| {
+        Checker { report, scope, summary: CheckSummary::default(), marks: Marks::default(), blobs: BTreeMap::new() };
+    reading(&mut |state| {
         checker.list_blobs(state)?;
         checker.list_inodes(state)?;
         checker.check_extents(state)?;
@@ -45,13 +67,14 @@ pub fn check(
         checker.check_live(state)?;
         checker.check_settings(state)
     })?;
-    checker.check_content(store, deep)?;
+    checker.check_content(store)?;
     Ok(checker.summary)
 }
 
 /// A check at work.
 struct Checker<'a> {
     report: &'a mut dyn FnMut(Finding),
+    scope: Scope,
     summary: CheckSummary,
     marks: Marks,
     /// Blobs as recorded, with the live bytes that the extents have.

@@ -19,6 +19,8 @@ const CERTIFICATE: &str = "node.der";
 const KEY: &str = "node.key";
 /// There while a directory is being made this zone; holds the id of the zone that it stands in.
 const MAKING: &str = "making";
+/// There while a zone is in the trash; since when, in seconds since 1970.
+const TRASHED: &str = "trashed";
 /// The highest index that was ever given, beside the folders.
 const LAST: &str = "last";
 
@@ -97,6 +99,11 @@ impl ZoneFolder {
         (certificate.and_then(|der| PeerCertificate::zone_of(&der)), None)
     }
 
+    /// What a zone's folder holds.
+    pub fn read_one(&self, index: ZoneIndex) -> Result<ZoneFiles> {
+        self.read(&self.0.join(index.to_string()))
+    }
+
     fn read(&self, dir: &Path) -> Result<ZoneFiles> {
         let read = |name: &str| match fs::read(dir.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -158,6 +165,30 @@ impl ZoneFolder {
     pub fn made(&self, index: ZoneIndex) -> Result<()> {
         let path = self.0.join(index.to_string()).join(MAKING);
         fs::remove_file(&path).map_err(failed("remove", &path))
+    }
+
+    /// Notes since when a zone is in the trash, or that it is not.
+    pub fn set_trashed(&self, index: ZoneIndex, since: Option<i64>) -> Result<()> {
+        let dir = self.0.join(index.to_string());
+        let path = dir.join(TRASHED);
+        match since {
+            Some(since) => {
+                let new = dir.join("trashed.new");
+                write(&new, format!("{since}\n").as_bytes())?;
+                fs::rename(&new, &path).map_err(failed("write", &path))?;
+            }
+            None => match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+                _ => {}
+            },
+        }
+        sync_dir(&dir)
+    }
+
+    /// Since when a zone is in the trash, if it is.
+    pub fn trashed(&self, index: ZoneIndex) -> Option<i64> {
+        let text = fs::read_to_string(self.0.join(index.to_string()).join(TRASHED)).ok()?;
+        text.trim().parse().ok()
     }
 
     /// Forgets a zone.

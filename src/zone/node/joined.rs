@@ -90,7 +90,12 @@ pub struct ZoneReport {
 
 impl JoinedZone {
     /// Opens a zone. To be called within the runtime.
-    pub(super) async fn open(node: &ZoneNode, index: ZoneIndex, files: &ZoneFiles) -> Result<JoinedZone> {
+    pub(super) async fn open(
+        node: &ZoneNode,
+        index: ZoneIndex,
+        files: &ZoneFiles,
+        log: Arc<GroupLog>,
+    ) -> Result<JoinedZone> {
         let parts = &node.parts;
         let record = &files.record;
         let bad =
@@ -99,11 +104,10 @@ impl JoinedZone {
         let identity = key.identity(&files.certificate, &files.ca, &*parts.clock).map_err(bad)?;
         let (metastore, metastores) = parts.metastores.open(index)?;
         parts.log.activate()?;
-        let session = u64::from(parts.log.epoch()?);
+        let session = node.session()?;
         let listener = parts.listeners.listener(index);
         let replica = Replica::open(record.member, session, metastore, metastores, listener, parts.replica.clone())?;
         let replica = Arc::new(replica);
-        let log = Arc::new(GroupLog::open(node.flusher.clone(), index)?);
         if replica.mark().applied < log.state().purged {
             return Err(Error::Corrupt(format!(
                 "the metastore of zone {} (meta/zone-{index}-*.redb) is missing, or older than the log",

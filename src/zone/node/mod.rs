@@ -4,6 +4,7 @@
 mod closed;
 mod content;
 mod copies;
+mod ending;
 mod files;
 mod joined;
 mod leases;
@@ -11,13 +12,16 @@ mod links;
 mod pulse;
 mod recopy;
 mod records;
+mod recover;
 mod serve;
 mod steward;
+mod stored;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nexus_kernel::disk::Disk;
@@ -31,15 +35,19 @@ use crate::net::{
     Fingerprint, Invite, JoinClient, Limits, NodeKey, Server, ServerParts, Timing, Token, ZoneCa, ZoneId, Zones,
 };
 use crate::raft::{
-    Flusher, GroupConfig, Listener, Member, MemberId, Metastores, ProcessId, RaftZoneConfig, ReplicaConfig, Role,
+    Flusher, GroupConfig, GroupLog, Listener, Member, MemberId, Metastores, ProcessId, RaftZoneConfig, ReplicaConfig,
+    Role,
 };
 
-use files::{ZoneFiles, ZoneFolder, ZoneRecord};
+use files::{ZoneFolder, ZoneRecord};
 use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key};
 
 pub use closed::ClosedZone;
 pub use content::SharedContent;
+pub use files::ZoneFiles;
 pub use joined::{JoinedZone, MemberStatus, ZoneReport};
+pub use recover::{NoRecovery, RecoveryPlan, plan as plan_recovery};
+pub use stored::{StoredZone, stored_zones};
 
 /// Threads of the runtime: they wait for the network more than they work.
 const THREADS: usize = 4;
@@ -132,6 +140,8 @@ pub struct ZoneNode {
     server: Mutex<Option<Server>>,
     /// Where others are told to find this node.
     addresses: RwLock<Vec<String>>,
+    /// Zones that were opened so far.
+    opened: AtomicU32,
     // Last: its threads end when all else is gone.
     runtime: Mutex<Option<Runtime>>,
     handle: tokio::runtime::Handle,
@@ -162,6 +172,7 @@ impl ZoneNode {
             served: Arc::default(),
             server: Mutex::new(None),
             addresses: RwLock::default(),
+            opened: AtomicU32::new(0),
             runtime: Mutex::new(Some(runtime)),
             handle,
         });
@@ -271,7 +282,13 @@ impl ZoneNode {
     }
 
     fn start(&self, index: ZoneIndex, files: &ZoneFiles) -> Result<Arc<JoinedZone>> {
-        let joined = Arc::new(self.handle.block_on(JoinedZone::open(self, index, files))?);
+        self.parts.log.activate()?;
+        let log = GroupLog::open(self.flusher.clone(), index)?;
+        self.start_with(index, files, Arc::new(log))
+    }
+
+    fn start_with(&self, index: ZoneIndex, files: &ZoneFiles, log: Arc<GroupLog>) -> Result<Arc<JoinedZone>> {
+        let joined = Arc::new(self.handle.block_on(JoinedZone::open(self, index, files, log))?);
         let identity = joined.identity();
         if let Err(error) = self.served.put(identity, &self.parts.clock) {
             joined.close()?;
@@ -280,6 +297,12 @@ impl ZoneNode {
         self.zones.write().insert(index, joined.clone());
         joined.look_after(self);
         Ok(joined)
+    }
+
+    /// A number that rises with each opening of a zone, in this run and from one to the next.
+    fn session(&self) -> Result<u64> {
+        let opened = self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(u64::from(self.parts.log.epoch()?) << 32 | u64::from(opened))
     }
 
     fn about(&self) -> Member {
@@ -412,11 +435,7 @@ impl ZoneNode {
             }
             steward::ask_to_remove(joined, joined.member(), steward::Parting::Leaving)?;
         }
-        self.close_one(joined)?;
-        self.folder.remove(joined.index())?;
-        self.parts.metastores.remove(joined.index())?;
-        self.mirror.remove_zone(joined.index())?;
-        self.parts.log.forget(joined.index())
+        self.forget(joined)
     }
 
     fn close_one(&self, joined: &Arc<JoinedZone>) -> Result<()> {

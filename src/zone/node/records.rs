@@ -9,6 +9,9 @@ use crate::raft::MemberId;
 
 /// The CA's certificate and key, PEM: any member may take others in.
 pub const CA_KEY: &str = "zone/ca";
+/// Set once the zone is to be deleted by all its members: the name of the one who asked for it.
+/// Behind it, with `/` and a member's id, stands who knows.
+pub const ENDED_KEY: &str = "zone/ended";
 /// What people call the zone.
 pub const NAME_KEY: &str = "zone/name";
 
