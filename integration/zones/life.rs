@@ -106,9 +106,13 @@ pub(super) fn destroyed(lab: &Lab) -> Check {
     let refused_for = errno(fs::write(c.path("new"), "x"));
     ensure!(refused_for.is_some(), "one of three makes changes");
     refused(c.zone(&["destroy", "zone", "--yes"]), "majority")?;
+    let mut said = String::new();
     wait_until("it knows that it is alone", PATIENCE, || {
-        Ok(c.zone(&["destroy", "zone", "--here", "--yes"]).run()?.code == 0)
-    })?;
+        let done = c.zone(&["destroy", "zone", "--here", "--yes"]).run()?;
+        said = done.err;
+        Ok(done.code == 0)
+    })
+    .during(said)?;
     ensure!(c.zone(&["ls"]).ok()?.contains("no zones"), "it is still listed");
     nodes.finish()
 }

@@ -15,9 +15,11 @@ pub(super) fn majority_lost(lab: &Lab) -> Check {
     fs::write(nodes.at(0)?.path("of a"), "a")?;
     fs::write(nodes.at(1)?.path("of b"), &large)?;
     nodes.at(0)?.zone(&["replicas", "zone", "3"]).ok()?;
+    let a = nodes.at(0)?.mount.data().join("mirror/1");
     wait_until("all content is on all nodes", PATIENCE, || {
-        let said = nodes.0.iter().map(|node| node.zone(&["status", "zone"]).ok()).collect::<Check<Vec<_>>>()?;
-        Ok(said.iter().all(|said| !said.contains("too few")))
+        let Ok(copies) = fs::read_dir(&a) else { return Ok(false) };
+        let sizes = copies.map(|file| Ok(file?.metadata()?.len())).collect::<Check<Vec<u64>>>()?;
+        Ok(sizes.iter().sum::<u64>() > large.len() as u64)
     })?;
     nodes.agree()?;
     let early = nodes.at(0)?.zone(&["recover", "zone", "--yes"]).run()?;

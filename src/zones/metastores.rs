@@ -1,9 +1,10 @@
 //! [`RedbZones`]: the metastores of a volume's zones, and what is read of them alone.
 
+use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use nexus_drivers::disk::RealDisk;
 use nexus_drivers::metastore::{MemoryMetastore, RedbMetastore, RedbOptions};
@@ -12,6 +13,11 @@ use nexus_kernel::metastore::Table;
 use nexus_kernel::{Ino, Metastore, Result as KernelResult, Zone, ZoneIndex};
 use nexus_zone::node::ZoneMetastores;
 use nexus_zone::raft::Metastores;
+use parking_lot::Mutex;
+
+/// Metastores that somebody still has, by zone and generation: a zone that is closed and opened anew while
+/// readers of the old one are at work goes on in the same.
+type Open = Mutex<HashMap<(ZoneIndex, u64), Weak<dyn Metastore>>>;
 
 /// Metastores of zones: `zone-<index>-<generation>.redb` in the folder of metastores, of which
 /// `zone-<index>.current` says which counts.
@@ -19,17 +25,19 @@ pub struct RedbZones {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     cache_bytes: usize,
+    open: Arc<Open>,
 }
 
 impl RedbZones {
     /// In `folder`, each with a cache of that size.
     pub fn new(disk: Arc<dyn Disk>, folder: PathBuf, cache_bytes: u64) -> RedbZones {
-        RedbZones { disk, folder, cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX) }
+        let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
+        RedbZones { disk, folder, cache_bytes, open: Arc::default() }
     }
 
     fn slot(&self, index: ZoneIndex) -> Slot {
-        let RedbZones { disk, folder, cache_bytes } = self;
-        Slot { disk: disk.clone(), folder: folder.clone(), cache_bytes: *cache_bytes, index }
+        let RedbZones { disk, folder, cache_bytes, open } = self;
+        Slot { disk: disk.clone(), folder: folder.clone(), cache_bytes: *cache_bytes, open: open.clone(), index }
     }
 }
 
@@ -38,6 +46,7 @@ struct Slot {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     cache_bytes: usize,
+    open: Arc<Open>,
     index: ZoneIndex,
 }
 
@@ -68,12 +77,21 @@ impl Slot {
     }
 
     fn open(&self, generation: u64) -> KernelResult<Arc<dyn Metastore>> {
+        let mut open = self.open.lock();
+        if let Some(metastore) = open.get(&(self.index, generation)).and_then(Weak::upgrade) {
+            return Ok(metastore);
+        }
         self.disk.create_dir_all(&self.folder)?;
         let options = RedbOptions { cache_bytes: self.cache_bytes, ..RedbOptions::default() };
-        Ok(Arc::new(RedbMetastore::open_or_create(self.disk.clone(), &self.path(generation), options)?))
+        let metastore = RedbMetastore::open_or_create(self.disk.clone(), &self.path(generation), options)?;
+        let metastore: Arc<dyn Metastore> = Arc::new(metastore);
+        open.retain(|_, other| other.strong_count() > 0);
+        open.insert((self.index, generation), Arc::downgrade(&metastore));
+        Ok(metastore)
     }
 
     fn remove(&self, generation: u64) -> KernelResult<()> {
+        self.open.lock().remove(&(self.index, generation));
         match self.disk.remove(&self.path(generation)) {
             Err(nexus_kernel::Error::NotFound) => Ok(()),
             other => other,

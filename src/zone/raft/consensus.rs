@@ -50,7 +50,7 @@ pub struct GroupStatus {
     pub membership: Membership,
     /// Up to where each member has the log; known to the leader alone.
     pub matched: Vec<(MemberId, Option<Position>)>,
-    /// Since when a majority has not answered the leader; known to the leader alone.
+    /// Since when a majority has not answered, at the leader; at others, since when they have not heard it.
     pub quorum_silent: Option<Duration>,
     /// Whether its timers stand here, as nothing happens in it.
     pub resting: bool,

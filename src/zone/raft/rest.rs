@@ -5,7 +5,7 @@
 //! Nothing here is needed for safety: a member that rests votes, appends and steps down by the
 //! same rules, and a leader that rested asks a majority before it takes a change.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -102,6 +102,9 @@ pub struct Rest {
     timers: Box<dyn Timers>,
     /// Whether the phase is another than awake: looked at on every message.
     resting: AtomicBool,
+    born: Instant,
+    /// When the leader was last heard, in milliseconds since then.
+    heard_ms: AtomicU64,
     state: Mutex<State>,
     awake: watch::Sender<bool>,
 }
@@ -110,7 +113,15 @@ impl Rest {
     /// A group that is awake, and whose timers run.
     pub fn new(config: RestConfig, timers: Box<dyn Timers>, now: Instant) -> Rest {
         let state = Mutex::new(State { phase: Phase::Awake, active: now });
-        Rest { config, timers, resting: AtomicBool::new(false), state, awake: watch::Sender::new(true) }
+        Rest {
+            config,
+            timers,
+            resting: AtomicBool::new(false),
+            born: now,
+            heard_ms: AtomicU64::new(0),
+            state,
+            awake: watch::Sender::new(true),
+        }
     }
 
     fn enter(&self, state: &mut State, phase: Phase) {
@@ -141,6 +152,8 @@ impl Rest {
 
     /// The leader was heard: wakes this member, if it rests.
     pub fn hear(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.born).as_millis();
+        self.heard_ms.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
         if self.is_resting() {
             self.stir(now);
         }
@@ -246,6 +259,16 @@ impl Rest {
             Phase::Leading { me, membership, followers, .. } => majority_silent(*me, membership, followers, now),
             _ => None,
         }
+    }
+
+    /// How long nothing was heard of a leader, at a member that does not lead.
+    pub fn leader_silent(&self, now: Instant) -> Duration {
+        let heard = self.born + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        let pulse = match &self.state.lock().phase {
+            Phase::Following { heard, .. } => *heard,
+            _ => heard,
+        };
+        now.saturating_duration_since(heard.max(pulse))
     }
 
     /// Whether this member knows a leader that lives, by other signs than heartbeats.
@@ -391,6 +414,7 @@ mod tests {
         assert_eq!(timers.take(), ["stop"]);
         assert!(!rest.heard(OTHER, 4, t + S) && !rest.heard(PROCESS, 5, t + S));
         assert!(rest.heard(PROCESS, 4, t + S) && rest.knows_leader(t + S));
+        assert_eq!(rest.leader_silent(t + 2 * S), S);
         rest.check(t + 2 * S);
         assert!(rest.is_resting() && !rest.knows_leader(t + 2 * S));
         rest.check(t + S * 9 / 4 + STAGGER);

@@ -210,8 +210,14 @@ impl Consensus for Group {
             (_, ServerState::Learner) => Role::Learner,
         };
         let matched = metrics.replication.iter().flatten();
-        let resting = self.rest.majority_silent(std::time::Instant::now());
-        let silent = resting.or_else(|| metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()));
+        let now = std::time::Instant::now();
+        let silent = match role {
+            Role::Leader => {
+                let resting = self.rest.majority_silent(now);
+                resting.or_else(|| metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()))
+            }
+            _ => Some(self.rest.leader_silent(now)),
+        };
         GroupStatus {
             role,
             term: metrics.current_term,
@@ -222,7 +228,7 @@ impl Consensus for Group {
             purged: metrics.purged.as_ref().map(position),
             membership: membership(metrics.membership_config.membership()),
             matched: matched.map(|(id, at)| (MemberId(*id), at.as_ref().map(position))).collect(),
-            quorum_silent: silent.filter(|_| role == Role::Leader),
+            quorum_silent: silent,
             resting: self.rest.is_resting(),
         }
     }
