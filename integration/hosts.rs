@@ -81,7 +81,8 @@ impl Drop for Hosts {
         let p = &self.prefix;
         let mut script = String::from("set +e\n");
         for host in 0..self.count {
-            script += &format!("ip netns del {p}n{host} 2>/dev/null\n");
+            // With its namespace alone, the cable would go some time later, and its name be taken until then.
+            script += &format!("ip link del {p}v{host} 2>/dev/null\nip netns del {p}n{host} 2>/dev/null\n");
         }
         script += &format!("ip link del {p}b 2>/dev/null\ntrue\n");
         if let Err(stop) = Tool::shell(&script).ok() {
