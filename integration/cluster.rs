@@ -13,7 +13,7 @@ use crate::failure::{Check, During, ensure, fail};
 use crate::hosts::Hosts;
 use crate::lab::Lab;
 use crate::mount::{Mount, signal};
-use crate::scratch::Scratch;
+use crate::scratch::{Image, ImageKind, Scratch};
 use crate::tool::{Tool, wait_until};
 
 /// A file by which the zone's own root is known from what lies under it while it is not mounted.
@@ -61,6 +61,8 @@ struct Node {
     mount: Mutex<Mount>,
     point: PathBuf,
     log: PathBuf,
+    // After the mount, and before the folder that its image lies in.
+    _disk: Option<Image>,
     _scratch: Scratch,
 }
 
@@ -83,6 +85,22 @@ impl Cluster {
         // Free now; nobody else on the machine of a test takes it meanwhile.
         let address = |_| Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
         Cluster::of(start(lab, count, address, |mount, _| mount)?, None)
+    }
+
+    /// The same, where the last one's data folder is on a disk of so many MiB.
+    pub fn with_small_disk(lab: &Lab, count: usize, megabytes: u64) -> Check<(Cluster, PathBuf)> {
+        let address = |_| Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
+        let mut nodes = start(lab, count - 1, address, |mount, _| mount)?;
+        let scratch = Scratch::new(&lab.scratch, "small")?;
+        let disk = Image::new(&scratch, ImageKind::Ext4, megabytes)?;
+        let folder = disk.path().to_owned();
+        let mount = lab.mount_on(&folder.join("data"), &scratch)?;
+        let mut mount = mount.with_arguments(&["--listen", &address(count)?]);
+        mount.start()?;
+        let mut small = Node::new(mount, scratch);
+        small._disk = Some(disk);
+        nodes.push(small);
+        Ok((Cluster::of(nodes, None)?, folder))
     }
 
     fn of(nodes: Vec<Node>, hosts: Option<Hosts>) -> Check<Cluster> {
@@ -267,7 +285,7 @@ fn tail(log: &Path) -> String {
 impl Node {
     fn new(mount: Mount, scratch: Scratch) -> Node {
         let (point, log) = (mount.point().to_owned(), scratch.path().join("daemon.log"));
-        Node { mount: Mutex::new(mount), point, log, _scratch: scratch }
+        Node { mount: Mutex::new(mount), point, log, _disk: None, _scratch: scratch }
     }
 
     fn program(&self) -> Tool {

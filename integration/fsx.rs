@@ -67,7 +67,7 @@ const PROFILES: [Profile; 6] = [
 
 /// A profile with each of a few seeds.
 pub fn cases(lab: &Lab) -> Vec<Case> {
-    let seeds = lab.seed..lab.seed + lab.scale(2, 4);
+    let seeds = lab.seed..lab.seed + if lab.zone { 1 } else { lab.scale(2, 4) };
     let pairs = seeds.flat_map(|seed| PROFILES.map(|profile| (profile, seed)));
     pairs
         .map(|(profile, seed)| Case::new(format!("{} seed={seed}", profile.name), move |lab| run(lab, profile, seed)))

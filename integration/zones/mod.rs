@@ -4,6 +4,7 @@
 
 mod closed;
 mod copies;
+mod hard;
 mod life;
 mod locks;
 mod nested;
@@ -35,7 +36,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 
 /// The cases.
 pub fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case::new("a directory is shared, and joined elsewhere", shared),
         Case::new("of many that make a name one wins", exclusive),
         Case::new("programs work across nodes", programs),
@@ -58,7 +59,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("a zone that can't be opened is given up", life::given_up),
         Case::new("a zone goes on after its majority was lost for good", recover::majority_lost),
         Case::new("fsck looks at zones", proof::proven),
-    ]
+    ];
+    cases.extend(hard::cases());
+    cases
 }
 
 /// A daemon with its mount.
