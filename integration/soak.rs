@@ -108,7 +108,7 @@ fn stress(lab: &Lab, name: &str) -> Check {
 /// A file server's load.
 fn dbench(lab: &Lab, clients: u32) -> Check {
     let place = lab.place("dbench")?;
-    let seconds = lab.seconds.unwrap_or(60);
+    let seconds = lab.seconds.unwrap_or(120);
     let said = Tool::new("dbench")
         .arg("-D")
         .arg(place.root())

@@ -24,7 +24,7 @@ use op::Op;
 /// Calls in one sequence.
 const LENGTH: usize = 600;
 /// Seconds in CI.
-const CI_SECONDS: u64 = 120;
+const CI_SECONDS: u64 = 75;
 /// Seconds in a soak.
 const SOAK_SECONDS: u64 = 3600;
 /// Seconds that shrinking one failure may take.
