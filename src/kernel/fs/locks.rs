@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::NexusFs;
+use super::releases::Releases;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId};
@@ -86,6 +87,7 @@ pub(super) struct HeldLocks {
     nodes: Mutex<HashMap<NodeId, Vec<Held>>>,
     /// Open files among them, readable without the lock.
     count: AtomicUsize,
+    releases: Releases,
 }
 
 struct Held {
@@ -232,7 +234,7 @@ impl NexusFs {
         let lock = ask.of(sessions.begin()?);
         self.held.note(node, handle, &lock.owner)?;
         let taken = match wait {
-            None => self.change_lock(&*zone, ino, lock, LockChange::Try).map(drop),
+            None => self.try_lock(&*zone, node, lock),
             Some(ticket) => self.wait_for_lock(&*zone, ino, lock, ticket),
         };
         match taken {
@@ -243,6 +245,22 @@ impl NexusFs {
                 Err(error)
             }
         }
+    }
+
+    fn try_lock(&self, zone: &dyn Zone, node: NodeId, lock: FileLock) -> Result<()> {
+        let try_once = || self.change_lock(zone, node.ino(), lock, LockChange::Try).map(drop);
+        let seen = self.held.releases.ended();
+        let tried = try_once();
+        if tried != Err(Error::Conflict) {
+            return tried;
+        }
+        let mut is_own = false;
+        zone.read(&mut |state| {
+            let locks = locks_of(state, node.ino())?;
+            is_own = locks.blockers(&lock).next().is_none_or(|other| other.owner.session == lock.owner.session);
+            Ok(())
+        })?;
+        if is_own && self.held.releases.settle(node, seen) { try_once() } else { tried }
     }
 
     /// Gives a range back.
@@ -281,6 +299,10 @@ impl NexusFs {
     /// The open file is gone. What was taken through it and is still held is an open file's, not a
     /// process's, which has closed its descriptors before.
     pub(super) fn unlock_released(&self, node: NodeId, handle: u64) {
+        if self.held.is_empty() {
+            return;
+        }
+        let _going = self.held.releases.begin(node);
         for owner in self.held.close(node, handle) {
             let lock = LockAsk::whole(owner.owner, owner.flock).of(owner.session);
             let zone = self.router.zone(node.zone());

@@ -17,6 +17,7 @@ mod options;
 mod placement;
 mod ranges;
 mod reaper;
+mod releases;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
