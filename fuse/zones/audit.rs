@@ -32,9 +32,10 @@ pub fn read(data: &Path) -> Result<String, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         other => other.map_err(|error| format!("{} can't be read: {error}", path.display()))?,
     };
-    let mut from = text.len().saturating_sub(SHOWN);
-    while from > 0 && text.as_bytes().get(from - 1) != Some(&b'\n') {
-        from -= 1;
+    let bytes = text.as_bytes();
+    let mut from = bytes.len().saturating_sub(SHOWN);
+    while from > 0 && from < bytes.len() && bytes.get(from - 1) != Some(&b'\n') {
+        from += 1;
     }
     Ok(text.get(from..).unwrap_or_default().to_owned())
 }
