@@ -195,3 +195,46 @@ pub fn bytes_of(disk: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
 pub fn wipe(disk: &SimDisk, path: &Path, offset: u64, len: u64) {
     disk.open(path).unwrap().write_at(&vec![0; len as usize], offset).unwrap();
 }
+
+/// Rounds of [`fuzz`] for each parser in CI.
+const FUZZ_ROUNDS: usize = 4_000;
+/// Parsers that are fuzzed, about: they share the time of a long run.
+const FUZZ_TARGETS: u32 = 40;
+
+/// Something like `valid`, or nothing like it.
+fn broken(random: &mut Random, valid: &[u8]) -> Vec<u8> {
+    if random.below(8) == 0 {
+        return (0..random.below(300)).map(|_| random.next() as u8).collect();
+    }
+    let mut bytes = valid.to_vec();
+    for _ in 0..=random.below(3) {
+        let place = random.below(bytes.len().max(1) as u64) as usize;
+        match random.below(5) {
+            0 => bytes.truncate(place),
+            1 => bytes.insert(place.min(bytes.len()), random.next() as u8),
+            2 if place < bytes.len() => drop(bytes.remove(place)),
+            3 => bytes.extend_from_within(place.min(bytes.len())..),
+            _ if place < bytes.len() => bytes[place] ^= 1 << random.below(8),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+/// Gives a parser what it takes, then changes of it: so many, or, with `NEXUS_FUZZ_SECONDS`, as long as
+/// its share of that is, from `NEXUS_FUZZ_SEED`. Returns how many were taken, for whether a parser
+/// believes everything shows there, and of how many.
+pub fn fuzz(seed: u64, valid: &[u8], mut parse: impl FnMut(&[u8]) -> bool) -> (usize, usize) {
+    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    assert!(parse(valid), "what the changes are of is taken");
+    let mut random = Random(seed.wrapping_add(setting("NEXUS_FUZZ_SEED").unwrap_or(0) << 32));
+    let until = setting("NEXUS_FUZZ_SECONDS")
+        .map(|seconds| std::time::Instant::now() + std::time::Duration::from_secs(seconds) / FUZZ_TARGETS);
+    let (mut taken, mut rounds) = (0, 0);
+    while rounds < FUZZ_ROUNDS || until.is_some_and(|until| std::time::Instant::now() < until) {
+        taken += usize::from(parse(&broken(&mut random, valid)));
+        rounds += 1;
+    }
+    assert!(taken < rounds, "something is refused");
+    (taken, rounds)
+}

@@ -41,6 +41,22 @@ impl Flusher {
         Ok(Arc::new(Flusher { shared, thread: Mutex::new(Some(thread)) }))
     }
 
+    /// Without a thread: whoever has it calls [`Flusher::step`].
+    #[cfg(test)]
+    pub fn by_hand(log: Arc<NodeLog>) -> Arc<Flusher> {
+        let shared = Arc::new(Shared { log, queue: Mutex::default(), filled: Condvar::new() });
+        Arc::new(Flusher { shared, thread: Mutex::new(None) })
+    }
+
+    /// Serves all who wait now; with an error, without any of it being made durable.
+    #[cfg(test)]
+    pub fn step(&self, failing: Option<&Error>) {
+        let waiting = std::mem::take(&mut self.shared.queue.lock().waiting);
+        let Some(last) = waiting.iter().map(|(lsn, _)| *lsn).max() else { return };
+        let synced = failing.map_or_else(|| self.shared.log.sync_to(last), |error| Err(error.clone()));
+        waiting.into_iter().for_each(|(_, flushed)| flushed(synced.clone()));
+    }
+
     /// The log.
     pub fn log(&self) -> &Arc<NodeLog> {
         &self.shared.log

@@ -32,4 +32,8 @@ pub use snapshot::{Incoming, Outgoing};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

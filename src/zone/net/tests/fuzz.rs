@@ -11,54 +11,7 @@ use crate::net::convert::{self, Step};
 use crate::net::testing::TestClock;
 use crate::net::*;
 use crate::raft::{ProcessId, RestOffer};
-
-const ROUNDS: usize = 4_000;
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// Something like `valid`, or nothing like it.
-    fn input(&mut self, valid: &[u8]) -> Vec<u8> {
-        if self.below(8) == 0 {
-            return (0..self.below(300)).map(|_| self.next() as u8).collect();
-        }
-        let mut bytes = valid.to_vec();
-        for _ in 0..=self.below(3) {
-            let place = self.below(bytes.len().max(1));
-            match self.below(5) {
-                0 => bytes.truncate(place),
-                1 => bytes.insert(place.min(bytes.len()), self.next() as u8),
-                2 if place < bytes.len() => drop(bytes.remove(place)),
-                3 => bytes.extend_from_within(place.min(bytes.len())..),
-                _ if place < bytes.len() => bytes[place] ^= 1 << self.below(8),
-                _ => {}
-            }
-        }
-        bytes
-    }
-}
-
-/// Gives a parser what it takes, then changes of it. Returns how many were taken, for whether
-/// a parser believes everything shows there.
-fn fuzz(seed: u64, valid: &[u8], mut parse: impl FnMut(&[u8]) -> bool) -> usize {
-    assert!(parse(valid), "what the changes are of is taken");
-    let mut rng = Rng(seed);
-    let taken = (0..ROUNDS).filter(|_| parse(&rng.input(valid))).count();
-    assert!(taken < ROUNDS, "something is refused");
-    taken
-}
+use crate::testing::fuzz;
 
 #[test]
 fn messages() {
@@ -175,7 +128,7 @@ fn certificates_requests_and_keys() {
     let csr = key.csr().unwrap();
     let der = ca.sign(&csr, CLIENT, &*clock).unwrap();
     fuzz(200, &csr, |bytes| ca.sign(bytes, CLIENT, &*clock).is_ok());
-    let taken = fuzz(201, &der, |bytes| match PeerCertificate::verify(bytes, ca.certificate(), &*clock) {
+    let (taken, rounds) = fuzz(201, &der, |bytes| match PeerCertificate::verify(bytes, ca.certificate(), &*clock) {
         Ok(certificate) => {
             assert_eq!(bytes, der, "a signature covers all of it");
             assert_eq!(certificate.member, CLIENT);
@@ -183,7 +136,7 @@ fn certificates_requests_and_keys() {
         }
         Err(_) => false,
     });
-    assert!(taken < ROUNDS / 100, "{taken}");
+    assert!(taken < rounds / 100, "{taken}");
     fuzz(202, ca.certificate(), |bytes| PeerCertificate::verify(&der, bytes, &*clock).is_ok());
     fuzz(203, ca.to_pem().as_bytes(), |bytes| ZoneCa::from_pem(&String::from_utf8_lossy(bytes)).is_ok());
     fuzz(204, key.to_pem().as_bytes(), |bytes| NodeKey::from_pem(&String::from_utf8_lossy(bytes)).is_ok());

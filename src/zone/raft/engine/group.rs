@@ -91,6 +91,9 @@ impl Group {
             purge_batch_size: 256,
             enable_pre_vote: Some(true),
             removed_leader_step_down: StepDownPolicy::After(millis(config.heartbeat)),
+            // Entries that others have may be missing here after a power cut, and other ones must not go
+            // under the same term and index.
+            enable_leader_restore: Some(false),
             ..Config::default()
         };
         let config = config.validate().map_err(|error| Error::Io(format!("settings of a zone's group: {error}")))?;
@@ -98,6 +101,16 @@ impl Group {
         let raft = Raft::new(me.0, Arc::new(config), network, log, Machine(replica))
             .await
             .map_err(|error| Error::Unavailable(format!("the zone's group can't be started: {error}")))?;
+        let is_alone = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters = metrics.membership_config.membership().voter_ids();
+            voters.eq([me.0])
+        };
+        if is_alone {
+            // Nobody else is to be asked, so nobody has to wait for the time of an election.
+            raft.trigger().elect(false).await.map_err(stopped)?;
+        }
         let timers = RaftTimers::new(raft.clone(), tokio::runtime::Handle::current(), grace);
         let rest = Arc::new(Rest::new(rest, Box::new(timers), std::time::Instant::now()));
         Ok(Group { raft, me, rest })

@@ -9,6 +9,7 @@ use nexus_kernel::metastore::MetaSnapshot;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::types::{RaftLogId, StoredMembershipOf, TypeConfig, entry, io_error, log_id, position, stored_membership};
 use crate::raft::replica::{Mark, Replica};
@@ -28,7 +29,7 @@ pub struct Machine(pub Arc<Replica>);
 
 impl Machine {
     fn snapshot(&self, newest: bool) -> Result<SnapshotOf<TypeConfig, SnapshotBody>, io::Error> {
-        let taken = tokio::task::block_in_place(|| self.0.snapshot(newest));
+        let taken = in_place(|| self.0.snapshot(newest));
         let (mark, state) = taken.map_err(|error| io_error(&error))?;
         Ok(Snapshot { meta: snapshot_meta(&mark)?, snapshot: SnapshotBody::Out(mark, state) })
     }
@@ -38,6 +39,14 @@ impl Machine {
 pub fn snapshot_meta(mark: &Mark) -> Result<SnapshotMetaOf<TypeConfig>, io::Error> {
     let last_membership = stored_membership(mark.membership_at, &mark.membership).map_err(|error| io_error(&error))?;
     Ok(SnapshotMeta { last_log_id: mark.applied.map(log_id), last_membership })
+}
+
+/// Does work that takes time, where this thread's tasks can be done by others meanwhile.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// A state of this process in a metastore of its own.
@@ -73,7 +82,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         while let Some(next) = entries.next().await {
             let (theirs, responder) = next?;
-            let applied = tokio::task::block_in_place(|| self.0.apply(&entry(&theirs)));
+            let applied = in_place(|| self.0.apply(&entry(&theirs)));
             applied.map_err(|error| io_error(&error))?;
             if let Some(responder) = responder {
                 responder.send(());
@@ -92,7 +101,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: SnapshotBody,
     ) -> Result<(), io::Error> {
         let expect = meta.last_log_id.as_ref().map(position);
-        let installed = tokio::task::block_in_place(|| {
+        let installed = in_place(|| {
             let staged = match snapshot {
                 SnapshotBody::In(staged) => staged,
                 SnapshotBody::Out(_, state) => copy(state, self.0.stage()?)?,

@@ -8,6 +8,10 @@ mod machine;
 pub mod memory_log;
 mod network;
 #[cfg(test)]
+pub mod seeded;
+#[cfg(test)]
+mod seeded_watch;
+#[cfg(test)]
 mod suite_tests;
 mod timers;
 mod types;

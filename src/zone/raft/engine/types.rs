@@ -20,6 +20,11 @@ impl fmt::Display for Proposals {
     }
 }
 
+#[cfg(test)]
+type GroupRuntime = super::seeded::SeededRuntime;
+#[cfg(not(test))]
+type GroupRuntime = openraft_rt_tokio::TokioRuntime;
+
 openraft::declare_raft_types!(
     /// The types that a zone's group is made of.
     pub TypeConfig:
@@ -28,7 +33,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Member,
         LeaderId = LeaderId<u64, u64>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = GroupRuntime,
 );
 
 /// The library's place in a log.
