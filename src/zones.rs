@@ -19,7 +19,7 @@ use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, decode};
 use nexus_kernel::{Command, Ino, NexusFs, NodeId, Result as KernelResult, Zone, ZoneIndex};
 use nexus_zone::node::{Listeners, NodeParts, ZoneNode, ZoneReport};
-use nexus_zone::raft::{GroupConfig, Listener, MemberId, RaftZoneConfig, ReplicaConfig};
+use nexus_zone::raft::{Change, GroupConfig, Listener, MemberId, RaftZoneConfig, ReplicaConfig};
 use parking_lot::RwLock;
 
 use crate::boot::{ContentState, Volume};
@@ -64,8 +64,13 @@ struct Heard {
 }
 
 impl Listener for Heard {
-    fn applied(&self, command: &Command, inodes: &[Ino]) {
-        let Some(watcher) = self.watch.upgrade().and_then(|watch| watch.watcher.read().clone()) else { return };
+    fn applied(&self, change: &Change<'_>) {
+        let Some(watch) = self.watch.upgrade() else { return };
+        let Change { command, outcome, inodes, ours } = *change;
+        if let Some(fs) = watch.fs() {
+            fs.noticed(self.index, command, outcome, ours);
+        }
+        let Some(watcher) = watch.watcher.read().clone().filter(|_| !ours) else { return };
         watcher.changed(self.index, inodes);
         // Settings tell of zones that are to be deleted, too.
         if matches!(
@@ -100,13 +105,21 @@ impl Listeners for Hearing {
     }
 
     fn held(&self, index: ZoneIndex, inodes: &[Ino]) -> Vec<Ino> {
-        let fs = self.0.fs.get().and_then(Weak::upgrade);
+        let fs = self.0.fs();
         let is_open = |ino: &&Ino| fs.as_ref().is_some_and(|fs| fs.is_open(NodeId::new(index, **ino)));
         inodes.iter().filter(is_open).copied().collect()
+    }
+
+    fn in_use(&self, index: ZoneIndex, inodes: &[Ino], at_most: Duration) -> Option<Vec<Ino>> {
+        self.0.fs().map_or_else(|| Some(Vec::new()), |fs| fs.in_use(index, inodes, at_most))
     }
 }
 
 impl Watch {
+    fn fs(&self) -> Option<Arc<NexusFs>> {
+        self.fs.get().and_then(Weak::upgrade)
+    }
+
     /// Says who takes content over.
     pub(crate) fn adopt_with(&self, adopter: Adopter) {
         *self.adopter.write() = Some(adopter);

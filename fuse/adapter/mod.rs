@@ -6,7 +6,9 @@
 //! calls, and only unpacks requests and packs replies. The pure translations between the two
 //! worlds stand in [`translate`].
 
+mod calls;
 mod groups;
+mod notices;
 mod ops;
 mod references;
 mod served;

@@ -40,9 +40,25 @@ impl References {
         References { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
+    /// The mount is gone, and with it what the kernel had.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            *shard.lock() = Shard::default();
+        }
+    }
+
     /// The kernel is about to be told of `node`.
     pub fn add(&self, node: u64) {
         self.with(node, |shard| shard.add(node));
+    }
+
+    /// Whether the kernel has `node`.
+    pub fn has(&self, node: u64) -> bool {
+        self.with(node, |shard| {
+            let block = shard.blocks.get(&(node / BLOCK));
+            block.and_then(|block| block.counts.get((node % BLOCK) as usize)).is_some_and(|count| *count > 0)
+        })
+        .unwrap_or(false)
     }
 
     /// The kernel lets go of `node` so many times; `true` if that was all.
@@ -130,9 +146,9 @@ mod tests {
         let references = References::new();
         references.add(7);
         references.add(7);
-        assert!(!references.remove(7, 1));
+        assert!(!references.remove(7, 1) && references.has(7) && !references.has(8));
         references.add(7);
-        assert!(references.remove(7, 2));
+        assert!(references.remove(7, 2) && !references.has(7));
         assert!(!references.remove(7, 1), "nothing is held");
         assert!(!references.remove(8, 1), "its neighbour never was");
     }

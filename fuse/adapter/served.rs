@@ -2,18 +2,20 @@
 //! their numbers.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nexus_fuse_transport::abi::{O_APPEND, fopen, init};
 use nexus_fuse_transport::{
-    Answer, Attr, Bulk, CopyRange, Entry, Errno, Forget, FsStat, Handler, Header, Listing, ListingEntry, Opened,
-    Operation, Settings,
+    Answer, Attr, Bulk, CopyRange, Entry, Errno, Forget, FsStat, Handler, Header, Listing, ListingEntry, Notifier,
+    Opened, Operation, Settings,
 };
-use nexus_kernel::fs::{Caller, LockTicket};
+use nexus_kernel::fs::{Caller, Client, LockTicket};
 use nexus_kernel::interrupt::Requests;
-use nexus_kernel::{Error, Name, Result};
+use nexus_kernel::{Error, Name, NodeId, Result, ZoneIndex};
 
+use super::calls::Calls;
+use super::notices::Notices;
 use super::ops::Adapter;
 use super::references::References;
 use super::translate::{XattrAnswer, xattr_answer};
@@ -28,6 +30,8 @@ pub struct Served {
     /// one open to the next then, and holds the node while a file is open.
     opens_itself: bool,
     references: References,
+    calls: Calls,
+    notices: Notices,
     requests: Requests,
     waits: LockWaits,
 }
@@ -40,10 +44,17 @@ impl Served {
             ttl,
             opens_itself,
             references: References::new(),
+            calls: Calls::default(),
+            notices: Notices::default(),
             requests: Requests::default(),
             waits: LockWaits::default(),
             adapter,
         }
+    }
+
+    /// Tells the kernel of what other nodes change by this.
+    pub fn tell_by(&self, notifier: Notifier) {
+        self.notices.by(notifier);
     }
 
     /// What to ask of the kernel. Left out on purpose: ATOMIC_O_TRUNC (the kernel would have a
@@ -175,6 +186,7 @@ impl Served {
             Operation::Releasedir { .. } => Ok(Answer::Done),
             Operation::Destroy => {
                 self.waits.end();
+                self.references.clear();
                 Ok(Answer::Done)
             }
             Operation::Ioctl { .. } => Ok(Answer::Error(Errno::ENOTTY)),
@@ -243,11 +255,13 @@ impl Served {
 impl Handler for Served {
     fn call(&self, header: &Header, operation: Operation<'_>) -> Answer {
         let _at = self.requests.enter(header.unique, header.pid);
+        let _call = (self.is_shared() && gives_nodes(&operation)).then(|| self.calls.begin());
         self.answer(header, operation).unwrap_or_else(|error| Answer::Error(failed(header, &error)))
     }
 
     fn fill(&self, header: &Header, bulk: Bulk, out: &mut [u8]) -> std::result::Result<usize, Errno> {
         let _at = self.requests.enter(header.unique, header.pid);
+        let _call = (self.is_shared() && matches!(bulk, Bulk::Readdirplus { .. })).then(|| self.calls.begin());
         let filled = match bulk {
             Bulk::Read { handle, offset, .. } => self.adapter.read(header.node, handle, offset, out),
             Bulk::Readdir { offset, .. } => self.list(header.node, offset, false, out),
@@ -265,6 +279,43 @@ impl Handler for Served {
         self.requests.interrupt(unique);
         self.waits.interrupt(unique);
     }
+}
+
+impl Client for Served {
+    fn zone(&self) -> ZoneIndex {
+        self.adapter.view().root.zone()
+    }
+
+    fn has(&self, node: NodeId) -> bool {
+        self.references.has(self.adapter.view().fuse_id(node))
+    }
+
+    fn settle(&self, until: Instant) -> bool {
+        self.calls.settle(until)
+    }
+
+    fn name_taken(&self, parent: NodeId, name: &[u8]) {
+        let view = self.adapter.view();
+        // Below what the kernel does not know it has no names.
+        if parent == view.root || self.has(parent) {
+            self.notices.name_taken(view.fuse_id(parent), name);
+        }
+    }
+}
+
+/// Whether the answer may tell the kernel of a node, or open one.
+fn gives_nodes(operation: &Operation<'_>) -> bool {
+    matches!(
+        operation,
+        Operation::Lookup { .. }
+            | Operation::Mknod { .. }
+            | Operation::Mkdir { .. }
+            | Operation::Symlink { .. }
+            | Operation::Link { .. }
+            | Operation::Create { .. }
+            | Operation::Tmpfile { .. }
+            | Operation::Open { .. }
+    )
 }
 
 /// The errno to answer; what a person should know of is logged here, where it ends.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use nexus_fuse_transport::{Handler, Session, SessionError, Settings, Transport};
+use nexus_kernel::fs::Client;
 use nexus_kernel::{NexusFs, NodeId};
 
 use super::change::{Unmount, unmount};
@@ -141,9 +142,15 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
     }
     let view =
         View { root, owner: Ownership { uid: spec.options.uid, gid: spec.options.gid }, coherence: spec.coherence };
-    let served = Served::new(adapter(&spec, fs, view));
+    let served = Arc::new(Served::new(adapter(&spec, fs.clone(), view)));
+    if spec.coherence == Coherence::Shared {
+        let client: Arc<dyn Client> = served.clone();
+        fs.add_client(Arc::downgrade(&client));
+    }
     let settings = served.settings();
-    start(spec.fs_type, spec.source, &spec.options, (point, view), Arc::new(served), &settings)
+    let mounted = start(spec.fs_type, spec.source, &spec.options, (point, view), served.clone(), &settings)?;
+    served.tell_by(mounted.session.notifier());
+    Ok(mounted)
 }
 
 /// Mounts an attached bucket, which `handler` answers for, on the empty directory `target`.

@@ -5,6 +5,7 @@
 mod closed;
 mod copies;
 mod hard;
+mod held;
 mod life;
 mod locks;
 mod nested;
@@ -48,6 +49,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("copies are made up for and follow the zone's setting", copies::made_up),
         Case::new("locks hold on all nodes", locks::everywhere),
         Case::new("locks go with who held them", locks::lost),
+        Case::new("what is removed elsewhere stays for who uses it", held::removed),
+        Case::new("what a lost node used is freed after its lease", held::lost),
         Case::new("two nodes write one SQLite database", locks::sqlite),
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),

@@ -1,4 +1,4 @@
-//! What the metadata of a zone says of blobs, read in bounded steps.
+//! What the metadata of a zone says of blobs and orphans, read in bounded steps.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -36,6 +36,17 @@ pub fn find_blob(zone: &dyn Zone, id: BlobId) -> Result<Option<Blob>> {
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Inodes without a name from `from` on, `limit` of them at the most.
+pub fn orphans(zone: &dyn Zone, from: Ino, limit: usize) -> Result<Vec<Ino>> {
+    let mut page = Vec::new();
+    let start = keys::ino(from).to_vec();
+    pages_between(zone, Table::Orphan, start, &keys::ino(Ino(u64::MAX)), &mut |key, _| {
+        page.push(Ino(keys::parse_one(key)?));
+        Ok(if page.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(page)
 }
 
 /// All blobs that `zone` knows.

@@ -86,7 +86,10 @@ impl NexusFs {
 
     fn drop_name(&self, index: ZoneIndex, zone: &dyn Zone, command: &Command) -> Result<()> {
         match zone.propose(command) {
-            Ok(outcome) => self.after_removal(index, &outcome),
+            Ok(outcome) => {
+                self.after_removal(index, zone, &outcome);
+                self.clients.names_taken(index, command, &outcome);
+            }
             // Another member was faster.
             Err(Error::NotFound | Error::Stale) => {}
             Err(error) => return Err(error),

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod builder;
+mod clients;
 mod data;
 mod detached;
 mod directory;
@@ -39,11 +40,13 @@ use crate::model::{FileKind, Inode, InodeFlags};
 use crate::router::VfsRouter;
 use crate::zone::Zone;
 
+use clients::Clients;
 use handles::OpenCounts;
 use locks::HeldLocks;
 use reaper::{Holder, Reaper};
 
 pub use builder::FsBuilder;
+pub use clients::Client;
 pub use locks::{LockAsk, LockFound, LockTicket};
 pub use mount_points::ZoneMount;
 pub use options::{AtimePolicy, Consistency, FsOptions};
@@ -68,6 +71,7 @@ pub struct NexusFs {
     handles: Arc<OpenCounts>,
     next_handle: AtomicU64,
     held: HeldLocks,
+    clients: Clients,
     read_only: Arc<AtomicBool>,
     /// Zones whose orphans from an earlier run were not queued yet.
     unswept: Mutex<Vec<ZoneIndex>>,
@@ -97,6 +101,7 @@ impl NexusFs {
             handles,
             next_handle: AtomicU64::new(1),
             held: HeldLocks::default(),
+            clients: Clients::default(),
             read_only,
             unswept: Mutex::default(),
             atime: AtomicU8::new(options.atime as u8),
@@ -223,9 +228,10 @@ impl NexusFs {
     }
 
     /// Takes note of an inode that lost its last name by a command proposed with `keep`.
-    fn after_removal(&self, index: ZoneIndex, outcome: &Outcome) {
+    fn after_removal(&self, index: ZoneIndex, zone: &dyn Zone, outcome: &Outcome) {
         if let Some(removed) = outcome.removed
             && removed.orphaned
+            && !zone.is_replicated()
         {
             let holder = if self.caching_client { Holder::Client } else { Holder::Handles };
             self.reaper.orphaned(NodeId::new(index, removed.ino), holder);

@@ -140,7 +140,7 @@ impl NexusFs {
         let _gate = (!self.caching_client).then(|| self.open_gate.write());
         let keep = self.keeps(&*zone, parent, name)?;
         let outcome = zone.propose(&command(dir, small, keep, zone.now()))?;
-        self.after_removal(parent.zone(), &outcome);
+        self.after_removal(parent.zone(), &*zone, &outcome);
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl NexusFs {
             now: zone.now(),
         };
         let outcome = zone.propose(&command)?;
-        self.after_removal(parent.zone(), &outcome);
+        self.after_removal(parent.zone(), &*zone, &outcome);
         Ok(())
     }
 
@@ -195,9 +195,9 @@ impl NexusFs {
         answered(node.zone(), &outcome)
     }
 
-    /// Whether an inode that loses this name must stay for somebody who uses it.
+    /// Whether an inode that loses this name must stay for somebody who uses it, or may do so on another node.
     fn keeps(&self, zone: &dyn Zone, parent: NodeId, name: &[u8]) -> Result<bool> {
-        if self.caching_client {
+        if self.caching_client || zone.is_replicated() {
             return Ok(true);
         }
         let entry = zone.lookup(parent.ino(), Name::new(name)?)?;

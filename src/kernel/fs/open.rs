@@ -105,7 +105,7 @@ impl NexusFs {
         let attr = answered(parent.zone(), &outcome)?;
         // Open before it counts as an orphan, or it would be gone before it is used.
         self.handles.open(attr.node);
-        self.after_removal(parent.zone(), &outcome);
+        self.after_removal(parent.zone(), &*zone, &outcome);
         Ok((attr, self.next_handle.fetch_add(1, Ordering::Relaxed)))
     }
 

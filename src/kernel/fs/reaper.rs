@@ -1,8 +1,8 @@
 //! Frees orphans: inodes without a name, once nobody uses them any more. They are queued by
-//! whoever lets go last, and freed in batches by a thread of the file system's own.
+//! whoever lets go last, and freed in batches by a thread of the file system's own. Zones that other
+//! nodes have, too, free theirs themselves, as those may use them.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -14,9 +14,8 @@ use super::handles::OpenCounts;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId, ZoneIndex};
-use crate::metastore::Table;
-use crate::model::keys;
 use crate::router::VfsRouter;
+use crate::scan::orphans;
 use crate::zone::Zone;
 
 /// Inodes that one command frees at most.
@@ -151,7 +150,7 @@ impl Reaper {
         let mut found = Vec::new();
         let mut from = Ino(after.0.saturating_add(1));
         while found.len() < limit {
-            let page = orphan_page(zone, from, ADOPT_PAGE.min(limit - found.len()))?;
+            let page = orphans(zone, from, ADOPT_PAGE.min(limit - found.len()))?;
             let Some(last) = page.last() else { break };
             from = Ino(last.0.saturating_add(1));
             found.extend(page.iter().map(|&ino| NodeId::new(index, ino)));
@@ -166,10 +165,9 @@ impl Reaper {
         }
     }
 
-    /// Frees everything that is queued, before it returns; but in zones that others have, too,
-    /// which may have to wait for them.
+    /// Frees everything that is queued, before it returns.
     pub(super) fn reap_now(&self) -> Result<()> {
-        while self.shared.reap_batch(false)? {}
+        while self.shared.reap_batch()? {}
         Ok(())
     }
 
@@ -214,7 +212,7 @@ impl Shared {
             self.filled.notify_one();
         }
         if len > QUEUE_LIMIT
-            && let Err(error) = self.reap_batch(true)
+            && let Err(error) = self.reap_batch()
         {
             log::warn!("orphans were not freed: {error}");
         }
@@ -233,7 +231,7 @@ impl Shared {
             }
             let stopping = queue.stopping;
             drop(queue);
-            match self.reap_batch(!stopping) {
+            match self.reap_batch() {
                 Ok(false) if stopping => return,
                 Ok(_) => {}
                 Err(Error::NoSpace | Error::QuotaExceeded) if stopping => return,
@@ -248,7 +246,7 @@ impl Shared {
 
     /// Frees one batch; answers whether there was any. What finds no space for its command stays
     /// queued; what fails otherwise stays an orphan in its zone until the next start.
-    fn reap_batch(&self, shared: bool) -> Result<bool> {
+    fn reap_batch(&self) -> Result<bool> {
         let _one_at_a_time = self.reaping.lock();
         if self.read_only.load(Ordering::Acquire) {
             return Ok(false);
@@ -261,7 +259,7 @@ impl Shared {
         batch.sort_unstable();
         let mut result = Ok(!batch.is_empty());
         for nodes in batch.chunk_by(|a, b| a.zone() == b.zone()) {
-            if let Err(error) = self.reap(nodes, shared) {
+            if let Err(error) = self.reap(nodes) {
                 if matches!(error, Error::NoSpace | Error::QuotaExceeded) {
                     self.queue.lock().nodes.extend(nodes);
                 }
@@ -272,36 +270,11 @@ impl Shared {
     }
 
     /// Frees nodes of one zone.
-    fn reap(&self, nodes: &[NodeId], shared: bool) -> Result<()> {
+    fn reap(&self, nodes: &[NodeId]) -> Result<()> {
         let Some(first) = nodes.first() else { return Ok(()) };
         let zone = self.router.zone(first.zone())?;
-        if zone.is_replicated() && !shared {
-            return Ok(());
-        }
         let command = Command::Reap { inos: nodes.iter().map(|node| node.ino()).collect(), budget: EXTENT_BUDGET };
         while zone.propose(&command)?.count > 0 {}
         Ok(())
     }
-}
-
-/// At most `limit` orphans of a zone, from `from` on.
-fn orphan_page(zone: &dyn Zone, from: Ino, limit: usize) -> Result<Vec<Ino>> {
-    let mut page = Vec::new();
-    zone.read(&mut |state| {
-        page.clear();
-        let mut bad = None;
-        let end = keys::ino(Ino(u64::MAX));
-        state.scan(Table::Orphan, &keys::ino(from), &end, &mut |key, _| match keys::parse_one(key) {
-            Ok(ino) => {
-                page.push(Ino(ino));
-                if page.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            }
-            Err(error) => {
-                bad = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        bad.map_or(Ok(()), Err)
-    })?;
-    Ok(page)
 }

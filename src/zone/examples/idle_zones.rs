@@ -58,6 +58,10 @@ impl Listeners for Nobody {
     fn held(&self, _index: ZoneIndex, _inodes: &[Ino]) -> Vec<Ino> {
         Vec::new()
     }
+
+    fn in_use(&self, _index: ZoneIndex, _inodes: &[Ino], _at_most: Duration) -> Option<Vec<Ino>> {
+        Some(Vec::new())
+    }
 }
 
 fn node(folder: &std::path::Path, writer: u32) -> Arc<ZoneNode> {

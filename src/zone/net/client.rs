@@ -187,9 +187,11 @@ impl PeerClient {
         Ok(convert::vote(reply.vote)?)
     }
 
-    /// Which of these inodes, at most 65,536, the member has open.
-    pub async fn held(&self, inodes: &[Ino], limit: Duration) -> Result<Vec<Ino>, CallError> {
-        let request = proto::HeldRequest { header: convert::to_header(self.zone), inodes: convert::to_inodes(inodes) };
+    /// Which of these inodes, at most 65,536, the member has open; with `as_of`, which of them its programs
+    /// use in any way once it has applied the entry before that index.
+    pub async fn held(&self, inodes: &[Ino], as_of: Option<u64>, limit: Duration) -> Result<Vec<Ino>, CallError> {
+        let (header, inodes) = (convert::to_header(self.zone), convert::to_inodes(inodes));
+        let request = proto::HeldRequest { header, inodes, as_of };
         Ok(convert::inodes(within(limit, self.transport.clone().held(request)).await?.inodes)?)
     }
 

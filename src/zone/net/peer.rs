@@ -249,8 +249,9 @@ pub trait Peer: Send + Sync + 'static {
         chunks: BoxStream<Result<Bytes, String>>,
     ) -> Answer<'_, Vote>;
 
-    /// Which of these inodes are open here; at most 65,536 are asked for.
-    fn held(&self, caller: Caller, inodes: Vec<Ino>) -> Answer<'_, Vec<Ino>>;
+    /// Which of these inodes are open here; with `as_of`, one more than the index of an entry, which of
+    /// them programs use here in any way once that is applied. At most 65,536 are asked for.
+    fn held(&self, caller: Caller, inodes: Vec<Ino>, as_of: Option<u64>) -> Answer<'_, Vec<Ino>>;
 
     /// Keeps bytes of blobs that the caller has written, and makes all durable that was kept of
     /// `durable`.

@@ -258,7 +258,7 @@ impl ZoneTransportService for Service {
         let request = request.into_inner();
         let caller = self.0.member(request.header.as_ref())?;
         let inodes = convert::inodes(request.inodes).map_err(|error| self.0.malformed(error))?;
-        let held = self.0.plain(self.0.shared.parts.peer.held(caller, inodes)).await?;
+        let held = self.0.plain(self.0.shared.parts.peer.held(caller, inodes, request.as_of)).await?;
         Ok(Response::new(proto::HeldReply { inodes: convert::to_inodes(&held) }))
     }
 

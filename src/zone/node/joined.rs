@@ -15,7 +15,7 @@ use super::leases::{self, LeaseParts, Leases};
 use super::links::ClientLinks;
 use super::records::REPLICAS_KEY;
 use super::{Listeners, ZoneNode};
-use super::{recopy, steward};
+use super::{orphans, recopy, steward};
 use crate::mirror::MirrorStore;
 use crate::net::{NodeIdentity, NodeKey, ZoneId};
 use crate::raft::{
@@ -165,10 +165,12 @@ impl JoinedZone {
         let steward = steward::run(Arc::downgrade(self));
         let recopier = recopy::run(Arc::downgrade(self), node.mirror.clone(), node.parts.writer);
         let leases = leases::run(Arc::downgrade(self));
+        let orphans = orphans::run(Arc::downgrade(self));
         self.tasks.lock().extend([
             self.runtime.spawn(steward),
             self.runtime.spawn(recopier),
             self.runtime.spawn(leases),
+            self.runtime.spawn(orphans),
         ]);
     }
 

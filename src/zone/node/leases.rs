@@ -23,7 +23,7 @@ use crate::raft::{Consensus, MemberId, Refusal, Replica, Role};
 const LEASE: Duration = Duration::from_secs(10);
 /// Whoever leads ends the locks of who was not heard of for so long. Longer than [`LEASE`], so that
 /// who loses its locks knows before others have them, even where clocks don't run alike.
-const SILENCE: Duration = Duration::from_secs(15);
+pub const SILENCE: Duration = Duration::from_secs(15);
 /// How often a node tells that it is there.
 const RENEWAL: Duration = Duration::from_secs(3);
 /// How long a node without locks still tells that it is there.

@@ -9,6 +9,7 @@ mod files;
 mod joined;
 mod leases;
 mod links;
+mod orphans;
 mod pulse;
 mod recopy;
 mod records;
@@ -76,8 +77,12 @@ pub trait Listeners: Send + Sync {
     /// with that. To be called by no task.
     fn adopt(&self, index: ZoneIndex, writer: u32) -> Result<()>;
 
-    /// Which of these inodes are in use on this node.
+    /// Which of these inodes are open on this node.
     fn held(&self, index: ZoneIndex, inodes: &[Ino]) -> Vec<Ino>;
+
+    /// Which of these inodes programs on this node use in any way; `None` if it can't be told in that
+    /// time. Of one without a name, no use begins anew.
+    fn in_use(&self, index: ZoneIndex, inodes: &[Ino], at_most: Duration) -> Option<Vec<Ino>>;
 }
 
 /// What a node works with.
@@ -414,7 +419,7 @@ impl ZoneNode {
         members.iter().filter(|(id, _)| **id != joined.member()).find_map(|(id, about)| {
             let client = joined.links().client(*id, about).ok()?;
             let held = inodes.chunks(MOST_ASKED).any(|inodes| {
-                let asked = self.handle.block_on(client.held(inodes, JOIN));
+                let asked = self.handle.block_on(client.held(inodes, None, JOIN));
                 asked.is_ok_and(|held| !held.is_empty())
             });
             held.then(|| about.name.clone())

@@ -12,6 +12,7 @@ use nexus_kernel::{BlobId, Command, Error, Ino, Result, Table, Zone};
 use super::ZoneNode;
 use super::joined::JoinedZone;
 use super::links::Frames;
+use super::orphans;
 use super::records::{CA_KEY, InviteRecord, MemberRecord, invite_key, is_member, member_key, read};
 use super::steward::JOINING;
 use crate::mirror::{Part, Ranges};
@@ -152,10 +153,11 @@ impl Peer for ZoneNode {
         })
     }
 
-    fn held(&self, caller: Caller, inodes: Vec<Ino>) -> Answer<'_, Vec<Ino>> {
+    fn held(&self, caller: Caller, inodes: Vec<Ino>, as_of: Option<u64>) -> Answer<'_, Vec<Ino>> {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
-            Ok(self.parts.listeners.held(joined.index(), &inodes))
+            let Some(applied) = as_of else { return Ok(self.parts.listeners.held(joined.index(), &inodes)) };
+            tokio::task::block_in_place(|| orphans::in_use(&joined, inodes, applied)).map_err(|error| refused(&error))
         })
     }
 

@@ -59,6 +59,10 @@ impl Listeners for Nobody {
     fn held(&self, _index: ZoneIndex, _inodes: &[Ino]) -> Vec<Ino> {
         Vec::new()
     }
+
+    fn in_use(&self, _index: ZoneIndex, _inodes: &[Ino], _at_most: Duration) -> Option<Vec<Ino>> {
+        Some(Vec::new())
+    }
 }
 
 /// A machine whose node can be started and stopped.

@@ -26,7 +26,7 @@ pub use group_log::{GroupLog, GroupState};
 pub use messages::{Append, AppendReply, Link, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
 pub use pause::{LEASE as PAUSE_LEASE, Pause};
 pub use proposal::Batch;
-pub use replica::{Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
+pub use replica::{Change, Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
 pub use rest::{ProcessId, Rest, RestConfig, RestOffer, Timers};
 pub use snapshot::{Incoming, Outgoing};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};

@@ -57,10 +57,22 @@ pub trait Metastores: Send + Sync {
     fn promote(&self, staged: &Arc<dyn Metastore>) -> Result<()>;
 }
 
+/// A command that was applied.
+pub struct Change<'a> {
+    /// The command.
+    pub command: &'a Command,
+    /// What came of it.
+    pub outcome: &'a Outcome,
+    /// The inodes that it changed.
+    pub inodes: &'a [Ino],
+    /// Whether this node has proposed it.
+    pub ours: bool,
+}
+
 /// Is told what entries change on this node, while no other entry is applied.
 pub trait Listener: Send + Sync {
-    /// A command that another node proposed was applied, and changed these inodes.
-    fn applied(&self, command: &Command, inodes: &[Ino]);
+    /// A command was applied.
+    fn applied(&self, change: &Change<'_>);
 
     /// Everything may have changed.
     fn replaced(&self);
@@ -70,7 +82,7 @@ pub trait Listener: Send + Sync {
 pub struct Deaf;
 
 impl Listener for Deaf {
-    fn applied(&self, _command: &Command, _inodes: &[Ino]) {}
+    fn applied(&self, _change: &Change<'_>) {}
     fn replaced(&self) {}
 }
 
@@ -336,9 +348,7 @@ impl Replica {
         if matches!(command, Command::SetLock { .. } | Command::EndLocks { .. }) {
             self.locks.ring();
         }
-        if !ours {
-            self.listener.applied(&command, &inodes);
-        }
+        self.listener.applied(&Change { command: &command, outcome: &outcome, inodes: &inodes, ours });
         Ok(outcome)
     }
 

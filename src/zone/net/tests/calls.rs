@@ -25,7 +25,8 @@ fn what_one_member_asks_another_comes_back() {
         assert_eq!(client.transfer_leader(transfer, LIMIT).await, Ok(()));
         let elsewhere = client.transfer_leader(TransferLeader { to: CLIENT, ..transfer }, LIMIT).await;
         assert_eq!(elsewhere, Err(Refusal::Denied("not me".into()).into()));
-        assert_eq!(client.held(&[Ino(1), Ino(2), Ino(4)], LIMIT).await, Ok(vec![Ino(2), Ino(4)]));
+        assert_eq!(client.held(&[Ino(1), Ino(2), Ino(4)], None, LIMIT).await, Ok(vec![Ino(2), Ino(4)]));
+        assert_eq!(client.held(&[Ino(1), Ino(2), Ino(4)], Some(4), LIMIT).await, Ok(vec![Ino(4)]));
         let part = |offset: u64, bytes: usize| Part { blob: BlobId(9), offset, bytes: vec![3; bytes].into() };
         assert_eq!(client.keep_content(vec![part(0, 10), part(20, 5)], &[BlobId(9)], LIMIT).await, Ok(()));
         assert_eq!(client.keep_content(vec![part(25, MAX_BATCH)], &[], LIMIT).await, Ok(()));

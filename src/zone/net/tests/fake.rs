@@ -124,9 +124,10 @@ impl Peer for Arc<Fake> {
         })
     }
 
-    fn held(&self, caller: Caller, inodes: Vec<Ino>) -> Answer<'_, Vec<Ino>> {
+    fn held(&self, caller: Caller, inodes: Vec<Ino>, as_of: Option<u64>) -> Answer<'_, Vec<Ino>> {
         self.called(caller);
-        Box::pin(async move { Ok(inodes.into_iter().filter(|ino| ino.0 % 2 == 0).collect()) })
+        let divisor = as_of.unwrap_or(2);
+        Box::pin(async move { Ok(inodes.into_iter().filter(|ino| ino.0 % divisor == 0).collect()) })
     }
 
     fn keep_content(&self, caller: Caller, parts: Vec<Part>, durable: Vec<BlobId>) -> Answer<'_, ()> {

@@ -73,7 +73,7 @@ fn messages() {
         proto::AppendReply, convert::to_append_reply(AppendReply::HigherVote(vote(3))), convert::append_reply;
         proto::SnapshotHead, convert::to_snapshot_head(ZONE, head), convert::snapshot_head;
         proto::Chunk, convert::to_chunk(Bytes::from_static(b"chunk")), convert::chunk;
-        proto::HeldRequest, proto::HeldRequest { header: None, inodes: vec![1, 2, 300] },
+        proto::HeldRequest, proto::HeldRequest { header: None, inodes: vec![1, 2, 300], as_of: Some(9) },
             |request: proto::HeldRequest| convert::inodes(request.inodes);
         proto::KeepContentRequest, convert::to_content(ZONE, vec![content], &[BlobId(1)]).unwrap(), convert::content;
         proto::KeptContentRequest, proto::KeptContentRequest { header: None, blobs: vec![1, 2] },

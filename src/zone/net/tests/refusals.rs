@@ -58,7 +58,7 @@ fn without_a_certificate_only_joining_and_resolving_is_allowed() {
         let request = proto::InviteRequest { header: header.clone(), ttl_s: 9 };
         assert_eq!(api.invite_zone(request).await.unwrap_err().code(), Code::Unauthenticated);
         let mut transport = ZoneTransportServiceClient::new(channel);
-        let request = proto::HeldRequest { header: header.clone(), inodes: vec![1] };
+        let request = proto::HeldRequest { header: header.clone(), inodes: vec![1], as_of: None };
         assert_eq!(transport.held(request).await.unwrap_err().code(), Code::Unauthenticated);
         let long = vec![Bytes::from(vec![b'x'; 200]); 400];
         let request = proto::ResolveRequest { header: header.clone(), components: long };
@@ -174,7 +174,7 @@ fn what_a_request_says_is_checked() {
     let header = convert::to_header(ZONE).unwrap();
     assert_eq!(code(Some(proto::Header { version: 2, ..header.clone() })), Code::FailedPrecondition);
     assert_eq!(code(Some(proto::Header { zone: Bytes::from_static(b"x"), ..header.clone() })), Code::InvalidArgument);
-    let request = proto::HeldRequest { header: Some(header.clone()), inodes: vec![u64::MAX; 300_000] };
+    let request = proto::HeldRequest { header: Some(header.clone()), inodes: vec![u64::MAX; 300_000], as_of: None };
     let refused = world.runtime.block_on(transport.held(request)).unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "3 MB of inodes: {refused:?}");
     let entries = vec![Bytes::from(vec![0; 17 << 20])];
