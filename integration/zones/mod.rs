@@ -2,6 +2,7 @@
 //! its own. They are shared and joined as a user does it, worked in from all sides, and their
 //! daemons are killed.
 
+mod certificates;
 mod closed;
 mod copies;
 mod hard;
@@ -54,6 +55,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("two nodes write one SQLite database", locks::sqlite),
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
+        Case::new("certificates renew themselves", certificates::renewed),
         Case::new("a share that is cut short", closed::cut_short),
         Case::new("a directory of a zone becomes a zone within it", nested::within),
         Case::new("a share within a zone that is cut short", nested::cut_short),
@@ -137,8 +139,14 @@ impl Node {
 impl Nodes {
     /// A zone of so many nodes, with a file in it from before it was one.
     fn new(lab: &Lab, count: usize) -> Check<Nodes> {
+        Nodes::made(lab, count, |mount| mount)
+    }
+
+    /// The same, of daemons that are made in some way.
+    fn made(lab: &Lab, count: usize, with: impl Fn(Mount) -> Mount) -> Check<Nodes> {
         let names = ["alice", "bob", "carol"];
-        let nodes: Vec<Node> = names.iter().take(count).map(|name| Node::new(lab, name)).collect::<Check<_>>()?;
+        let nodes: Vec<Node> =
+            names.iter().take(count).map(|name| Node::made(lab, name, &with)).collect::<Check<_>>()?;
         let (first, others) = nodes.split_first().ok_or_else(|| crate::failure::Stop::Failed("no nodes".into()))?;
         fs::create_dir(&first.zone)?;
         fs::write(first.path("before"), "from before")?;

@@ -54,6 +54,8 @@ pub struct Caller {
     pub member: MemberId,
     /// SHA-256 of its certificate.
     pub certificate: Fingerprint,
+    /// SHA-256 of the public key in it.
+    pub key: Fingerprint,
 }
 
 /// Asks for a vote.

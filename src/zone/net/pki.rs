@@ -2,7 +2,7 @@
 //! bind a key to a member. All keys are Ed25519; time comes from the caller's clock.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nexus_kernel::{Clock, Timestamp};
 use rcgen::{
@@ -19,14 +19,16 @@ use super::identity::{Fingerprint, ZoneId, parse_dns_name};
 use super::tls;
 use crate::raft::MemberId;
 
-/// Clocks of nodes may be apart by as much.
-const SKEW: Duration = Duration::hours(1);
+/// So long before it is made a certificate begins: clocks of nodes may be apart by as much.
+const SKEW: Duration = Duration::hours(24);
 /// How long a member's certificate is valid.
 const NODE_VALIDITY: Duration = Duration::days(365);
 /// How long a CA is: nothing renews it.
 const CA_VALIDITY: Duration = Duration::days(50 * 365);
-/// A certificate is to be renewed when less than this is left of it.
-const RENEW_BEFORE: Duration = Duration::days(122);
+/// The same in seconds, for tests; only in builds with debug assertions.
+const VALIDITY_VARIABLE: &str = "NEXUS_CERTIFICATE_SECONDS";
+/// A certificate is to be renewed when less than this part of its time is left: one in so many.
+const RENEWAL_PART: i64 = 3;
 /// Largest certificate or signing request that is looked at, in bytes; ours have some 600.
 pub(super) const MAX_DER: usize = 8 << 10;
 /// Largest PEM text that is looked at, in bytes.
@@ -68,7 +70,11 @@ pub struct PeerCertificate {
     pub member: MemberId,
     /// SHA-256 of its DER.
     pub fingerprint: Fingerprint,
-    /// Last second that it is valid, from 1970 on.
+    /// SHA-256 of its public key.
+    pub key: Fingerprint,
+    /// First and last second that it is valid, from 1970 on.
+    pub not_before_s: i64,
+    /// See `not_before_s`.
     pub not_after_s: i64,
 }
 
@@ -134,21 +140,13 @@ impl ZoneCa {
     /// caller has checked that whoever sent it may be that member.
     pub fn sign(&self, csr: &[u8], member: MemberId, clock: &dyn Clock) -> Result<Vec<u8>, PkiError> {
         let request = parse_csr(csr)?;
-        let mut params = params(&self.zone.member_dns_name(member), clock, NODE_VALIDITY)?;
+        let mut params = params(&self.zone.member_dns_name(member), clock, node_validity())?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let signed = params.signed_by(&request.public_key, &self.issuer).map_err(make)?;
         Ok(signed.der().to_vec())
-    }
-
-    /// A certificate for the member whose certificate `old` is, valid for a year from now, for
-    /// the key of the request, which may be a new one. `old` must be one of this CA's and still
-    /// valid.
-    pub fn renew(&self, old: &[u8], csr: &[u8], clock: &dyn Clock) -> Result<Vec<u8>, PkiError> {
-        let old = PeerCertificate::verify(old, &self.certificate, clock)?;
-        self.sign(csr, old.member, clock)
     }
 }
 
@@ -172,6 +170,11 @@ impl NodeKey {
     /// Reads what [`NodeKey::to_pem`] wrote.
     pub fn from_pem(text: &str) -> Result<NodeKey, PkiError> {
         read_key(text).map(NodeKey)
+    }
+
+    /// SHA-256 of the public key.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.0.public_key_raw())
     }
 
     /// A request for a certificate of this key: PKCS#10, DER.
@@ -208,7 +211,7 @@ impl fmt::Debug for NodeKey {
 
 impl PeerCertificate {
     /// Checks that `ca` has signed this certificate for a member of its zone (both DER), and
-    /// that it is valid now, an hour's difference of clocks allowed before it begins.
+    /// that it is valid now.
     pub fn verify(der: &[u8], ca: &[u8], clock: &dyn Clock) -> Result<PeerCertificate, PkiError> {
         let certificate = PeerCertificate::parse(der)?;
         let ca = CertificateDer::from(ca.to_vec());
@@ -224,13 +227,13 @@ impl PeerCertificate {
         Ok(certificate)
     }
 
-    /// What a certificate says, whoever signed it.
     /// The zone that a certificate names, whoever signed it.
     pub fn zone_of(der: &[u8]) -> Option<ZoneId> {
         PeerCertificate::parse(der).ok().map(|parsed| parsed.zone)
     }
 
-    pub(super) fn parse(der: &[u8]) -> Result<PeerCertificate, PkiError> {
+    /// What a certificate says, whoever signed it.
+    pub fn parse(der: &[u8]) -> Result<PeerCertificate, PkiError> {
         let parsed = parse_certificate(der)?;
         let names = parsed.subject_alternative_name().map_err(bad_certificate)?;
         let name = match names.map(|names| names.value.general_names.as_slice()) {
@@ -242,10 +245,26 @@ impl PeerCertificate {
                 zone,
                 member,
                 fingerprint: Fingerprint::of(der),
+                key: Fingerprint::of(parsed.public_key().subject_public_key.data.as_ref()),
+                not_before_s: parsed.validity().not_before.timestamp(),
                 not_after_s: parsed.validity().not_after.timestamp(),
             }),
             _ => Err(PkiError::Certificate(format!("it is of {name:?}, which is no member of a zone"))),
         }
+    }
+}
+
+impl PeerCertificate {
+    /// Seconds that it was meant for.
+    pub fn lifetime_s(&self) -> i64 {
+        self.not_after_s.saturating_sub(self.not_before_s).saturating_sub(SKEW.whole_seconds())
+    }
+
+    /// Whether it is time to renew it: two thirds of its time are over, or it is not valid yet, as
+    /// the clock was wrong when it was made.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        let left = self.not_after_s.saturating_sub(now.sec);
+        now.sec < self.not_before_s || left.saturating_mul(RENEWAL_PART) < self.lifetime_s()
     }
 }
 
@@ -263,11 +282,6 @@ impl NodeIdentity {
     /// The CA's certificate, DER.
     pub fn ca(&self) -> &[u8] {
         &self.ca
-    }
-
-    /// Whether it is time to renew: a third of a year is left.
-    pub fn is_due(&self, now: Timestamp) -> bool {
-        self.certificate.not_after_s.saturating_sub(now.sec) < RENEW_BEFORE.whole_seconds()
     }
 
     pub(super) fn ca_der(&self) -> &CertificateDer<'static> {
@@ -327,6 +341,16 @@ fn parse_ca(der: &[u8], check: impl FnOnce(&X509Certificate<'_>) -> Result<(), P
     Ok(zone)
 }
 
+/// How long a member's new certificate is valid.
+fn node_validity() -> Duration {
+    static SHORT: OnceLock<Option<i64>> = OnceLock::new();
+    let short = SHORT.get_or_init(|| {
+        let text = cfg!(debug_assertions).then(|| std::env::var(VALIDITY_VARIABLE).ok()).flatten();
+        text.and_then(|text| text.parse().ok())
+    });
+    short.map_or(NODE_VALIDITY, Duration::seconds)
+}
+
 /// What all our certificates have in common.
 fn params(name: &str, clock: &dyn Clock, validity: Duration) -> Result<CertificateParams, PkiError> {
     let now = OffsetDateTime::from_unix_timestamp(clock.now().sec).map_err(make)?;
@@ -381,7 +405,8 @@ mod tests {
     use super::*;
     use crate::net::testing::TestClock;
 
-    const YEAR_S: i64 = 365 * 24 * 3600;
+    const DAY_S: i64 = 24 * 3600;
+    const YEAR_S: i64 = 365 * DAY_S;
 
     #[test]
     fn a_ca_signs_what_its_members_show_each_other() {
@@ -399,19 +424,25 @@ mod tests {
             zone,
             member: MemberId(7),
             fingerprint: Fingerprint::of(&der),
+            key: key.fingerprint(),
+            not_before_s: clock.now().sec - DAY_S,
             not_after_s: clock.now().sec + YEAR_S,
         };
         assert_eq!(*identity.certificate(), expected);
-        assert!(!identity.is_due(clock.now()));
-        clock.advance(YEAR_S * 3 / 4);
-        assert!(identity.is_due(clock.now()));
-        let renewed = ca.renew(&der, &key.csr().unwrap(), &*clock).unwrap();
+        assert_eq!(expected.lifetime_s(), YEAR_S);
+        clock.advance(YEAR_S * 2 / 3);
+        assert!(!expected.is_due(clock.now()));
+        clock.advance(1);
+        assert!(expected.is_due(clock.now()));
+        let renewed = ca.sign(&key.csr().unwrap(), MemberId(7), &*clock).unwrap();
         let renewed = key.identity(&renewed, ca.certificate(), &*clock).unwrap();
-        assert_eq!(renewed.certificate().member, MemberId(7));
+        assert_eq!((renewed.certificate().member, renewed.certificate().key), (MemberId(7), expected.key));
         assert_ne!(renewed.certificate().fingerprint, expected.fingerprint);
-        clock.advance(YEAR_S / 4 + 1);
+        clock.advance(YEAR_S / 3 + 1);
         assert!(matches!(PeerCertificate::verify(&der, ca.certificate(), &*clock), Err(PkiError::Certificate(_))));
-        assert!(ca.renew(&der, &key.csr().unwrap(), &*clock).is_err(), "an expired one is not renewed");
+        clock.advance(-2 * YEAR_S);
+        assert!(renewed.certificate().is_due(clock.now()), "it was made by a clock that was far ahead");
+        clock.advance(2 * YEAR_S);
         assert!(PeerCertificate::verify(renewed.certificate_der(), ca.certificate(), &*clock).is_ok());
     }
 
@@ -425,7 +456,6 @@ mod tests {
         let der = ca.sign(&key.csr().unwrap(), MemberId(7), &*clock).unwrap();
         for wrong in [&twin, &other] {
             assert!(PeerCertificate::verify(&der, wrong.certificate(), &*clock).is_err());
-            assert!(wrong.renew(&der, &key.csr().unwrap(), &*clock).is_err());
         }
         let thief = NodeKey::create().unwrap();
         assert!(matches!(thief.identity(&der, ca.certificate(), &*clock), Err(PkiError::Certificate(_))));

@@ -76,6 +76,10 @@ impl Default for Limits {
     }
 }
 
+/// Part of a certificate's time that a connection lasts, and the shortest and longest that it does.
+const LIFE_PART: f64 = 5.0 / 6.0;
+const LIFE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 24 * 3600));
+
 /// The zones that a node serves, each with the identity that it shows there. They come, go and
 /// are renewed while the server runs.
 #[derive(Default)]
@@ -253,6 +257,9 @@ async fn run(
         Ok(place) => place,
         Err(_) => return shared.refusals.note(Reason::TooManyConnections, remote, "too many have no certificate"),
     };
+    let life = connection.caller.as_ref().map_or(limits.stranger_life, |(_, not_after_s)| {
+        member_life(not_after_s.saturating_sub(shared.parts.clock.now().sec))
+    });
     let connection = Arc::new(connection);
     let service = service_fn(move |request| answer(Arc::clone(&connection), request));
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -266,20 +273,20 @@ async fn run(
         .keep_alive_timeout(limits.keepalive_timeout);
     let serving = http.serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
-    let too_long = async {
-        match is_stranger {
-            true => tokio::time::sleep(limits.stranger_life).await,
-            false => std::future::pending().await,
-        }
-    };
     // How a connection ends is of no interest: whoever had requests on it is told.
     tokio::select! {
         _ended = serving.as_mut() => return,
-        () = too_long => return,
+        () = tokio::time::sleep(life) => if is_stranger { return },
         _ = stopped.changed() => {}
     }
     serving.as_mut().graceful_shutdown();
     let _ended = serving.await;
+}
+
+/// How long a member's connection lasts before it is to come anew, where its certificate is valid for
+/// `left_s` seconds more: it has a new one by then, and no request of it meets the end of the old one.
+fn member_life(left_s: i64) -> Duration {
+    Duration::from_secs(u64::try_from(left_s).unwrap_or(0)).mul_f64(LIFE_PART).clamp(LIFE.0, LIFE.1)
 }
 
 /// TLS with the zone that the client names, and who the client is.
@@ -307,7 +314,8 @@ async fn handshake(
             if certificate.zone != zone {
                 return Err((Reason::BadCertificate, format!("it is of zone {}", certificate.zone)));
             }
-            let caller = Caller { zone, member: certificate.member, certificate: certificate.fingerprint };
+            let caller =
+                Caller { zone, member: certificate.member, certificate: certificate.fingerprint, key: certificate.key };
             Some((caller, certificate.not_after_s))
         }
     };

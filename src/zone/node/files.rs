@@ -58,6 +58,7 @@ impl ZoneRecord {
 }
 
 /// The folder with a folder for each zone.
+#[derive(Clone)]
 pub struct ZoneFolder(PathBuf);
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -154,6 +155,15 @@ impl ZoneFolder {
         sync_dir(&new)?;
         fs::rename(&new, &dir).map_err(failed("make", &dir))?;
         sync_dir(&self.0)
+    }
+
+    /// Keeps a new certificate in place of the one that is there.
+    pub fn renew(&self, index: ZoneIndex, certificate: &[u8]) -> Result<()> {
+        let dir = self.0.join(index.to_string());
+        let (path, new) = (dir.join(CERTIFICATE), dir.join("node.der.new"));
+        write(&new, certificate)?;
+        fs::rename(&new, &path).map_err(failed("write", &path))?;
+        sync_dir(&dir)
     }
 
     /// The zone that this one is being made in, if that was not finished.

@@ -15,7 +15,7 @@ use super::leases::{self, LeaseParts, Leases};
 use super::links::ClientLinks;
 use super::records::REPLICAS_KEY;
 use super::{Listeners, ZoneNode};
-use super::{orphans, recopy, steward};
+use super::{orphans, recopy, renewal, steward};
 use crate::mirror::MirrorStore;
 use crate::net::{NodeIdentity, NodeKey, ZoneId};
 use crate::raft::{
@@ -31,7 +31,6 @@ pub struct JoinedZone {
     id: ZoneId,
     name: String,
     member: MemberId,
-    identity: NodeIdentity,
     zone: Arc<RaftZone>,
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
@@ -101,7 +100,6 @@ impl JoinedZone {
         let bad =
             |error: crate::net::PkiError| Error::Corrupt(format!("the certificate for zone {}: {error}", record.name));
         let key = NodeKey::from_pem(&files.key).map_err(bad)?;
-        let identity = key.identity(&files.certificate, &files.ca, &*parts.clock).map_err(bad)?;
         let (metastore, metastores) = parts.metastores.open(index)?;
         parts.log.activate()?;
         let session = node.session()?;
@@ -114,7 +112,8 @@ impl JoinedZone {
                 record.name
             )));
         }
-        let links = Arc::new(ClientLinks::new(identity.clone(), parts.clock.clone(), node.handle.clone()));
+        let identity = renewal::at_opening(node, index, files, &key, &replica).map_err(bad)?;
+        let links = Arc::new(ClientLinks::new(identity, parts.clock.clone(), node.handle.clone()));
         let group = Group::start(replica.clone(), LogStore(log.clone()), links.clone(), &parts.group).await?;
         let group: Arc<dyn Consensus> = Arc::new(group);
         let copies = CopyParts {
@@ -147,7 +146,6 @@ impl JoinedZone {
             id: record.zone(),
             name: record.name.clone(),
             member: record.member,
-            identity,
             zone,
             log,
             links,
@@ -166,11 +164,13 @@ impl JoinedZone {
         let recopier = recopy::run(Arc::downgrade(self), node.mirror.clone(), node.parts.writer);
         let leases = leases::run(Arc::downgrade(self));
         let orphans = orphans::run(Arc::downgrade(self));
+        let renewal = renewal::run(Arc::downgrade(self), renewal::Renewal::new(node));
         self.tasks.lock().extend([
             self.runtime.spawn(steward),
             self.runtime.spawn(recopier),
             self.runtime.spawn(leases),
             self.runtime.spawn(orphans),
+            self.runtime.spawn(renewal),
         ]);
     }
 
@@ -221,8 +221,8 @@ impl JoinedZone {
     }
 
     /// This node's certificate.
-    pub fn identity(&self) -> &NodeIdentity {
-        &self.identity
+    pub fn identity(&self) -> NodeIdentity {
+        self.links.identity()
     }
 
     /// The zone.

@@ -13,7 +13,7 @@ use nexus_kernel::{Clock, Error, Result};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::net::{self, CallError, NodeIdentity, PeerClient, Proposal, SnapshotHead, Timing};
+use crate::net::{self, CallError, NodeIdentity, PeerClient, PkiError, Proposal, SnapshotHead, Timing};
 use crate::raft::{
     Append, AppendReply, Link, Links, Mark, Member, MemberId, Outgoing, Position, Refusal, TransferLeader, Vote,
     VoteReply, VoteRequest,
@@ -28,7 +28,7 @@ const SNAPSHOT: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Clients of a zone's members, made when they are first wanted.
 pub struct ClientLinks {
-    identity: NodeIdentity,
+    identity: Mutex<NodeIdentity>,
     clock: Arc<dyn Clock>,
     runtime: Handle,
     clients: Mutex<HashMap<MemberId, (Vec<String>, PeerClient)>>,
@@ -37,7 +37,7 @@ pub struct ClientLinks {
 impl ClientLinks {
     /// Ways for the member that `identity` is.
     pub fn new(identity: NodeIdentity, clock: Arc<dyn Clock>, runtime: Handle) -> ClientLinks {
-        ClientLinks { identity, clock, runtime, clients: Mutex::default() }
+        ClientLinks { identity: Mutex::new(identity), clock, runtime, clients: Mutex::default() }
     }
 
     /// The client of a member.
@@ -51,7 +51,8 @@ impl ClientLinks {
             return Ok(client.clone());
         }
         let target = (id, member.addresses.clone());
-        let client = PeerClient::new(&self.identity, target, self.clock.clone(), &self.runtime, Timing::default())
+        let identity = self.identity.lock().clone();
+        let client = PeerClient::new(&identity, target, self.clock.clone(), &self.runtime, Timing::default())
             .map_err(|error| Error::Io(format!("the certificate of this member can't be used: {error}")))?;
         clients.insert(id, (member.addresses.clone(), client.clone()));
         Ok(client)
@@ -59,6 +60,18 @@ impl ClientLinks {
 }
 
 impl ClientLinks {
+    /// The certificate that new connections show.
+    pub fn identity(&self) -> NodeIdentity {
+        self.identity.lock().clone()
+    }
+
+    /// Shows another certificate on new connections from now on.
+    pub fn renew(&self, identity: &NodeIdentity) -> std::result::Result<(), PkiError> {
+        let clients = self.clients.lock();
+        *self.identity.lock() = identity.clone();
+        clients.values().try_for_each(|(_, client)| client.set_identity(identity))
+    }
+
     /// Whether another member takes this node for none any more. Not to be called by a task.
     pub fn is_turned_away(&self, id: MemberId, member: &Member) -> bool {
         let Ok(client) = self.client(id, member) else { return false };

@@ -14,6 +14,7 @@ mod pulse;
 mod recopy;
 mod records;
 mod recover;
+mod renewal;
 mod serve;
 mod steward;
 mod stored;
@@ -41,7 +42,7 @@ use crate::raft::{
 };
 
 use files::{ZoneFolder, ZoneRecord};
-use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key};
+use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key, pin_key};
 
 pub use closed::ClosedZone;
 pub use content::SharedContent;
@@ -294,8 +295,7 @@ impl ZoneNode {
 
     fn start_with(&self, index: ZoneIndex, files: &ZoneFiles, log: Arc<GroupLog>) -> Result<Arc<JoinedZone>> {
         let joined = Arc::new(self.handle.block_on(JoinedZone::open(self, index, files, log))?);
-        let identity = joined.identity();
-        if let Err(error) = self.served.put(identity, &self.parts.clock) {
+        if let Err(error) = self.served.put(&joined.identity(), &self.parts.clock) {
             joined.close()?;
             return Err(bad_identity(&error));
         }
@@ -343,6 +343,7 @@ impl ZoneNode {
         let mut settings = vec![
             (CA_KEY.to_owned(), nexus_kernel::model::encode(&ca.to_pem())?.to_vec()),
             (NAME_KEY.to_owned(), nexus_kernel::model::encode(&name.to_owned())?.to_vec()),
+            (pin_key(member), nexus_kernel::model::encode(&key.fingerprint().0)?.to_vec()),
             (member_key(member), self.member_record(&certificate)?),
         ];
         if within.is_some() {

@@ -23,12 +23,18 @@ pub const DEFAULT_REPLICAS: u32 = 2;
 /// Value at `member/<id>`: who may take part. Taking it away revokes the certificate.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemberRecord {
-    /// SHA-256 of the member's certificate.
+    /// SHA-256 of the certificate that the member came with.
     pub certificate: [u8; 32],
     /// Its writer's part of blob ids.
     pub writer: u32,
     /// What people call it.
     pub name: String,
+}
+
+/// Name of the SHA-256 of a member's public key: any certificate of this key counts, so that it can be
+/// renewed.
+pub fn pin_key(id: MemberId) -> String {
+    format!("pin/{id}")
 }
 
 /// Value at `invite/<hash>`: a token that works once.
@@ -55,8 +61,13 @@ pub fn read<T: serde::de::DeserializeOwned>(state: &dyn MetaRead, key: &str) -> 
     found.map(|bytes| model::decode("record of a zone", &bytes)).transpose()
 }
 
-/// Whether this certificate is a member's.
-pub fn is_member(state: &dyn MetaRead, id: MemberId, certificate: &Fingerprint) -> Result<bool> {
-    let found: Option<MemberRecord> = read(state, &member_key(id))?;
-    Ok(found.is_some_and(|record| record.certificate == certificate.0))
+/// Whether a certificate with this fingerprint, and with a key with this one, is a member's.
+pub fn is_member(state: &dyn MetaRead, id: MemberId, certificate: &Fingerprint, key: &Fingerprint) -> Result<bool> {
+    let Some(record) = read::<MemberRecord>(state, &member_key(id))? else { return Ok(false) };
+    Ok(record.certificate == certificate.0 || is_pinned(state, id, key)?)
+}
+
+/// Whether a member's key is the one with this fingerprint.
+pub fn is_pinned(state: &dyn MetaRead, id: MemberId, key: &Fingerprint) -> Result<bool> {
+    Ok(read::<[u8; 32]>(state, &pin_key(id))? == Some(key.0))
 }

@@ -13,7 +13,7 @@ use super::ZoneNode;
 use super::joined::JoinedZone;
 use super::links::Frames;
 use super::orphans;
-use super::records::{CA_KEY, InviteRecord, MemberRecord, invite_key, is_member, member_key, read};
+use super::records::{CA_KEY, InviteRecord, MemberRecord, invite_key, is_member, member_key, pin_key, read};
 use super::steward::JOINING;
 use crate::mirror::{Part, Ranges};
 use crate::net::{
@@ -57,7 +57,7 @@ impl Guard for ZoneNode {
         let (mut known, mut any) = (false, false);
         let looked = joined.zone().read(&mut |state| {
             any = state.zone_info()?.is_some() && read::<MemberRecord>(state, &member_key(joined.member()))?.is_some();
-            known = is_member(state, caller.member, &caller.certificate)?;
+            known = is_member(state, caller.member, &caller.certificate, &caller.key)?;
             Ok(())
         });
         // Before the first state has come, the CA's word has to do: it signs members alone.
@@ -348,7 +348,10 @@ impl ZoneNode {
             writer: request.member.writer,
             name: request.member.name.clone(),
         };
+        let shown =
+            net::PeerCertificate::parse(&certificate).map_err(|error| net::Refusal::Invalid(error.to_string()))?;
         let settings = [
+            (pin_key(id), model::encode(&shown.key.0).map_err(failed)?),
             (member_key(id), model::encode(&record).map_err(failed)?),
             (format!("{JOINING}{id}"), model::encode(&request.member).map_err(failed)?),
         ];

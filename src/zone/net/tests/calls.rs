@@ -1,13 +1,15 @@
 //! Every call, there and back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use nexus_kernel::{BlobId, Ino};
+use nexus_kernel::{BlobId, Clock, Ino};
 
 use super::fake::{CLIENT, LIMIT, SERVER, World, ZONE, append, at, member, newcomer, vote};
 use crate::mirror::Part;
+use crate::net::testing::TestClock;
 use crate::net::*;
 use crate::raft::{MemberId, ProcessId, RestOffer};
 
@@ -51,9 +53,10 @@ fn what_one_member_asks_another_comes_back() {
         assert_eq!(client.propose(batch(1), LIMIT).await, Err(not_leader.into()));
         assert_eq!(client.read_index(LIMIT).await, Err(Refusal::Unavailable("no quorum".into()).into()));
     });
-    let certificate = world.identity.certificate().fingerprint;
+    let shown = world.identity.certificate();
+    let (certificate, key) = (shown.fingerprint, shown.key);
     let callers: Vec<_> = world.fake.callers.lock().iter().copied().collect();
-    assert_eq!(callers, [Caller { zone: ZONE, member: CLIENT, certificate }]);
+    assert_eq!(callers, [Caller { zone: ZONE, member: CLIENT, certificate, key }]);
 }
 
 #[test]
@@ -183,5 +186,40 @@ fn a_client_comes_back_and_tries_the_next_address() {
     while read(&world) != Ok(77) {
         assert!(std::time::Instant::now() < deadline, "it does not come back");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A node whose clock is wrong by hours joins, asks and answers.
+#[test]
+fn clocks_may_be_apart_by_hours() {
+    for hours in [-20, -1, 1, 20] {
+        let world = World::new();
+        let clock = TestClock::new();
+        clock.advance(hours * 3600);
+        let clock: Arc<dyn Clock> = clock;
+        let invite = world.invite();
+        let handle = world.runtime.handle();
+        let joiner = JoinClient::invited(&invite, clock.clone(), handle.clone(), Timing::default());
+        let key = NodeKey::create().unwrap();
+        let joined = world.runtime.block_on(joiner.join(&invite, &key, newcomer(), LIMIT));
+        let (_, identity) = joined.unwrap_or_else(|error| panic!("{hours} h: {error}"));
+        let client =
+            PeerClient::new(&identity, (SERVER, vec![world.address()]), clock.clone(), handle, Timing::default());
+        assert_eq!(world.runtime.block_on(client.unwrap().read_index(LIMIT)), Ok(77), "{hours} h");
+        let zones = Arc::<Zones>::default();
+        zones.put(&identity, &clock).unwrap();
+        let parts = ServerParts {
+            peer: Arc::new(Arc::clone(&world.fake)),
+            guard: Arc::new(Arc::clone(&world.fake)),
+            zones,
+            clock,
+            limits: Limits::default(),
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server::start(listener, handle, parts).unwrap();
+        let place = (identity.certificate().member, vec![server.address().to_string()]);
+        let client = PeerClient::new(&world.identity, place, world.clock.clone(), handle, Timing::default());
+        assert_eq!(world.runtime.block_on(client.unwrap().read_index(LIMIT)), Ok(77), "{hours} h");
+        world.runtime.block_on(server.shutdown());
     }
 }
