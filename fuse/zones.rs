@@ -102,6 +102,9 @@ impl ZoneMounts {
             stale: Mutex::default(),
             changed: Condvar::new(),
         });
+        if let Some(timeout) = options.zone_timeout {
+            volume.set_zone_timeout(timeout);
+        }
         volume.watch(Arc::new(Alarm(Arc::downgrade(&mounts))));
         mounts
     }

@@ -17,6 +17,7 @@ use nexus_kernel::zone::ZoneStats;
 use nexus_kernel::{Clock, ContentStore, Metastore, NexusFs, ObjectStore, StoreId, SystemClock, Zone, ZoneIndex};
 use nexus_services::{Context, ServiceRegistry, UsageLog};
 use nexus_zone::node::{SharedContent, ZoneNode};
+use nexus_zone::raft::Patience;
 use nexus_zone::{Access, LocalZone, LogConfig, NodeLog, ZoneConfig, ZoneParts};
 use parking_lot::Mutex;
 
@@ -50,6 +51,7 @@ pub struct Volume {
     pub(crate) root: Arc<LocalZone>,
     pub(crate) node: Mutex<Option<Arc<ZoneNode>>>,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) patience: Arc<Patience>,
     pub(crate) shared: Arc<SharedContent>,
     /// Held while a directory becomes a zone.
     pub(crate) sharing: Mutex<()>,
@@ -275,6 +277,7 @@ impl Volume {
         let mut zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
         let writer = folder.identity().writer;
         let (shared, watch) = (SharedContent::new(content.clone(), writer), Arc::<Watch>::default());
+        let patience = Arc::<Patience>::default();
         let mut joined = Vec::new();
         let node = match purpose {
             Purpose::Serve if zones::has_zones(&path) => {
@@ -287,6 +290,7 @@ impl Volume {
                     name: config.node_name(),
                     watch: watch.clone(),
                     clock: clock.clone(),
+                    patience: patience.clone(),
                 };
                 let node = zones::make_node(&path, &makings).map_err(failed("take part in zones"))?;
                 joined = node.open();
@@ -344,6 +348,7 @@ impl Volume {
             fs,
             node: Mutex::new(node),
             watch,
+            patience,
             shared,
             sharing: Mutex::new(()),
             root,

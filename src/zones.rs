@@ -19,7 +19,7 @@ use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, decode};
 use nexus_kernel::{Command, Ino, NexusFs, NodeId, Result as KernelResult, Zone, ZoneIndex};
 use nexus_zone::node::{Listeners, NodeParts, ZoneNode, ZoneReport};
-use nexus_zone::raft::{Change, GroupConfig, Listener, MemberId, RaftZoneConfig, ReplicaConfig};
+use nexus_zone::raft::{Change, GroupConfig, Listener, MemberId, Patience, RaftZoneConfig, ReplicaConfig};
 use parking_lot::RwLock;
 
 use crate::boot::{ContentState, Volume};
@@ -142,6 +142,11 @@ impl Volume {
         *self.watch.watcher.write() = Some(watcher);
     }
 
+    /// Has changes of zones wait so long for a majority of the members, from now on.
+    pub fn set_zone_timeout(&self, wait: Duration) {
+        self.patience.set(wait);
+    }
+
     /// This node's part in zones, begun if there is none yet.
     pub fn node(&self) -> Result<Arc<ZoneNode>> {
         let mut node = self.node.lock();
@@ -170,6 +175,7 @@ impl Volume {
                 name: self.config.node_name(),
                 watch: self.watch.clone(),
                 clock: self.clock.clone(),
+                patience: self.patience.clone(),
             },
         )
     }
@@ -244,6 +250,7 @@ pub(crate) struct NodeMakings {
     pub name: String,
     pub watch: Arc<Watch>,
     pub clock: Arc<dyn nexus_kernel::Clock>,
+    pub patience: Arc<Patience>,
 }
 
 /// Makes a node for the volume at `path`; its zones are still closed.
@@ -262,7 +269,7 @@ pub(crate) fn make_node(path: &Path, makings: &NodeMakings) -> KernelResult<Arc<
         listeners: Arc::new(Hearing(makings.watch.clone())),
         clock: makings.clock.clone(),
         replica: ReplicaConfig { memtable_bytes: share / 4, cache_bytes: share / 4 },
-        zone: RaftZoneConfig::default(),
+        zone: RaftZoneConfig { patience: makings.patience.clone(), ..RaftZoneConfig::default() },
         group: GroupConfig::default(),
     })?;
     makings.shared.connect(&node);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nexus_fuse_transport::{Attr, Fallocate, FileLock, Header, LockRequest, SetAttr, SetTime};
 use nexus_kernel::command::{AttrChange, NewKind};
+use nexus_kernel::error::Errno;
 use nexus_kernel::fs::{Caller, DirEntry, FsStats, LockAsk, LockTicket, XattrFlags};
 use nexus_kernel::model::{FileKind, Inode, InodeFlags, mode};
 use nexus_kernel::{Error, NexusFs, NodeId, Result, Timestamp};
@@ -51,6 +52,11 @@ impl Adapter {
     /// Whether pages of a file may stay cached from one open to the next.
     pub fn keeps_cache(&self) -> bool {
         self.view.coherence == Coherence::Sole && !self.options.note_every_read
+    }
+
+    /// The errno that an error is answered by.
+    pub fn errno(&self, error: &Error) -> Errno {
+        self.fs.errno(error)
     }
 
     /// LOOKUP. A name that is not there is `None`, so that its absence can be cached.

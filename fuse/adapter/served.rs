@@ -210,6 +210,14 @@ impl Served {
         }
     }
 
+    /// The errno to answer; what a person should know of is logged here, where it ends.
+    fn failed(&self, header: &Header, error: &Error) -> Errno {
+        if error.is_unclear() || matches!(error, Error::Corrupt(_) | Error::UnknownVersion(_)) {
+            log::error!("{} of node {} failed: {error}", header.name(), header.node);
+        }
+        Errno::new(self.adapter.errno(error) as i32)
+    }
+
     /// Whether other nodes have the files, too. Locks are kept here then, as they hold there.
     fn is_shared(&self) -> bool {
         self.adapter.view().coherence == Coherence::Shared
@@ -256,7 +264,7 @@ impl Handler for Served {
     fn call(&self, header: &Header, operation: Operation<'_>) -> Answer {
         let _at = self.requests.enter(header.unique, header.pid);
         let _call = (self.is_shared() && gives_nodes(&operation)).then(|| self.calls.begin());
-        self.answer(header, operation).unwrap_or_else(|error| Answer::Error(failed(header, &error)))
+        self.answer(header, operation).unwrap_or_else(|error| Answer::Error(self.failed(header, &error)))
     }
 
     fn fill(&self, header: &Header, bulk: Bulk, out: &mut [u8]) -> std::result::Result<usize, Errno> {
@@ -267,7 +275,7 @@ impl Handler for Served {
             Bulk::Readdir { offset, .. } => self.list(header.node, offset, false, out),
             Bulk::Readdirplus { offset, .. } => self.list(header.node, offset, true, out),
         };
-        filled.map_err(|error| failed(header, &error))
+        filled.map_err(|error| self.failed(header, &error))
     }
 
     fn forget(&self, forgotten: &[Forget]) {
@@ -316,14 +324,6 @@ fn gives_nodes(operation: &Operation<'_>) -> bool {
             | Operation::Tmpfile { .. }
             | Operation::Open { .. }
     )
-}
-
-/// The errno to answer; what a person should know of is logged here, where it ends.
-fn failed(header: &Header, error: &Error) -> Errno {
-    if matches!(error, Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_)) {
-        log::error!("{} of node {} failed: {error}", header.name(), header.node);
-    }
-    Errno::new(error.errno() as i32)
 }
 
 /// Fits an attribute's value to the caller's buffer.

@@ -173,6 +173,12 @@ impl DaemonHandler {
         if let Some(consistency) = options.consistency {
             self.volume.fs().set_consistency(consistency);
         }
+        if let Some(timeout) = options.zone_timeout {
+            self.volume.set_zone_timeout(timeout);
+        }
+        if let Some(read_only) = options.zone_read_only {
+            self.volume.fs().set_no_majority_read_only(read_only);
+        }
         Ok(Reply::Done)
     }
 }

@@ -1,12 +1,16 @@
 //! The `-o` list, as users of mount(8) write it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nexus::config::ByteSize;
 use nexus_fuse_transport::Choice;
 use nexus_kernel::fs::{AtimePolicy, Consistency};
 use rustix::mount::MountFlags;
 use thiserror::Error;
+
+/// Most seconds that changes of zones may be told to wait.
+const MOST_TIMEOUT: u64 = 3600;
 
 /// Why an option list is refused.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -75,6 +79,10 @@ pub struct MountOptions {
     pub advertise: Vec<String>,
     /// `consistency=close-to-open|strict|relaxed`: what readers of zones may miss.
     pub consistency: Option<Consistency>,
+    /// `zone_timeout=SECONDS`: how long changes of zones wait for a majority.
+    pub zone_timeout: Option<Duration>,
+    /// `zone_errno=EIO|EROFS`: what they fail with then; whether by EROFS.
+    pub zone_read_only: Option<bool>,
     /// `nonempty`: mount over a directory that has entries.
     pub nonempty: bool,
     /// `remount`: change a mount that is there.
@@ -129,6 +137,18 @@ impl MountOptions {
                     "strict" => Consistency::Strict,
                     "relaxed" => Consistency::Relaxed,
                     _ => return Err(bad(name, value, "must be close-to-open, strict or relaxed")),
+                });
+            }
+            "zone_timeout" => {
+                let seconds = needed(name, value)?.parse().ok().filter(|seconds| (1..=MOST_TIMEOUT).contains(seconds));
+                let seconds = seconds.ok_or_else(|| bad(name, value, "must be 1 to 3600 seconds"))?;
+                self.zone_timeout = Some(Duration::from_secs(seconds));
+            }
+            "zone_errno" => {
+                self.zone_read_only = Some(match needed(name, value)? {
+                    "EIO" => false,
+                    "EROFS" => true,
+                    _ => return Err(bad(name, value, "must be EIO or EROFS")),
                 });
             }
             "max_read" => {
@@ -327,7 +347,8 @@ mod tests {
     fn a_list_of_everything() {
         let options = MountOptions::parse(
             "ro,allow_other,default_permissions,noatime,nodiratime,noexec,nosuid,nodev,sync,dirsync,uid=1000,gid=0,\
-             subdir=/a/b,data=/srv/x,cache_size=64M,memory=2G,max_read=128K,consistency=strict,nonempty",
+             subdir=/a/b,data=/srv/x,cache_size=64M,memory=2G,max_read=128K,consistency=strict,\
+             zone_timeout=5,zone_errno=EROFS,nonempty",
         )
         .unwrap();
         let expected = MountOptions {
@@ -351,6 +372,8 @@ mod tests {
             listen: None,
             advertise: Vec::new(),
             consistency: Some(Consistency::Strict),
+            zone_timeout: Some(Duration::from_secs(5)),
+            zone_read_only: Some(true),
             nonempty: true,
             remount: false,
         };
@@ -393,6 +416,9 @@ mod tests {
         assert!(message("memory=lots").contains("lots"));
         assert!(message("max_read=1").contains("max_read=1"));
         assert!(message("consistency=some").contains("close-to-open"));
+        assert!(message("zone_timeout=0").contains("1 to 3600"));
+        assert!(message("zone_timeout=3601").contains("1 to 3600"));
+        assert!(message("zone_errno=EPERM").contains("EROFS"));
     }
 
     #[test]

@@ -139,6 +139,7 @@ pub fn serve(spec: MountSpec, fs: Arc<NexusFs>, root: NodeId) -> Result<Mounted,
     if spec.coherence == Coherence::Sole {
         fs.set_atime_policy(spec.options.atime_policy());
         fs.set_consistency(spec.options.consistency.unwrap_or_default());
+        fs.set_no_majority_read_only(spec.options.zone_read_only == Some(true));
     }
     let view =
         View { root, owner: Ownership { uid: spec.options.uid, gid: spec.options.gid }, coherence: spec.coherence };

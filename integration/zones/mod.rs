@@ -10,6 +10,7 @@ mod held;
 mod life;
 mod locks;
 mod nested;
+mod options;
 mod proof;
 mod recover;
 mod rest;
@@ -45,6 +46,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("the leader is killed under load", leader_killed),
         Case::new("a zone at rest costs nothing, and wakes", rest::at_rest),
         Case::new("without a majority nothing is changed, and nothing hangs", no_majority),
+        Case::new("how long changes wait, and how they fail, is a mount option", options::majority_lost),
         Case::new("members leave, and are removed", leaving),
         Case::new("a lost disk loses nothing that was synced", copies::disk_lost),
         Case::new("copies are made up for and follow the zone's setting", copies::made_up),

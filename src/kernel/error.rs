@@ -73,6 +73,8 @@ pub enum Error {
     LockLost,
     /// A needed part is shutting down or has failed before; the text says which.
     Unavailable(String),
+    /// No majority of a zone's members has taken a change in time; it may still be made. The text says why.
+    NoMajority(String),
     /// A command of a version that this build does not know.
     UnknownVersion(String),
     /// Whoever asked got a signal that ends it, and does not wait any more.
@@ -147,7 +149,11 @@ impl Error {
             Error::NoSuchOffset | Error::NoDevice => Errno::ENXIO,
             Error::NotSupported => Errno::EOPNOTSUPP,
             Error::NoStore => Errno::ENODEV,
-            Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_) => Errno::EIO,
+            Error::Corrupt(_)
+            | Error::Io(_)
+            | Error::Unavailable(_)
+            | Error::NoMajority(_)
+            | Error::UnknownVersion(_) => Errno::EIO,
             Error::Conflict => Errno::EAGAIN,
             Error::Interrupted => Errno::EINTR,
             Error::Paused => Errno::EINPROGRESS,
@@ -155,6 +161,11 @@ impl Error {
             Error::NoLocks => Errno::ENOLCK,
             Error::LockLost => Errno::EIO,
         }
+    }
+
+    /// Whether it is not known if a change was made that this is the answer to.
+    pub fn is_unclear(&self) -> bool {
+        matches!(self, Error::Io(_) | Error::Unavailable(_) | Error::NoMajority(_))
     }
 
     /// An I/O error with what was being done, keeping "disk full" and "over quota" apart.
@@ -196,7 +207,11 @@ impl fmt::Display for Error {
             Error::NotSupported => "operation not supported",
             Error::NoStore => "no object store is mounted for content",
             Error::NoDevice => "no such device or address",
-            Error::Corrupt(text) | Error::Io(text) | Error::Unavailable(text) | Error::UnknownVersion(text) => text,
+            Error::Corrupt(text)
+            | Error::Io(text)
+            | Error::Unavailable(text)
+            | Error::NoMajority(text)
+            | Error::UnknownVersion(text) => text,
             Error::Conflict => "changed by somebody else meanwhile",
             Error::Interrupted => "interrupted",
             Error::Paused => "a directory of the zone is being shared; try again",

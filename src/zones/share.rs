@@ -216,9 +216,7 @@ impl Sharing<'_> {
                 reach("share.mounted");
                 Ok(())
             }
-            Err(error @ (nexus_kernel::Error::Io(_) | nexus_kernel::Error::Unavailable(_))) => {
-                Err(Refused::Unclear(error))
-            }
+            Err(error) if error.is_unclear() => Err(Refused::Unclear(error)),
             Err(error) => Err(Refused::Failed(error)),
         }
     }

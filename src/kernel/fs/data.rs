@@ -163,7 +163,7 @@ impl NexusFs {
 /// Proposes a command with content, which `pin` keeps.
 fn propose_content(zone: &dyn Zone, command: &Command, pin: Box<dyn Send>) -> Result<Outcome> {
     let proposed = zone.propose(command);
-    if zone.is_replicated() && matches!(proposed, Err(Error::Io(_) | Error::Unavailable(_))) {
+    if zone.is_replicated() && proposed.as_ref().is_err_and(Error::is_unclear) {
         // It may be taken after all, so its bytes must stay as long as this process knows.
         std::mem::forget(pin);
         return proposed;

@@ -361,7 +361,7 @@ impl NexusFs {
     /// of it, all of the session's are given up, so that none is held by nobody.
     fn change_lock(&self, zone: &dyn Zone, ino: Ino, lock: FileLock, change: LockChange) -> Result<bool> {
         let changed = zone.propose(&Command::SetLock { ino, lock, change });
-        if let Err(Error::Io(_) | Error::Unavailable(_) | Error::LockLost) = changed {
+        if changed.as_ref().is_err_and(|error| error.is_unclear() || *error == Error::LockLost) {
             self.lost(zone, lock.owner.session);
         }
         Ok(changed?.count == 1)

@@ -33,7 +33,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::command::Outcome;
 use crate::content::ContentStore;
-use crate::error::{Error, Result};
+use crate::error::{Errno, Error, Result};
 use crate::ids::{Ino, NodeId, ZoneIndex};
 use crate::metastore::Metastore;
 use crate::model::{FileKind, Inode, InodeFlags};
@@ -77,6 +77,7 @@ pub struct NexusFs {
     unswept: Mutex<Vec<ZoneIndex>>,
     atime: AtomicU8,
     consistency: AtomicU8,
+    no_majority_is_read_only: AtomicBool,
     caching_client: bool,
     /// Without a caching client: opening (read) and taking names (write) exclude each other,
     /// so that an inode is either seen open and kept, or gone before it is opened.
@@ -106,6 +107,7 @@ impl NexusFs {
             unswept: Mutex::default(),
             atime: AtomicU8::new(options.atime as u8),
             consistency: AtomicU8::default(),
+            no_majority_is_read_only: AtomicBool::default(),
             caching_client: options.caching_client,
             open_gate: RwLock::new(()),
         };
@@ -172,6 +174,19 @@ impl NexusFs {
     /// What readers of zones that others change may miss, from now on.
     pub fn set_consistency(&self, consistency: Consistency) {
         self.consistency.store(consistency as u8, Ordering::Relaxed);
+    }
+
+    /// Has [`NexusFs::errno`] answer EROFS, in place of EIO, where no majority of a zone takes a change.
+    pub fn set_no_majority_read_only(&self, read_only: bool) {
+        self.no_majority_is_read_only.store(read_only, Ordering::Relaxed);
+    }
+
+    /// The errno for an error, as the client has asked for it.
+    pub fn errno(&self, error: &Error) -> Errno {
+        match error {
+            Error::NoMajority(_) if self.no_majority_is_read_only.load(Ordering::Relaxed) => Errno::EROFS,
+            error => error.errno(),
+        }
     }
 
     /// Before what a program relies on being as others left it: opens, names that are not there. Answers

@@ -18,7 +18,7 @@ use super::links::ClientLinks;
 use super::records::{DEFAULT_REPLICAS, REPLICAS_KEY, read};
 use crate::mirror::Part;
 use crate::net::PeerClient;
-use crate::raft::{Consensus, Copies, Copying, Member, MemberId, Replica, Span};
+use crate::raft::{Consensus, Copies, Copying, Member, MemberId, Patience, Replica, Span};
 
 /// Bytes that one message carries.
 const MESSAGE: usize = 4 << 20;
@@ -57,7 +57,7 @@ pub struct CopyParts {
     /// What is copied.
     pub content: Arc<dyn ContentStore>,
     /// How long a writer waits for somebody to keep a copy.
-    pub patience: Duration,
+    pub patience: Arc<Patience>,
 }
 
 struct Shared {
@@ -230,7 +230,7 @@ impl Shared {
     /// Has as many others keep these bytes as the zone asks for. Where not so many answer, one
     /// must, and the rest is made up for later.
     async fn copy(&self, spans: &[Span]) -> Result<()> {
-        let until = Instant::now() + self.parts.patience;
+        let until = Instant::now() + self.parts.patience.get();
         let mut limit = FIRST + Duration::from_millis(bytes(spans) / 5_000);
         let mut messages = None;
         loop {
@@ -252,7 +252,9 @@ impl Shared {
             }
             if Instant::now() >= until {
                 let why = failure.unwrap_or_default();
-                return Err(Error::Io(format!("no other member of the zone keeps a copy of what was written ({why})")));
+                return Err(Error::NoMajority(format!(
+                    "no other member of the zone keeps a copy of what was written ({why})"
+                )));
             }
             limit = AGAIN;
             tokio::time::sleep(Duration::from_millis(100)).await;

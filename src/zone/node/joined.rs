@@ -121,7 +121,7 @@ impl JoinedZone {
             group: group.clone(),
             links: links.clone(),
             content: parts.content.clone(),
-            patience: parts.zone.patience,
+            patience: parts.zone.patience.clone(),
         };
         let copies = Arc::new(ZoneCopies::start(copies, node.handle.clone()));
         let leases = Arc::new(Leases::new(LeaseParts {

@@ -12,7 +12,7 @@ use nexus_kernel::{Clock, Command, Error, Ino, Metastore, Name, Result, SystemCl
 use parking_lot::Mutex;
 
 use super::*;
-use crate::raft::{Deaf, Listener, Metastores, RestConfig};
+use crate::raft::{Deaf, Listener, Metastores, Patience, RestConfig};
 use crate::{LogConfig, NodeLog};
 
 mod rest;
@@ -105,7 +105,10 @@ impl Machine {
             listeners: Arc::new(Nobody),
             clock,
             replica: ReplicaConfig { memtable_bytes: 1 << 20, cache_bytes: 1 << 20 },
-            zone: RaftZoneConfig { patience: Duration::from_secs(20), ..RaftZoneConfig::default() },
+            zone: RaftZoneConfig {
+                patience: Arc::new(Patience::new(Duration::from_secs(20))),
+                ..RaftZoneConfig::default()
+            },
             group: GroupConfig {
                 heartbeat: Duration::from_millis(100),
                 election: Duration::from_millis(400),

@@ -115,7 +115,7 @@ impl Session {
 
 /// Whether an error is an answer that every replica gives, rather than a failure of this one.
 pub fn is_answer(error: &Error) -> bool {
-    !matches!(error, Error::Corrupt(_) | Error::Io(_) | Error::Unavailable(_) | Error::UnknownVersion(_))
+    !error.is_unclear() && !matches!(error, Error::Corrupt(_) | Error::UnknownVersion(_))
 }
 
 #[cfg(test)]

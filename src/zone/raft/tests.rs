@@ -181,7 +181,8 @@ impl Cluster {
             clock: Arc::new(SystemClock),
             runtime: self.handle(),
         };
-        let config = RaftZoneConfig { patience: Duration::from_secs(10), ..RaftZoneConfig::default() };
+        let config =
+            RaftZoneConfig { patience: Arc::new(Patience::new(Duration::from_secs(10))), ..RaftZoneConfig::default() };
         RaftZone::new(parts, config).unwrap()
     }
 

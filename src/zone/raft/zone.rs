@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use super::consensus::Consensus;
 use super::copies::{Copies, Span};
 use super::messages::{Links, Refusal};
+use super::patience::Patience;
 use super::pause::below_detached;
 use super::proposer::{Proposer, Queued};
 use super::replica::Replica;
@@ -38,7 +39,7 @@ const ALONE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct RaftZoneConfig {
     /// How long a change waits for a majority before it is given up.
-    pub patience: Duration,
+    pub patience: Arc<Patience>,
     /// How long a question to the leader waits before what is here has to do.
     pub read_patience: Duration,
     /// How long after the last change an idle zone is checkpointed.
@@ -48,7 +49,7 @@ pub struct RaftZoneConfig {
 impl Default for RaftZoneConfig {
     fn default() -> Self {
         RaftZoneConfig {
-            patience: Duration::from_secs(30),
+            patience: Arc::default(),
             read_patience: Duration::from_secs(3),
             checkpoint_idle: Duration::from_secs(10),
         }
@@ -212,7 +213,7 @@ impl RaftZone {
     /// Waits until the zone is not paused any more, or nobody seems to look after the pause.
     fn await_resumption(&self) -> Result<()> {
         let most = Instant::now() + MOST_PAUSE;
-        let (mut seen, mut until) = (None, Instant::now() + self.config.patience);
+        let (mut seen, mut until) = (None, Instant::now() + self.config.patience.get());
         loop {
             let applied = self.replica().applied();
             let mark = self.replica().paused()?;
@@ -220,7 +221,7 @@ impl RaftZone {
                 return Ok(());
             }
             if mark != seen {
-                (seen, until) = (mark, Instant::now() + self.config.patience);
+                (seen, until) = (mark, Instant::now() + self.config.patience.get());
             }
             if self.shared.closed.load(Ordering::Acquire) || self.ending.load(Ordering::Acquire) {
                 return Err(Error::Unavailable("the zone is closed".into()));
@@ -237,12 +238,12 @@ impl RaftZone {
             return Err(Error::Unavailable("the zone is closed".into()));
         }
         let payload = command.encode()?.into();
-        let until = Instant::now() + self.config.patience;
+        let until = Instant::now() + self.config.patience.get();
         let (seq, answer) = self.replica().pending.add();
         self.proposer.send(Queued { seq, payload, until })?;
         loop {
             // The proposer answers where the time is over; this is only its backstop.
-            if let Some(outcome) = answer.wait(self.config.patience + Duration::from_secs(5)) {
+            if let Some(outcome) = answer.wait(self.config.patience.get() + Duration::from_secs(5)) {
                 return outcome;
             }
             if Instant::now() >= until {
@@ -267,7 +268,9 @@ impl Drop for RaftZone {
 
 /// The answer where it is not known whether a change was made.
 pub(super) fn unclear(why: &str) -> Error {
-    Error::Io(format!("no majority of the zone's members has taken the change in time ({why}); it may still be made"))
+    Error::NoMajority(format!(
+        "no majority of the zone's members has taken the change in time ({why}); it may still be made"
+    ))
 }
 
 fn behind() -> Error {

@@ -125,7 +125,7 @@ pub async fn propose(running: &Running, command: &Command, twice: bool) -> Optio
     loop {
         if let Some(told) = answer.wait(Duration::ZERO) {
             return match told {
-                Err(Error::Unavailable(_) | Error::Io(_)) => None,
+                Err(error) if error.is_unclear() => None,
                 told => Some(told.map(drop)),
             };
         }
