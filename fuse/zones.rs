@@ -409,6 +409,7 @@ impl ZoneMounts {
                 checkpoint: report.stats.checkpoint.0,
                 log_bytes: report.log_bytes,
                 replicas: report.replicas,
+                open: report.open,
                 lacking_bytes: report.lacking_bytes,
                 mirror_bytes: report.mirror_bytes,
                 metastore_bytes: report.stats.metastore_bytes,

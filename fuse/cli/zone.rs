@@ -36,7 +36,7 @@ pub fn share(args: &ShareArgs) -> Result<String, String> {
     let synced = std::fs::File::open(&path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
     synced.map_err(|error| format!("cannot flush {}: {error}", path.display()))?;
     let (inode, ttl_sec, replicas) = (metadata.ino(), args.ttl.as_secs(), args.replicas);
-    let ask = ZoneAsk::Share { inode, name: name.clone(), ttl_sec, replicas };
+    let ask = ZoneAsk::Share { inode, name: name.clone(), ttl_sec, replicas, open: args.open };
     let invite = text_of(ask_volume(&volume, ask)?)?;
     eprintln!("{} is zone {name} from now on. To join it, elsewhere:", path.display());
     eprintln!("  nexus-fuse join INVITE DIRECTORY        with this invitation, which works once:");
@@ -65,8 +65,16 @@ fn open_below(path: &std::path::Path) -> Vec<String> {
 
 /// Joins a zone.
 pub fn join(args: &JoinArgs) -> Result<String, String> {
-    let (volume, path, inode) = empty_directory(&args.path)?;
-    let ask = ZoneAsk::Join { invite: args.invite.clone(), inode };
+    let (invite, path) = match args.places.as_slice() {
+        [path] => (None, path),
+        [invite, path] => (Some(invite.to_string_lossy().into_owned()), path),
+        _ => return Err("give an invitation and a directory, or the directory of a zone".to_owned()),
+    };
+    if invite.is_none() && !path.exists() {
+        return Err(format!("{} is not there: give an invitation and a directory", path.display()));
+    }
+    let (volume, path, inode) = empty_directory(path)?;
+    let ask = ZoneAsk::Join { invite, inode };
     let name = text_of(ask_volume(&volume, ask)?)?;
     Ok(format!("zone {name} is at {}", path.display()))
 }
@@ -140,6 +148,13 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
         ZoneCommand::Replicas(args) => {
             ask_on(&args.on, ZoneAsk::SetReplicas { name: args.zone.clone(), replicas: args.count })?;
             Ok(format!("content of {} is kept on {} nodes from now on", args.zone, args.count))
+        }
+        ZoneCommand::Open(args) => {
+            ask_on(&args.on, ZoneAsk::Open { name: args.zone.clone(), open: !args.no })?;
+            Ok(match args.no {
+                true => format!("zone {} is joined by invitation alone", args.zone),
+                false => format!("members of the zones that it stands in may join zone {}", args.zone),
+            })
         }
         ZoneCommand::Create(args) => {
             let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -238,6 +253,9 @@ fn describe(zone: &ZoneView) -> String {
         format!("{} wanted", zone.replicas)
     };
     let _ = writeln!(out, "  copies     {copies}; {} kept here for others", ByteSize(zone.mirror_bytes));
+    let joined =
+        if zone.open { "by members of the zones that it stands in, and by invitation" } else { "by invitation" };
+    let _ = writeln!(out, "  joined     {joined}");
     for member in &zone.members {
         let mut words = vec![
             if member.leads {

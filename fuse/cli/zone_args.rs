@@ -13,6 +13,7 @@ Examples:
   nexus-fuse share /mnt/nexus/project          make it a zone, and print an invitation
   nexus-fuse share /mnt/nexus/project --name p --ttl 7d
   nexus-fuse share /mnt/nexus/project --replicas 3
+  nexus-fuse share /mnt/nexus/work/plans --open
 
 What is in the directory stays as it is, for everybody on this machine; other nodes have it from
 when they join. What is written is on the disks of --replicas nodes before it counts as written,
@@ -25,6 +26,7 @@ pub(in crate::cli) const JOIN_HELP: &str = "\
 Examples:
   mkdir -p /mnt/nexus/work/project
   nexus-fuse join nexus://10.0.0.1:7420/join/... /mnt/nexus/work/project
+  nexus-fuse join /mnt/nexus/work/project/plans    a zone within that one, if it is open
 
 An invitation works once, for one node; `nexus-fuse zone invite` makes another. The members must
 be able to reach each other, in both directions, at the ports where they listen.";
@@ -57,6 +59,13 @@ Examples:
 
 What is written from then on is on so many nodes before it counts as written; what is there
 already is brought to them in the background, which `zone status` tells of.";
+
+const OPEN_HELP: &str = "\
+Examples:
+  nexus-fuse zone open plans                   members of the zone around it may `join DIRECTORY`
+  nexus-fuse zone open plans --no              by invitation alone
+
+They ask a member of both zones, which invites them. A zone in no other zone is joined by invitation alone.";
 
 const INVITE_HELP: &str = "\
 Examples:
@@ -133,15 +142,18 @@ pub struct ShareArgs {
     /// On how many nodes' disks each byte is to be, this one's among them [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_REPLICAS))]
     pub replicas: Option<u32>,
+    /// Let members of the zone around it join it without an invitation
+    #[arg(long)]
+    pub open: bool,
 }
 
 /// Arguments of `join`.
 #[derive(Args, Debug, Clone)]
 pub struct JoinArgs {
-    /// The invitation, as `share` or `zone invite` printed it
-    pub invite: String,
-    /// An empty directory on a mount of Nexus; made if missing
-    pub path: PathBuf,
+    /// The invitation, as `share` or `zone invite` printed it, and an empty directory on a mount of Nexus, made
+    /// if missing; or only the directory of a zone that stands in another and is open to its members
+    #[arg(value_names = ["INVITATION", "DIRECTORY"], num_args = 1..=2, required = true)]
+    pub places: Vec<PathBuf>,
 }
 
 /// Commands about zones.
@@ -165,6 +177,9 @@ pub enum ZoneCommand {
     /// Set on how many nodes content is kept
     #[command(after_help = REPLICAS_HELP)]
     Replicas(ReplicasArgs),
+    /// Let members of the zones that it stands in join a zone without an invitation
+    #[command(after_help = OPEN_HELP)]
+    Open(OpenArgs),
     /// Make an empty zone that stands nowhere yet
     #[command(after_help = CREATE_HELP)]
     Create(CreateArgs),
@@ -290,6 +305,19 @@ pub struct InviteArgs {
     /// How long the invitation holds: 30m, 24h, 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_time)]
     pub ttl: Duration,
+}
+
+/// Arguments of `zone open`.
+#[derive(Args, Debug, Clone)]
+pub struct OpenArgs {
+    /// The zone's name, or the beginning of its id
+    pub zone: String,
+    /// Do not, from now on
+    #[arg(long)]
+    pub no: bool,
+    /// Which mount.
+    #[command(flatten)]
+    pub on: MountOnly,
 }
 
 /// Arguments of `zone replicas`.

@@ -16,13 +16,22 @@ pub enum ZoneAsk {
         ttl_sec: u64,
         /// On how many nodes content is to be, if that is said.
         replicas: Option<u32>,
+        /// Whether members of the zone around it may join it without an invitation.
+        open: bool,
     },
     /// Join a zone, and mount it on an empty directory.
     Join {
-        /// The invitation.
-        invite: String,
+        /// The invitation; none for a zone that stands there and is open to members of the zone around it.
+        invite: Option<String>,
         /// The directory's inode number.
         inode: u64,
+    },
+    /// Say whether members of the zones that it stands in may join a zone without an invitation.
+    Open {
+        /// The zone.
+        name: String,
+        /// Whether.
+        open: bool,
     },
     /// Tell of all zones.
     List,
@@ -145,6 +154,8 @@ pub struct ZoneView {
     pub lacking_bytes: u64,
     /// Bytes of copies that this node keeps for others.
     pub mirror_bytes: u64,
+    /// Whether members of the zones that it stands in may join without an invitation.
+    pub open: bool,
     /// Its members.
     pub members: Vec<ZoneMember>,
 }
@@ -182,8 +193,9 @@ impl ElsewhereView {
             if addresses.is_empty() { String::new() } else { format!(" (at {})", addresses.join(", ")) },
         );
         format!(
-            "zone {name} stands at {path}, and this node takes no part in it: ask a member{members} for an \
-             invitation (`nexus-fuse zone invite {name}` there), then `nexus-fuse join INVITATION {path}`"
+            "zone {name} stands at {path}, and this node takes no part in it: `nexus-fuse join {path}` if it is open \
+             to members of the zone around it; else ask a member{members} for an invitation (`nexus-fuse zone invite \
+             {name}` there), then `nexus-fuse join INVITATION {path}`"
         )
     }
 }

@@ -22,7 +22,7 @@ impl ZoneMounts {
     /// Does what is asked; `node` is the directory that an inode number of the outer mount means.
     pub fn handle(&self, ask: ZoneAsk, node: impl Fn(u64) -> NodeId) -> Result<Reply, String> {
         match ask {
-            ZoneAsk::Share { inode, name, ttl_sec, replicas } => {
+            ZoneAsk::Share { inode, name, ttl_sec, replicas, open } => {
                 self.ensure_listening()?;
                 let dir = node(inode);
                 let shared = self.volume.share(dir, &name, &|joined| self.show(dir, joined.index()));
@@ -31,13 +31,21 @@ impl ZoneMounts {
                 if let Some(replicas) = replicas {
                     joined.set_replicas(replicas).map_err(|error| error.to_string())?;
                 }
+                if open {
+                    joined.set_open(true).map_err(|error| error.to_string())?;
+                }
                 self.refresh();
                 self.invitation(&joined, ttl_sec)
             }
             ZoneAsk::Join { invite, inode } => {
-                let invite = Invite::parse(&invite, SystemClock.now()).map_err(|error| error.to_string())?;
+                let parsed = invite.map(|invite| Invite::parse(&invite, SystemClock.now()).map_err(|e| e.to_string()));
+                let invite = parsed.transpose()?;
                 self.ensure_listening()?;
-                let joined = self.volume.join(&invite, node(inode)).map_err(text)?;
+                let joined = match &invite {
+                    Some(invite) => self.volume.join(invite, node(inode)),
+                    None => self.volume.join_within(node(inode)),
+                };
+                let joined = joined.map_err(text)?;
                 self.refresh();
                 Ok(Reply::Text { text: joined.name().to_owned() })
             }
@@ -64,6 +72,10 @@ impl ZoneMounts {
             }
             ZoneAsk::SetReplicas { name, replicas } => {
                 self.named(&name)?.set_replicas(replicas).map_err(|error| error.to_string())?;
+                Ok(Reply::Done)
+            }
+            ZoneAsk::Open { name, open } => {
+                self.named(&name)?.set_open(open).map_err(|error| error.to_string())?;
                 Ok(Reply::Done)
             }
             ZoneAsk::Create { name, owner } => {

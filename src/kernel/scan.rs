@@ -1,12 +1,13 @@
-//! What the metadata of a zone says of blobs and orphans, read in bounded steps.
+//! What the metadata of a zone says of blobs, orphans and zones within it, read in bounded steps.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use crate::error::Result;
 use crate::ids::{BlobId, Ino};
+use crate::machine::MOUNT_PREFIX;
 use crate::metastore::{MetaRead, Table};
-use crate::model::{self, Blob, Extent, keys};
+use crate::model::{self, Blob, Extent, MountTarget, keys};
 use crate::zone::Zone;
 
 /// Records read in one go, so that a read is short.
@@ -47,6 +48,27 @@ pub fn orphans(zone: &dyn Zone, from: Ino, limit: usize) -> Result<Vec<Ino>> {
         Ok(if page.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     Ok(page)
+}
+
+/// Whether the zone with the id `child` stands somewhere in `zone`.
+pub fn stands_in(zone: &dyn Zone, child: &[u8; 16]) -> Result<bool> {
+    let mut places = Vec::new();
+    let end = MOUNT_PREFIX.replace('/', "0");
+    pages_between(zone, Table::Sys, MOUNT_PREFIX.into(), end.as_bytes(), &mut |key, _| {
+        let number = key.get(MOUNT_PREFIX.len()..).and_then(|text| std::str::from_utf8(text).ok());
+        places.extend(number.and_then(|text| text.parse().ok()).map(Ino));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let mut stands = false;
+    for ino in places {
+        zone.read(&mut |state| {
+            if let Some(target) = state.get(Table::Symlink, &keys::ino(ino))? {
+                stands |= model::decode::<MountTarget>("mount target", &target)?.zone == *child;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(stands)
 }
 
 /// All blobs that `zone` knows.

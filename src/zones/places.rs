@@ -40,6 +40,22 @@ impl Volume {
         Ok(joined)
     }
 
+    /// Becomes a member of the zone that stands at `dir` within another, if it is open to that one's
+    /// members.
+    pub fn join_within(&self, dir: NodeId) -> Result<Arc<JoinedZone>> {
+        let failed = |error| self.failed("join a zone with", error);
+        let refused = |problem: &str| Error::Setting { place: "join".to_owned(), problem: problem.to_owned() };
+        let target = self.fs.mounted_at(dir).map_err(failed)?;
+        let target = target.ok_or_else(|| refused("no zone stands there: give an invitation, too"))?;
+        let node = self.node()?;
+        let outer = node.zones().into_iter().find(|joined| joined.index() == dir.zone());
+        let outer = outer.ok_or_else(|| {
+            refused("the zone stands in no other zone, whose members could be asked: give an invitation, too")
+        })?;
+        let invite = node.invitation_within(&outer, ZoneId(target.zone), &target.addresses).map_err(failed)?;
+        self.join(&invite, dir)
+    }
+
     /// Puts a zone in place of an empty directory.
     pub(super) fn put_at(&self, dir: NodeId, target: &MountTarget) -> Result<()> {
         let failed = |error| self.failed("mount a zone in", error);

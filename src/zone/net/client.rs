@@ -289,11 +289,13 @@ impl PeerClient {
         })))
     }
 
-    /// Makes an invitation that holds for `ttl`, whole seconds up to 2^32-1.
-    pub async fn invite(&self, ttl: Duration, limit: Duration) -> Result<Invite, CallError> {
+    /// Makes an invitation that holds for `ttl`, whole seconds up to 2^32-1: to this zone, or to one that
+    /// stands in it.
+    pub async fn invite(&self, child: Option<ZoneId>, ttl: Duration, limit: Duration) -> Result<Invite, CallError> {
         use proto::invite_reply::Outcome;
         let ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
-        let request = proto::InviteRequest { header: convert::to_header(self.zone), ttl_s };
+        let request =
+            proto::InviteRequest { header: convert::to_header(self.zone), ttl_s, child: convert::to_child(child) };
         match within(limit, self.api.clone().invite_zone(request)).await?.outcome {
             Some(Outcome::Invite(text)) => Ok(convert::invite(&text)?),
             Some(Outcome::Refusal(refusal)) => Err(convert::refusal(refusal)?.into()),

@@ -478,6 +478,14 @@ pub(super) fn ttl(request: &proto::InviteRequest) -> Result<Duration> {
     }
 }
 
+pub(super) fn child(request: &proto::InviteRequest) -> Result<Option<ZoneId>> {
+    (!request.child.is_empty()).then(|| zone(&request.child)).transpose()
+}
+
+pub(super) fn to_child(child: Option<ZoneId>) -> Bytes {
+    child.map_or_else(Bytes::new, |child| Bytes::copy_from_slice(&child.0))
+}
+
 pub(super) fn invite(text: &str) -> Result<Invite> {
     Invite::parse_any_age(text).map_err(|error| Malformed(error.to_string()))
 }

@@ -284,8 +284,9 @@ pub trait Peer: Send + Sync + 'static {
     /// Makes whoever has this token a member. The asker is a stranger.
     fn join(&self, zone: ZoneId, request: JoinRequest) -> Answer<'_, Joined>;
 
-    /// Makes an invitation that holds for `ttl`, whole seconds.
-    fn invite(&self, caller: Caller, ttl: Duration) -> Answer<'_, Invite>;
+    /// Makes an invitation that holds for `ttl`, whole seconds: to the caller's zone, or to one that
+    /// stands in that and is open to its members.
+    fn invite(&self, caller: Caller, child: Option<ZoneId>, ttl: Duration) -> Answer<'_, Invite>;
 
     /// Where the path of these names, each a valid one, leads: from the zone's root on, at most
     /// 4,096 names. The asker may be a stranger: say nothing but what the way needs.

@@ -433,7 +433,8 @@ impl ZoneApiService for Service {
         let request = request.into_inner();
         let caller = self.0.member(request.header.as_ref())?;
         let ttl = convert::ttl(&request).map_err(|error| self.0.malformed(error))?;
-        let outcome = match self.0.within(self.0.shared.parts.peer.invite(caller, ttl)).await? {
+        let child = convert::child(&request).map_err(|error| self.0.malformed(error))?;
+        let outcome = match self.0.within(self.0.shared.parts.peer.invite(caller, child, ttl)).await? {
             Ok(invite) => {
                 Outcome::Invite(invite.to_text().map_err(|error| status(Refusal::Invalid(error.to_string())))?)
             }

@@ -81,6 +81,8 @@ pub struct ZoneReport {
     pub log_bytes: u64,
     /// On how many nodes each byte of content is to be.
     pub replicas: u32,
+    /// Whether members of the zones that it stands in may join without an invitation.
+    pub open: bool,
     /// Bytes that this node has written and of which there are too few copies, as of the last look.
     pub lacking_bytes: u64,
     /// Bytes of copies that this node keeps for others.
@@ -272,6 +274,7 @@ impl JoinedZone {
             stats: self.zone.stats()?,
             log_bytes: self.log.bytes() as u64,
             replicas: self.replicas(),
+            open: self.is_open()?,
             lacking_bytes: self.copies.lacking(),
             mirror_bytes: self.mirror.bytes(self.index),
             group,

@@ -9,6 +9,7 @@ mod files;
 mod joined;
 mod leases;
 mod links;
+mod open;
 mod orphans;
 mod pulse;
 mod recopy;

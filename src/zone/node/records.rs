@@ -12,6 +12,8 @@ pub const CA_KEY: &str = "zone/ca";
 /// Set once the zone is to be deleted by all its members: the name of the one who asked for it.
 /// Behind it, with `/` and a member's id, stands who knows.
 pub const ENDED_KEY: &str = "zone/ended";
+/// There if members of zones that the zone stands in may join it without an invitation from its own.
+pub const OPEN_KEY: &str = "zone/open";
 /// What people call the zone.
 pub const NAME_KEY: &str = "zone/name";
 

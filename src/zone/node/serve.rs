@@ -25,7 +25,7 @@ use crate::raft::{self, Incoming, Mark, MemberId, Position, ProcessId, RestOffer
 /// Bytes of a blob that are read and sent at a time.
 const PIECE: u64 = 256 << 10;
 
-fn refused(error: &Error) -> net::Refusal {
+pub(super) fn refused(error: &Error) -> net::Refusal {
     match error {
         Error::NotFound => net::Refusal::NotFound("there is no such thing here".into()),
         Error::Invalid => net::Refusal::Invalid("the request makes no sense".into()),
@@ -288,10 +288,13 @@ impl Peer for ZoneNode {
         })
     }
 
-    fn invite(&self, caller: Caller, ttl: Duration) -> Answer<'_, Invite> {
+    fn invite(&self, caller: Caller, child: Option<ZoneId>, ttl: Duration) -> Answer<'_, Invite> {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
-            tokio::task::block_in_place(|| ZoneNode::invite(self, &joined, ttl)).map_err(|error| refused(&error))
+            tokio::task::block_in_place(|| match child {
+                None => ZoneNode::invite(self, &joined, ttl).map_err(|error| refused(&error)),
+                Some(child) => self.invite_to_child(&joined, child, ttl),
+            })
         })
     }
 

@@ -133,6 +133,8 @@ fn a_snapshot_and_a_blob_arrive_whole_or_not_at_all() {
 #[test]
 fn a_stranger_joins_once_and_is_a_member_then() {
     let world = World::new();
+    let child = world.runtime.block_on(world.client().invite(Some(ZoneId([8; 16])), LIMIT, LIMIT)).unwrap();
+    assert_eq!(child.zone, ZoneId([8; 16]));
     let invite = world.invite();
     let key = NodeKey::create().unwrap();
     let joiner = world.joiner(&invite);

@@ -235,14 +235,14 @@ impl Peer for Arc<Fake> {
         })
     }
 
-    fn invite(&self, caller: Caller, ttl: Duration) -> Answer<'_, Invite> {
+    fn invite(&self, caller: Caller, child: Option<ZoneId>, ttl: Duration) -> Answer<'_, Invite> {
         self.called(caller);
         Box::pin(async move {
             let token = Token::create().map_err(|error| Refusal::Unavailable(error.to_string()))?;
             self.tokens.lock().insert(token.hash());
             Ok(Invite {
                 addresses: vec!["127.0.0.1:1".into()],
-                zone: caller.zone,
+                zone: child.unwrap_or(caller.zone),
                 zone_name: "home".into(),
                 ca: self.ca.lock().fingerprint(),
                 token,
@@ -337,7 +337,7 @@ impl World {
 
     /// An invitation to this server.
     pub(super) fn invite(&self) -> Invite {
-        let mut invite = self.runtime.block_on(self.client().invite(Duration::from_secs(60), LIMIT)).unwrap();
+        let mut invite = self.runtime.block_on(self.client().invite(None, Duration::from_secs(60), LIMIT)).unwrap();
         invite.addresses = vec![self.address()];
         invite
     }

@@ -92,8 +92,8 @@ fn messages() {
             |request: proto::FetchBlobRequest| convert::blob_range(&request);
         proto::JoinRequest, convert::to_join(ZONE, request), convert::join;
         proto::Joined, convert::to_joined(joined), convert::joined;
-        proto::InviteRequest, proto::InviteRequest { header: None, ttl_s: 60 },
-            |request: proto::InviteRequest| convert::ttl(&request);
+        proto::InviteRequest, proto::InviteRequest { header: None, ttl_s: 60, child: Bytes::from_static(&[7; 16]) },
+            |request: proto::InviteRequest| convert::ttl(&request).and_then(|_| convert::child(&request));
         proto::ResolveRequest, proto::ResolveRequest { header: None, components },
             |request: proto::ResolveRequest| convert::components(request.components);
         proto::ResolveReply, convert::to_resolved(mount), |reply| convert::resolved(reply, 1);

@@ -55,7 +55,7 @@ fn without_a_certificate_only_joining_and_resolving_is_allowed() {
         let mut api = ZoneApiServiceClient::new(channel.clone());
         let request = proto::ReadIndexRequest { header: header.clone() };
         assert_eq!(api.read_index(request).await.unwrap_err().code(), Code::Unauthenticated);
-        let request = proto::InviteRequest { header: header.clone(), ttl_s: 9 };
+        let request = proto::InviteRequest { header: header.clone(), ttl_s: 9, child: Default::default() };
         assert_eq!(api.invite_zone(request).await.unwrap_err().code(), Code::Unauthenticated);
         let mut transport = ZoneTransportServiceClient::new(channel);
         let request = proto::HeldRequest { header: header.clone(), inodes: vec![1], as_of: None };
