@@ -410,6 +410,7 @@ impl ZoneMounts {
                 log_bytes: report.log_bytes,
                 replicas: report.replicas,
                 open: report.open,
+                commands: report.commands,
                 lacking_bytes: report.lacking_bytes,
                 mirror_bytes: report.mirror_bytes,
                 metastore_bytes: report.stats.metastore_bytes,

@@ -78,6 +78,11 @@ impl Mount {
         self
     }
 
+    /// The same, for the next start.
+    pub fn forget_variable(&mut self, name: &str) {
+        self.environment.retain(|(other, _)| other != name);
+    }
+
     /// Has requests carried by `transport`, if one is named; [`Mount::start`] sees to it that they are.
     pub fn over(mut self, transport: Option<Transport>) -> Mount {
         self.transport = transport;

@@ -253,6 +253,7 @@ fn describe(zone: &ZoneView) -> String {
         format!("{} wanted", zone.replicas)
     };
     let _ = writeln!(out, "  copies     {copies}; {} kept here for others", ByteSize(zone.mirror_bytes));
+    let _ = writeln!(out, "  commands   up to version {}, which all members know", zone.commands);
     let joined =
         if zone.open { "by members of the zones that it stands in, and by invitation" } else { "by invitation" };
     let _ = writeln!(out, "  joined     {joined}");

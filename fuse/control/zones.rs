@@ -154,6 +154,8 @@ pub struct ZoneView {
     pub lacking_bytes: u64,
     /// Bytes of copies that this node keeps for others.
     pub mirror_bytes: u64,
+    /// The newest version of commands that all members know.
+    pub commands: u8,
     /// Whether members of the zones that it stands in may join without an invitation.
     pub open: bool,
     /// Its members.

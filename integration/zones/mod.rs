@@ -15,6 +15,7 @@ mod options;
 mod proof;
 mod recover;
 mod rest;
+mod upgrade;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -59,6 +60,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
         Case::new("certificates renew themselves", certificates::renewed),
+        Case::new("members are upgraded one after the other under load", upgrade::rolling),
         Case::new("a share that is cut short", closed::cut_short),
         Case::new("a directory of a zone becomes a zone within it", nested::within),
         Case::new("a share within a zone that is cut short", nested::cut_short),

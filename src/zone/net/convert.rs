@@ -15,7 +15,7 @@ use super::peer::{
 };
 use super::pki::MAX_DER;
 use crate::mirror::{Part, Ranges};
-use crate::raft::{Entry, Member, MemberId, Position, ProcessId, RestOffer, Vote};
+use crate::raft::{BEFORE_ANNOUNCEMENTS, Entry, Member, MemberId, Position, ProcessId, RestOffer, Vote};
 
 /// Version of the protocol that this build speaks, the only one.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -424,6 +424,7 @@ pub(super) fn to_join(zone: ZoneId, request: JoinRequest) -> proto::JoinRequest 
             witness: request.member.witness,
             writer: request.member.writer,
         }),
+        commands: u32::from(request.commands),
     }
 }
 
@@ -442,6 +443,10 @@ pub(super) fn join(request: proto::JoinRequest) -> Result<JoinRequest> {
             addresses: listens,
             writer: member.writer,
             witness: member.witness,
+        },
+        commands: match request.commands {
+            0 => BEFORE_ANNOUNCEMENTS,
+            version => u8::try_from(version).map_err(|_| Malformed("a version above 255".into()))?,
         },
     })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nexus_kernel::Clock;
+use nexus_kernel::command::known_version;
 use nexus_proto as proto;
 use nexus_proto::zone_api_service_client::ZoneApiServiceClient;
 use tokio::runtime::Handle;
@@ -59,7 +60,7 @@ impl JoinClient {
     ) -> Result<(Joined, NodeIdentity), CallError> {
         use proto::join_reply::Outcome;
         let csr = Bytes::from(key.csr().map_err(protocol)?);
-        let request = JoinRequest { token: invite.token.clone(), csr, member };
+        let request = JoinRequest { token: invite.token.clone(), csr, member, commands: known_version() };
         let mut addresses = self.zone.addresses.clone();
         for _ in 0..MAX_HOPS {
             let mut api = self.api(addresses)?;

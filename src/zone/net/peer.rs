@@ -163,6 +163,8 @@ pub struct JoinRequest {
     pub csr: Bytes,
     /// What the others are to know of it.
     pub member: Member,
+    /// The newest version of commands that it knows.
+    pub commands: u8,
 }
 
 /// What a new member is given.

@@ -15,7 +15,7 @@ use super::leases::{self, LeaseParts, Leases};
 use super::links::ClientLinks;
 use super::records::REPLICAS_KEY;
 use super::{Listeners, ZoneNode};
-use super::{orphans, recopy, renewal, steward};
+use super::{orphans, recopy, renewal, steward, versions};
 use crate::mirror::MirrorStore;
 use crate::net::{NodeIdentity, NodeKey, ZoneId};
 use crate::raft::{
@@ -81,6 +81,8 @@ pub struct ZoneReport {
     pub log_bytes: u64,
     /// On how many nodes each byte of content is to be.
     pub replicas: u32,
+    /// The newest version of commands that all members know.
+    pub commands: u8,
     /// Whether members of the zones that it stands in may join without an invitation.
     pub open: bool,
     /// Bytes that this node has written and of which there are too few copies, as of the last look.
@@ -173,6 +175,7 @@ impl JoinedZone {
             self.runtime.spawn(leases),
             self.runtime.spawn(orphans),
             self.runtime.spawn(renewal),
+            self.runtime.spawn(versions::run(Arc::downgrade(self))),
         ]);
     }
 
@@ -275,6 +278,7 @@ impl JoinedZone {
             log_bytes: self.log.bytes() as u64,
             replicas: self.replicas(),
             open: self.is_open()?,
+            commands: self.zone.replica().commands(),
             lacking_bytes: self.copies.lacking(),
             mirror_bytes: self.mirror.bytes(self.index),
             group,

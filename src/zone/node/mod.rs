@@ -19,6 +19,7 @@ mod renewal;
 mod serve;
 mod steward;
 mod stored;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nexus_kernel::command::known_version;
 use nexus_kernel::disk::Disk;
 use nexus_kernel::{Clock, Command, ContentStore, Error, Ino, Metastore, Result, Zone, ZoneIndex};
 use parking_lot::{Mutex, RwLock};
@@ -39,7 +41,7 @@ use crate::net::{
 };
 use crate::raft::{
     Flusher, GroupConfig, GroupLog, Listener, Member, MemberId, Metastores, ProcessId, RaftZoneConfig, ReplicaConfig,
-    Role,
+    Role, version_key,
 };
 
 use files::{ZoneFolder, ZoneRecord};
@@ -345,6 +347,7 @@ impl ZoneNode {
             (CA_KEY.to_owned(), nexus_kernel::model::encode(&ca.to_pem())?.to_vec()),
             (NAME_KEY.to_owned(), nexus_kernel::model::encode(&name.to_owned())?.to_vec()),
             (pin_key(member), nexus_kernel::model::encode(&key.fingerprint().0)?.to_vec()),
+            (version_key(member), nexus_kernel::model::encode(&known_version())?.to_vec()),
             (member_key(member), self.member_record(&certificate)?),
         ];
         if within.is_some() {

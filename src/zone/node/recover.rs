@@ -11,7 +11,7 @@ use super::ZoneNode;
 use super::joined::JoinedZone;
 use super::records::{member_key, pin_key};
 use super::steward::{JOINING, LEAVING};
-use crate::raft::{Entry, MemberId, Membership, Payload, Position, Vote};
+use crate::raft::{Entry, MemberId, Membership, Payload, Position, Vote, version_key};
 
 /// How long those that are left may take to agree on a leader.
 const AGREE: Duration = Duration::from_secs(30);
@@ -89,7 +89,9 @@ impl ZoneNode {
     /// Revokes those that are lost. Done once more, it does nothing.
     fn forget_lost(&self, joined: &JoinedZone, plan: &RecoveryPlan) -> Result<()> {
         for id in plan.lost.keys() {
-            for key in [member_key(*id), pin_key(*id), format!("{JOINING}{id}"), format!("{LEAVING}{id}")] {
+            for key in
+                [member_key(*id), pin_key(*id), version_key(*id), format!("{JOINING}{id}"), format!("{LEAVING}{id}")]
+            {
                 joined.zone().propose(&Command::SetSys { key, value: None })?;
             }
         }

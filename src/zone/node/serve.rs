@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use nexus_kernel::command::known_version;
 use nexus_kernel::model::{self, LockSession, keys};
 use nexus_kernel::scan::find_blob;
 use nexus_kernel::{BlobId, Command, Error, Ino, Result, Table, Zone};
@@ -20,7 +21,7 @@ use crate::net::{
     self, Answer, BlobRange, BoxStream, Caller, Fingerprint, Guard, Invite, JoinRequest, Joined, Peer, Proposal,
     Resolved, SnapshotHead, ZoneAddress, ZoneCa, ZoneId,
 };
-use crate::raft::{self, Incoming, Mark, MemberId, Position, ProcessId, RestOffer, Vote};
+use crate::raft::{self, Incoming, Mark, MemberId, Position, ProcessId, RestOffer, Vote, version_key};
 
 /// Bytes of a blob that are read and sent at a time.
 const PIECE: u64 = 256 << 10;
@@ -335,6 +336,14 @@ impl ZoneNode {
         if clash {
             return Err(denied("a member of the zone already has the data folder that this node's was copied from"));
         }
+        let used = zone.replica().commands().min(known_version());
+        if request.commands < used {
+            return Err(denied(&format!(
+                "the zone uses commands of version {used}, and that node's build knows no newer than {}: it must be \
+                 upgraded first",
+                request.commands
+            )));
+        }
         let ca = ca.ok_or_else(|| refused(&Error::NotFound))?;
         let ca = ZoneCa::from_pem(&ca).map_err(|error| net::Refusal::Unavailable(error.to_string()))?;
         let id = MemberId(u64::from_be_bytes(super::random().map_err(failed)?));
@@ -354,6 +363,7 @@ impl ZoneNode {
         let shown =
             net::PeerCertificate::parse(&certificate).map_err(|error| net::Refusal::Invalid(error.to_string()))?;
         let settings = [
+            (version_key(id), model::encode(&request.commands).map_err(failed)?),
             (pin_key(id), model::encode(&shown.key.0).map_err(failed)?),
             (member_key(id), model::encode(&record).map_err(failed)?),
             (format!("{JOINING}{id}"), model::encode(&request.member).map_err(failed)?),

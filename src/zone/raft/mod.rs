@@ -16,6 +16,7 @@ mod proposer;
 mod replica;
 mod rest;
 mod snapshot;
+mod versions;
 mod zone;
 
 pub use consensus::{Consensus, GroupStatus, Role};
@@ -31,6 +32,7 @@ pub use proposal::Batch;
 pub use replica::{Change, Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
 pub use rest::{ProcessId, Rest, RestConfig, RestOffer, Timers};
 pub use snapshot::{Incoming, Outgoing};
+pub use versions::{BEFORE_ANNOUNCEMENTS, announced, version_key};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nexus_kernel::locks::LockSignal;
@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::entry::{Entry, MemberId, Membership, Payload, Position, decode, encode};
 use super::pending::Pending;
 use super::proposal::{Batch, Session, Turn, is_answer};
+use super::versions::{VERSION_PREFIX, agreed};
 use crate::replica::{Base, MemTable, Reader, State};
 
 /// How often an apply that waits for a drain looks again.
@@ -120,6 +121,10 @@ pub struct Replica {
     closed: AtomicBool,
     /// Whether the state has a mark at [`machine::PAUSED_KEY`].
     paused: AtomicBool,
+    /// The newest version of commands that all members know.
+    commands: AtomicU8,
+    /// Whether the entry that is being applied announces what a member knows.
+    announced: AtomicBool,
 }
 
 /// What applying goes on from.
@@ -146,6 +151,7 @@ impl Replica {
         let state = State::over(metastore, config.cache_bytes)?;
         let applied = AtomicU64::new(mark.applied.map_or(0, |at| at.index + 1));
         let paused = AtomicBool::new(pause_mark(&state)?.is_some());
+        let commands = AtomicU8::new(agreed_version(&state, &mark.membership)?);
         let applying = Applying { drained: mark.clone(), mark, ..Applying::default() };
         Ok(Replica {
             me,
@@ -164,12 +170,19 @@ impl Replica {
             waiting: Mutex::new(()),
             closed: AtomicBool::new(false),
             paused,
+            commands,
+            announced: AtomicBool::new(false),
         })
     }
 
     /// The mark that the zone is paused by, if it is.
     pub fn paused(&self) -> Result<Option<bytes::Bytes>> {
         if self.paused.load(Ordering::Acquire) { pause_mark(&self.state()) } else { Ok(None) }
+    }
+
+    /// The newest version of commands that all members know.
+    pub fn commands(&self) -> u8 {
+        self.commands.load(Ordering::Acquire)
     }
 
     /// The newest state.
@@ -274,11 +287,17 @@ impl Replica {
             Payload::Membership(membership) => {
                 applying.mark.membership_at = Some(entry.position);
                 applying.mark.membership = membership.clone();
+                self.commands.store(agreed_version(&self.state(), membership)?, Ordering::Release);
                 Ok(())
             }
             Payload::Proposals(bytes) => {
                 let batch = Batch::decode(bytes)?;
-                self.apply_batch(applying, entry.position, &batch)
+                self.apply_batch(applying, entry.position, &batch)?;
+                if self.announced.swap(false, Ordering::AcqRel) {
+                    let agreed = agreed_version(&self.state(), &applying.mark.membership)?;
+                    self.commands.store(agreed, Ordering::Release);
+                }
+                Ok(())
             }
         }
     }
@@ -344,6 +363,9 @@ impl Replica {
             && state.info.get().is_none()
         {
             let _ = state.info.set(info);
+        }
+        if matches!(&command, Command::SetSys { key, .. } if key.starts_with(VERSION_PREFIX)) {
+            self.announced.store(true, Ordering::Release);
         }
         if matches!(command, Command::SetLock { .. } | Command::EndLocks { .. }) {
             self.locks.ring();
@@ -457,6 +479,7 @@ impl Replica {
         *applying = Applying { drained: mark.clone(), mark, sessions: HashMap::new(), failed };
         self.applied.store(expect.map_or(0, |at| at.index + 1), Ordering::Release);
         self.paused.store(pause_mark(&state)?.is_some(), Ordering::Release);
+        self.commands.store(agreed_version(&state, &applying.mark.membership)?, Ordering::Release);
         self.answer_from(&state)?;
         self.listener.replaced();
         self.locks.ring();
@@ -498,6 +521,15 @@ fn commit(metastore: &dyn Metastore, changes: &MemTable, mark: &Mark) -> Result<
 
 fn pause_mark(state: &State) -> Result<Option<bytes::Bytes>> {
     state.fetch(Table::Sys, &keys::sys(machine::PAUSED_KEY))
+}
+
+fn agreed_version(state: &State, membership: &Membership) -> Result<u8> {
+    let mut version = 0;
+    state.read(&mut |state| {
+        version = agreed(state, membership)?;
+        Ok(())
+    })?;
+    Ok(version)
 }
 
 /// How far a replica's metastore has come.

@@ -190,6 +190,10 @@ impl RaftZone {
 
     /// Proposes, and waits for the answer; while the zone is paused, for that to end first.
     fn propose_and_wait(&self, command: &Command) -> Result<Outcome> {
+        if command.version() > self.replica().commands() {
+            log::debug!("a command of version {} has to wait until all members know it", command.version());
+            return Err(Error::NotSupported);
+        }
         let mut waited = false;
         loop {
             if !command.passes_pause() && self.replica().paused()?.is_some() {

@@ -23,7 +23,8 @@ fn messages() {
         membership: Bytes::from_static(b"m"),
         member: CLIENT,
     };
-    let request = JoinRequest { token: Token([3; 32]), csr: Bytes::from_static(b"csr"), member: newcomer() };
+    let request =
+        JoinRequest { token: Token([3; 32]), csr: Bytes::from_static(b"csr"), member: newcomer(), commands: 6 };
     let mut two = append(4, 30);
     two.entries.extend(append(5, 30).entries);
     let head = SnapshotHead {
