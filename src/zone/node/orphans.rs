@@ -93,7 +93,9 @@ impl Watch {
         }
         let free: Vec<Ino> = asked.iter().filter(|ino| !used.contains(ino)).copied().collect();
         self.used.retain(|ino| free.binary_search(ino).is_err());
-        let is_new = asked.iter().any(|ino| used.contains(ino) && self.used.insert(*ino));
+        let known = self.used.len();
+        self.used.extend(asked.iter().filter(|ino| used.contains(ino)));
+        let is_new = self.used.len() > known;
         self.next = match self.next {
             _ if self.used.is_empty() => None,
             Some((at, _)) if !is_new && now < at => self.next,

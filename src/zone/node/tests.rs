@@ -247,8 +247,22 @@ fn a_zone_that_cannot_be_opened_is_told_of_and_is_there_again_once_it_can() {
     let ids: Vec<_> = node.zones().iter().map(|joined| joined.id()).collect();
     node.close().unwrap();
     drop(node);
-    // Both certificates have expired.
+    // Both certificates have expired, and are made anew.
     let node = machine.node_at(Arc::new(Later));
+    let zones = node.open();
+    assert_eq!(zones.iter().map(|joined| joined.id()).collect::<Vec<_>>(), ids);
+    assert!(has(&**zones[0].zone(), "first") && has(&**zones[1].zone(), "second"));
+    node.close().unwrap();
+    drop((zones, node));
+    // Each has the other's key, until they are put back. The clock is right again.
+    let key = |zone: &str| machine.dir.path().join("zones").join(zone).join("node.key");
+    let swap = || {
+        let keys = ["1", "2"].map(|zone| std::fs::read(key(zone)).unwrap());
+        std::fs::write(key("1"), &keys[1]).unwrap();
+        std::fs::write(key("2"), &keys[0]).unwrap();
+    };
+    swap();
+    let node = machine.node();
     assert!(node.open().is_empty());
     let closed = node.closed();
     assert_eq!(closed.iter().filter_map(|zone| zone.id).collect::<Vec<_>>(), ids);
@@ -257,6 +271,7 @@ fn a_zone_that_cannot_be_opened_is_told_of_and_is_there_again_once_it_can() {
     }
     node.close().unwrap();
     drop(node);
+    swap();
     // One of the two has no record any more; the certificate still tells which zone it is.
     let record = machine.dir.path().join("zones").join(closed[0].index.unwrap().to_string()).join("zone");
     let bytes = std::fs::read(&record).unwrap();
