@@ -22,3 +22,4 @@ pub mod zones;
 pub use boot::Volume;
 pub use config::{Config, Settings};
 pub use error::{Error, Result};
+pub use nexus_content::{RoomPolicy, WhenFull};

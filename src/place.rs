@@ -3,8 +3,8 @@
 
 use std::ops::ControlFlow;
 
-use nexus_content::ReclaimConfig;
 pub use nexus_content::{Garbage, Migrated, Scrubbed};
+use nexus_content::{ReclaimConfig, RoomPolicy};
 use nexus_drivers::object_store::Limiter;
 use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, FsyncLevel, Inode, Placement, decode};
@@ -60,6 +60,16 @@ impl Volume {
     /// Bytes of content that are only on this disk, if it is to go elsewhere.
     pub fn waiting_bytes(&self) -> u64 {
         self.content.unsealed_bytes_of(StoreId(0))
+    }
+
+    /// What writes do where this disk has no room for more, and how much may wait for stores.
+    pub fn room_policy(&self) -> RoomPolicy {
+        self.content.room_policy()
+    }
+
+    /// Changes that, also for writes that wait.
+    pub fn set_room_policy(&self, policy: RoomPolicy) {
+        self.content.set_room_policy(policy);
     }
 
     /// Adds a store, from now on and for all later mounts. It has to answer, and to belong to

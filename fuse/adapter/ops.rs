@@ -59,6 +59,11 @@ impl Adapter {
         self.fs.errno(error)
     }
 
+    /// Whether the mount promises readers of zones that they miss nothing.
+    pub fn is_strict(&self) -> bool {
+        self.fs.is_strict()
+    }
+
     /// LOOKUP. A name that is not there is `None`, so that its absence can be cached.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
         let parent = self.view.node(parent);

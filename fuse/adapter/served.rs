@@ -77,7 +77,9 @@ impl Served {
             | init::HAS_EXPIRE_ONLY;
         let shared = match self.adapter.view().coherence {
             Coherence::Sole => 0,
-            Coherence::Shared => init::AUTO_INVAL_DATA | init::POSIX_LOCKS | init::FLOCK_LOCKS,
+            Coherence::Shared => {
+                init::AUTO_INVAL_DATA | init::POSIX_LOCKS | init::FLOCK_LOCKS | init::DIRECT_IO_ALLOW_MMAP
+            }
         };
         Settings { wanted: wanted | shared, ..Settings::default() }
     }
@@ -224,9 +226,12 @@ impl Served {
     }
 
     /// What to tell the kernel of a descriptor opened with these flags. Where others append, too, the
-    /// kernel does not know where what is appended comes to lie, and must not keep it in its pages.
+    /// kernel does not know where what is appended comes to lie, and must not keep it in its pages. Nor
+    /// may it where nothing is to be missed: of a file that another node makes longer, a reader meets
+    /// zeros in the last page whose bytes were read before the new size was learned.
     fn reply_flags(&self, open: u32) -> u32 {
-        if open & O_APPEND != 0 && self.is_shared() { fopen::DIRECT_IO } else { 0 }
+        let direct = self.is_shared() && (open & O_APPEND != 0 || self.adapter.is_strict());
+        if direct { fopen::DIRECT_IO } else { 0 }
     }
 
     /// Listings go by cookies and need no handle; the kernel asks once, and then keeps

@@ -179,6 +179,7 @@ impl DaemonHandler {
         if let Some(read_only) = options.zone_read_only {
             self.volume.fs().set_no_majority_read_only(read_only);
         }
+        self.volume.set_room_policy(options.room_policy(self.volume.room_policy()));
         Ok(Reply::Done)
     }
 }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nexus::folder::{DataFolder, Layout};
-use nexus::{Config, Volume};
+use nexus::{Config, RoomPolicy, Volume};
 use nexus_kernel::fs::FsOptions;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -114,6 +114,7 @@ fn run_on(
     let fs_options =
         FsOptions { atime: options.atime_policy(), read_only: options.is_read_only(), caching_client: true };
     let volume = Arc::new(Volume::open(folder, &plan.config, fs_options)?);
+    volume.set_room_policy(options.room_policy(RoomPolicy::default()));
     if let Err(problem) = check_outside(&volume.store_folders(), Some(&point.target)) {
         close(&volume)?;
         return Err(problem);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nexus::config::ByteSize;
+use nexus::{RoomPolicy, WhenFull};
 use nexus_fuse_transport::Choice;
 use nexus_kernel::fs::{AtimePolicy, Consistency};
 use rustix::mount::MountFlags;
@@ -83,6 +84,10 @@ pub struct MountOptions {
     pub zone_timeout: Option<Duration>,
     /// `zone_errno=EIO|EROFS`: what they fail with then; whether by EROFS.
     pub zone_read_only: Option<bool>,
+    /// `backlog=SIZE`: most content that may wait for stores that are far away, bytes.
+    pub backlog_bytes: Option<u64>,
+    /// `full=enospc|wait`: what a write does where there is no room for it.
+    pub when_full: Option<WhenFull>,
     /// `nonempty`: mount over a directory that has entries.
     pub nonempty: bool,
     /// `remount`: change a mount that is there.
@@ -151,6 +156,14 @@ impl MountOptions {
                     _ => return Err(bad(name, value, "must be EIO or EROFS")),
                 });
             }
+            "backlog" => self.backlog_bytes = Some(size(name, value)?),
+            "full" => {
+                self.when_full = Some(match needed(name, value)? {
+                    "enospc" => WhenFull::Refuse,
+                    "wait" => WhenFull::Wait,
+                    _ => return Err(bad(name, value, "must be enospc or wait")),
+                });
+            }
             "max_read" => {
                 let bytes = size(name, value)?;
                 let bytes = u32::try_from(bytes).ok().filter(|bytes| *bytes >= 4096);
@@ -195,6 +208,14 @@ impl MountOptions {
             _ => return false,
         }
         true
+    }
+
+    /// What writes do where there is no room, changed from `base` where an option was named.
+    pub fn room_policy(&self, base: RoomPolicy) -> RoomPolicy {
+        RoomPolicy {
+            backlog_bytes: self.backlog_bytes.or(base.backlog_bytes),
+            when_full: self.when_full.unwrap_or(base.when_full),
+        }
     }
 
     /// Whether the mount refuses changes.
@@ -348,7 +369,7 @@ mod tests {
         let options = MountOptions::parse(
             "ro,allow_other,default_permissions,noatime,nodiratime,noexec,nosuid,nodev,sync,dirsync,uid=1000,gid=0,\
              subdir=/a/b,data=/srv/x,cache_size=64M,memory=2G,max_read=128K,consistency=strict,\
-             zone_timeout=5,zone_errno=EROFS,nonempty",
+             zone_timeout=5,zone_errno=EROFS,backlog=1G,full=wait,nonempty",
         )
         .unwrap();
         let expected = MountOptions {
@@ -374,6 +395,8 @@ mod tests {
             consistency: Some(Consistency::Strict),
             zone_timeout: Some(Duration::from_secs(5)),
             zone_read_only: Some(true),
+            backlog_bytes: Some(1 << 30),
+            when_full: Some(WhenFull::Wait),
             nonempty: true,
             remount: false,
         };
@@ -415,6 +438,7 @@ mod tests {
         assert!(message("uid=4294967295").contains("0 to 4294967294"));
         assert!(message("memory=lots").contains("lots"));
         assert!(message("max_read=1").contains("max_read=1"));
+        assert!(message("full=maybe").contains("enospc or wait"));
         assert!(message("consistency=some").contains("close-to-open"));
         assert!(message("zone_timeout=0").contains("1 to 3600"));
         assert!(message("zone_timeout=3601").contains("1 to 3600"));

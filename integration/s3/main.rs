@@ -1,19 +1,17 @@
 //! `nexus-s3-server PORT FOLDER`: an S3 server on 127.0.0.1 whose buckets are the folders in
-//! FOLDER. Access key and secret key are both `nexus-test`. Ends when its standard input does,
-//! so that nobody has to look for it when a test is gone.
+//! FOLDER. Access key and secret key are both `nexus-test`; what is refused otherwise is in [`rules`]. Ends
+//! when its standard input does, so that nobody has to look for it when a test is gone.
+
+mod rules;
 
 use std::error::Error;
 use std::io::Read;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
-
-/// Both keys.
-const KEY: &str = "nexus-test";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -31,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn serve(port: u16, folder: &str) -> Result<(), Box<dyn Error>> {
     let files = FileSystem::new(folder).map_err(|error| format!("{folder}: {error:?}"))?;
     let mut builder = S3ServiceBuilder::new(files);
-    builder.set_auth(SimpleAuth::from_single(KEY, KEY));
+    builder.set_auth(rules::Keys);
+    builder.set_access(rules::Rules);
     let service = builder.build();
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on {}", listener.local_addr()?);

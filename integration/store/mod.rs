@@ -2,6 +2,7 @@
 //! costs in requests, and what happens while the server is away, silent, or wrong.
 
 mod away;
+mod backlog;
 mod care;
 mod coded;
 mod failpoints;
@@ -39,6 +40,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 pub fn cases() -> Vec<Case> {
     let mut cases = several::cases();
     cases.extend(away::cases());
+    cases.extend(backlog::cases());
     cases.extend(care::cases());
     cases.extend(coded::cases());
     cases.extend(failpoints::cases());
@@ -338,7 +340,56 @@ fn refusals(lab: &Lab) -> Check {
     refused("s3://bucket", "wrong", "secret key does not fit")?;
     refused("ftp://bucket/x", "nexus-test", "its scheme is not known")?;
     ensure!(!far.server.folder().join("bucket/other").exists(), "something was written");
+    refused_by_service(lab, &far.server)?;
     far.finish()
+}
+
+/// The library that tells a program another time.
+fn faketime() -> Check<String> {
+    let path = |entry: fs::DirEntry| entry.path().join("faketime/libfaketime.so.1");
+    match fs::read_dir("/usr/lib")?.flatten().map(path).find(|path| path.exists()) {
+        Some(path) => Ok(path.to_string_lossy().into_owned()),
+        None => fail!("libfaketime is not installed"),
+    }
+}
+
+/// What the service refuses is told in one sentence that says what to do, by `mount`, `store test` and `attach` alike.
+fn refused_by_service(lab: &Lab, server: &Server) -> Check {
+    fs::create_dir_all(server.folder().join("abroad"))?;
+    let scratch = Scratch::new(&lab.scratch, "store")?;
+    let ours = "nexus-test";
+    let other = server.url("other");
+    let library = faketime()?;
+    let wrong_clock = [("LD_PRELOAD", &*library), ("FAKETIME", "+1h")];
+    let meets: [(&str, &str, &[(&str, &str)], &str); 6] = [
+        ("nexus-expired", &other, &[], "the credentials have expired: renew them"),
+        ("nexus-unknown", &other, &[], "the access key is not known there"),
+        ("nexus-reader", &other, &[], "the key must be allowed to list, read, write and delete"),
+        (ours, "s3://abroad/other", &[], "the bucket is in another region: name it with --region"),
+        (ours, "s3://nowhere/other", &[], "there is no such bucket: check its name, or make it"),
+        (ours, &other, &wrong_clock, "this machine's clock is wrong: set it"),
+    ];
+    for (key, url, variables, says) in meets {
+        let data = scratch.path().join("data");
+        let point = scratch.path().join("point");
+        let commands = [Tool::new(&lab.binary).args(["store", "test", url]), {
+            let mount = Tool::new(&lab.binary).arg("mount").arg(&point).arg("--data").arg(&data);
+            mount.args(["--store", url])
+        }];
+        for tool in commands {
+            let tool = tool.args(["--endpoint", &server.endpoint()]).env("AWS_REGION", "us-east-1");
+            let tool = tool.env("AWS_ACCESS_KEY_ID", key).env("AWS_SECRET_ACCESS_KEY", key);
+            let tool = variables.iter().fold(tool, |tool, (name, value)| tool.env(name, value));
+            let ended = tool.run()?;
+            // `store test` tells what it tries line by line, and ends with what follows from it.
+            let told = format!("{}{}", ended.out, ended.err);
+            ensure!(ended.code != 0 && told.contains(says), "{key}, {url}: {ended:?}");
+            ensure!(ended.err.trim().lines().count() == 1 && !told.contains(key), "{key}, {url}: {told}");
+            ensure!(!data.exists(), "{key}, {url}: a data folder was made");
+        }
+    }
+    ensure!(!server.folder().join("bucket/other").exists(), "something was written");
+    Ok(())
 }
 
 fn copied(lab: &Lab) -> Check {

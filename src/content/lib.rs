@@ -23,5 +23,5 @@ pub use check::{CheckSummary, Finding, NO_FILE, Reading, Scope, Severity, check,
 pub use config::{ContentConfig, ReclaimConfig};
 pub use reclaim::{Garbage, Migrated, Progress, ReclaimHandle, Reclaimer, Scrubbed};
 pub use repair::{RepairPlan, plan_repair};
-pub use store::{Cursor, Residency, SegmentStore, StoreShape};
+pub use store::{Cursor, Residency, RoomPolicy, SegmentStore, StoreShape, WhenFull};
 pub use zones::{Held, ZoneSet, is_own};

@@ -107,6 +107,16 @@ pub trait ObjectStore: Send + Sync {
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>>;
     /// Removes a blob.
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>>;
+
+    /// Deletes blobs, in as few requests as the store takes. After an error some of them may be there.
+    fn delete_all<'a>(&'a self, ids: &'a [BlobId]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            for id in ids {
+                self.delete(*id).await?;
+            }
+            Ok(())
+        })
+    }
     /// At most `limit` blobs with ids above `after`, in order of id.
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>>;
     /// Bytes of a range from where the blob itself is, past any copy that is kept nearby.

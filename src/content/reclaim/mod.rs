@@ -26,12 +26,12 @@ mod seal;
 mod survey;
 mod thread;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nexus_kernel::failpoint::reach;
 use nexus_kernel::model::{Blob, BlobState};
-use nexus_kernel::{BlobId, Clock, Command, ContentStore, Error, Result, Zone};
+use nexus_kernel::{BlobId, Clock, Command, ContentStore, Error, Result, StoreId, Zone};
 use parking_lot::Mutex;
 
 use crate::config::ReclaimConfig;
@@ -82,6 +82,9 @@ enum Need {
 const ROOM_BUDGETS: u64 = 4;
 /// Percentage of live bytes below which a blob is compacted when room is needed.
 const ROOM_BELOW_PERCENT: u64 = 80;
+
+/// Blobs that are deleted at once.
+const DELETE_BLOBS: usize = 1000;
 
 /// Seals segments, drops dead blobs and empties sparse ones.
 pub struct Reclaimer {
@@ -205,7 +208,9 @@ impl Reclaimer {
             let worth_sealing = tail >= config.idle_seal_bytes.min(idle_bytes).max(1);
             let idle = now.saturating_sub(last_write_ms) >= config.idle_seal_ms.min(idle_ms);
             let sparse = need != Need::Calm && live < tail / 2;
-            worth_sealing && (idle || live == 0) || sparse
+            // What goes elsewhere makes room here.
+            let leaves = need == Need::Room && tail > 0 && self.store.is_far(id);
+            worth_sealing && (idle || live == 0) || sparse || leaves
         });
         Ok(())
     }
@@ -288,22 +293,27 @@ impl Reclaimer {
         for zone in &self.zones.all() {
             zone.settle()?;
         }
+        let mut by_store: BTreeMap<StoreId, Vec<BlobId>> = BTreeMap::new();
         for id in condemned.into_iter().filter(|id| !self.zones.holds(*id)) {
             // I5, held once more where it would be broken.
             if !self.records(id)?.is_empty() {
                 return Err(Error::Corrupt(format!("blob {:016x} was to be deleted, but a zone knows it", id.0)));
             }
-            if memory.is_away(id.store()) {
-                continue;
-            }
-            match self.store.delete_blob(id) {
-                Ok(freed) => progress.freed_bytes += freed,
-                Err(error) => {
-                    memory.pass_over_store(id.store(), error)?;
-                    continue;
+            by_store.entry(id.store()).or_default().push(id);
+        }
+        for (store, blobs) in by_store {
+            for some in blobs.chunks(DELETE_BLOBS) {
+                if memory.is_away(store) {
+                    break;
+                }
+                match self.store.delete_blobs(store, some) {
+                    Ok(freed) => {
+                        progress.freed_bytes += freed;
+                        progress.deleted += some.len() as u64;
+                    }
+                    Err(error) => memory.pass_over_store(store, error)?,
                 }
             }
-            progress.deleted += 1;
         }
         Ok(())
     }

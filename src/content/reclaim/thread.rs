@@ -42,7 +42,7 @@ impl Reclaimer {
             let result = self.pass(need);
             let took = self.now_ms().saturating_sub(started);
             if need == Need::Room {
-                let freed = result.as_ref().is_ok_and(|progress| progress.freed_bytes > 0);
+                let freed = result.as_ref().is_ok_and(|progress| progress.freed_bytes > 0 || progress.sent > 0);
                 wake.room_made(freed, self.now_ms() + BARREN_MS);
             }
             match result {

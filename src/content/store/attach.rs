@@ -157,9 +157,10 @@ impl SegmentStore {
                 self.remove_file(segment.path())?;
                 continue;
             }
-            segment.cut_tail(blob.len);
+            let begun = self.upload_begun(id, blob.len);
+            segment.cut_tail(begun.unwrap_or(blob.len));
             let limit = lanes.sizes().shared;
-            if blob.state == BlobState::Open && blob.len < limit {
+            if blob.state == BlobState::Open && blob.len < limit && begun.is_none() {
                 let file = self.disk.open(segment.path())?;
                 let tail = blob.len.next_multiple_of(4096);
                 let len = file.len()?;
@@ -171,6 +172,13 @@ impl SegmentStore {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of a segment whose upload an earlier process began, as the checksums that it left tell. The
+    /// store may have the object, or still get it, so the segment must stay as it was sent.
+    fn upload_begun(&self, id: BlobId, known: u64) -> Option<u64> {
+        let sums = if self.is_far(id) { self.sums(id).ok()? } else { return None };
+        (sums.len >= known).then_some(sums.len)
     }
 
     /// Files that no zone knows: of blobs that were dropped, or that only commands used that

@@ -13,6 +13,7 @@ mod layout;
 mod mounts;
 mod patches;
 mod residency;
+mod room;
 mod runs;
 mod seal;
 mod sealed;
@@ -28,7 +29,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use nexus_kernel::content::{ContentStore, ContentSync, Image, ImageLimits, Staged, WriteHint};
 use nexus_kernel::disk::{Disk, DiskFile, DiskSpace};
@@ -49,6 +49,7 @@ use lanes::{LaneSizes, Writer};
 use layout::{Layout, parse_name};
 use mounts::{MountedStore, Mounts};
 use patches::Patches;
+use room::{Room, Search};
 use segment::{Pin, Segment};
 use space::{Asker, SpaceGauge};
 use sync::{GroupSync, Poison};
@@ -57,6 +58,7 @@ use unsynced::Unsynced;
 pub(crate) use carrier::Carrier;
 pub use mounts::StoreShape;
 pub use residency::{Cursor, Residency};
+pub use room::{RoomPolicy, WhenFull};
 pub(crate) use seal::Where;
 #[cfg(test)]
 pub(crate) use sums::FrameSums;
@@ -68,8 +70,6 @@ const MAX_PIECE_BYTES: u64 = 16 << 20;
 const VERIFY_BYTES: usize = 1 << 20;
 /// How long writers do not wait for the collector after it found nothing to free.
 pub(crate) const BARREN_MS: u64 = 1_000;
-/// How often a write waits for the collector on a full medium.
-const FULL_TRIES: u32 = 3;
 
 /// Content on a local disk: implements the kernel's content port.
 ///
@@ -89,6 +89,7 @@ pub struct SegmentStore {
     files: FileCache,
     known_sums: KnownSums,
     gauge: SpaceGauge,
+    room: Room,
     group: GroupSync,
     unsynced: Unsynced,
     patches: Patches,
@@ -143,6 +144,7 @@ impl SegmentStore {
         Ok(Arc::new_cyclic(|this| SegmentStore {
             this: this.clone(),
             gauge: SpaceGauge::new(Arc::clone(&disk), Arc::clone(&clock), dir.to_owned(), config.reserve_bytes),
+            room: Room::default(),
             files: FileCache::new(config.sealed_files),
             known_sums: KnownSums::default(),
             counter: Mutex::new(counter),
@@ -420,15 +422,11 @@ impl ContentSync for SegmentStore {
 
 impl ContentStore for SegmentStore {
     fn write(&self, hint: WriteHint, data: &[u8]) -> Result<Staged> {
-        let mut tries = 0;
+        let mut search = Search::default();
         loop {
-            match self.stage(hint.store, Writer::File(hint), Asker::Writer, data) {
-                Err(full @ (Error::NoSpace | Error::QuotaExceeded)) if tries < FULL_TRIES => {
-                    tries += 1;
-                    if !self.wake.wait_for_room(Duration::from_millis(self.config.full_wait_ms), self.now_ms()) {
-                        return Err(full);
-                    }
-                }
+            let room = self.check_backlog(hint.store, data.len() as u64);
+            match room.and_then(|()| self.stage(hint.store, Writer::File(hint), Asker::Writer, data)) {
+                Err(full @ (Error::NoSpace | Error::QuotaExceeded)) => self.await_room(&mut search, full)?,
                 other => return other,
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use nexus_kernel::disk::DiskFile;
@@ -35,6 +36,8 @@ struct SegmentSource {
     file: Arc<dyn DiskFile>,
     len: u64,
     at: u64,
+    /// Bytes that were handed on, where they leave this disk.
+    moved: Arc<AtomicU64>,
 }
 
 impl BlobSource for SegmentSource {
@@ -47,6 +50,7 @@ impl BlobSource for SegmentSource {
         let mut buf = vec![0; step];
         self.file.read_at(&mut buf, self.at)?;
         self.at += step as u64;
+        self.moved.fetch_add(step as u64, Ordering::Relaxed);
         Ok(buf.into())
     }
 
@@ -143,8 +147,12 @@ impl SegmentStore {
         let grain = store.objects.grain();
         self.write_sums(&FrameSums::of_file(blob, &*file, len, grain)?)?;
         reach("seal.summed");
-        let mut source = SegmentSource { path: segment.path().to_owned(), file: Arc::clone(&file), len, at: 0 };
-        match block_on(store.objects.put(blob, &mut source)) {
+        let (path, moved) = (segment.path().to_owned(), Arc::clone(self.room.moved()));
+        let mut source = SegmentSource { path, file: Arc::clone(&file), len, at: 0, moved };
+        let sending = (!store.is_here()).then(|| self.room.send());
+        let put = block_on(store.objects.put(blob, &mut source));
+        drop(sending);
+        match put {
             Ok(()) => {}
             // Put by an earlier attempt that could not note it.
             Err(Error::Exists) if self.sealed_len(blob)? == len => {}
@@ -169,17 +177,49 @@ impl SegmentStore {
     }
 
     fn write_sums(&self, sums: &FrameSums) -> Result<()> {
+        // What an earlier attempt may have brought into the store is held against these.
+        let is_there = self.sums(sums.id).is_ok_and(|there| there.encode() == sums.encode());
         let path = self.layout.sum(sums.id);
+        if is_there {
+            return self.sync_sums(&*self.disk.open(&path)?);
+        }
         self.known_sums.remove(sums.id);
         self.remove_file(&path)?;
         let file = self.disk.create(&path)?;
         file.write_at(&sums.encode(), 0)?;
+        self.sync_sums(&*file)
+    }
+
+    fn sync_sums(&self, file: &dyn DiskFile) -> Result<()> {
         file.sync_data().and_then(|()| self.disk.sync_dir(&self.layout.sums)).map_err(|error| self.poison.set(error))
     }
 
-    /// Deletes all there is of a blob; answers how many bytes that were. Nothing may refer
-    /// to it, and no recovery may ask for it.
-    pub(crate) fn delete_blob(&self, blob: BlobId) -> Result<u64> {
+    /// Deletes all there is of blobs of one store; answers how many bytes that were. Nothing may refer
+    /// to them, and no recovery may ask for them.
+    pub(crate) fn delete_blobs(&self, id: StoreId, blobs: &[BlobId]) -> Result<u64> {
+        let mut freed = 0;
+        for blob in blobs {
+            freed += self.leave_disk(*blob)?;
+        }
+        reach("delete.began");
+        match self.mounts.get(id) {
+            Ok(store) => block_on(store.objects.delete_all(blobs))?,
+            // It was taken away, which only happens once nothing is in it.
+            Err(Error::NoStore) => {}
+            Err(error) => return Err(error),
+        }
+        reach("delete.stored");
+        for blob in blobs {
+            self.remove_file(&self.layout.sum(*blob))?;
+            self.known_sums.remove(*blob);
+            self.files.remove(*blob);
+            self.condemned.lock().remove(blob);
+        }
+        Ok(freed)
+    }
+
+    /// Deletes a blob's segment, if it has one; answers the blob's bytes.
+    fn leave_disk(&self, blob: BlobId) -> Result<u64> {
         let len = match self.local_file(blob) {
             Ok(file) => file.len(),
             Err(Error::NotFound) => self.len_as_sealed(blob),
@@ -193,18 +233,6 @@ impl SegmentStore {
         self.files.remove(blob);
         self.segments.write().remove(&blob);
         self.remove_file(&self.layout.segment(blob))?;
-        reach("delete.began");
-        match self.mounts.of(blob) {
-            Ok(store) => block_on(store.objects.delete(blob))?,
-            // It was taken away, which only happens once nothing is in it.
-            Err(Error::NoStore) => {}
-            Err(error) => return Err(error),
-        }
-        reach("delete.stored");
-        self.remove_file(&self.layout.sum(blob))?;
-        self.known_sums.remove(blob);
-        self.files.remove(blob);
-        self.condemned.lock().remove(&blob);
         Ok(len)
     }
 

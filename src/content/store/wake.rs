@@ -66,6 +66,18 @@ impl Wake {
         state.ended >= needed && state.freed
     }
 
+    /// Waits until a pass for room ends, or for `time`; false if there is no collector that would make some.
+    pub fn pause(&self, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        let ended = state.ended;
+        self.to_writers.wait_while_for(
+            &mut state,
+            |state| state.ended == ended && state.listening && !state.stop,
+            time,
+        );
+        state.listening && !state.stop
+    }
+
     /// The thread's side: waits for a call, at most `timeout`.
     pub fn next(&self, timeout: Duration) -> Call {
         let mut state = self.state.lock();

@@ -27,6 +27,8 @@ struct Far {
 #[derive(Default)]
 struct Uploads {
     away: bool,
+    /// What is put is there, and whoever put it is not told.
+    mute: bool,
     tries: usize,
     under_way: usize,
     most: usize,
@@ -45,8 +47,10 @@ impl ObjectStore for Far {
         self.begun.wait_while_for(&mut uploads, |uploads| uploads.most < 2, PATIENCE);
         drop(uploads);
         let put = nexus_kernel::block_on(self.blobs.put(id, source));
-        self.uploads.lock().under_way -= 1;
-        Box::pin(std::future::ready(put))
+        let mut uploads = self.uploads.lock();
+        uploads.under_way -= 1;
+        let mute = put.is_ok() && uploads.mute;
+        Box::pin(std::future::ready(if mute { Err(Error::Unavailable("no answer".into())) } else { put }))
     }
 
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
@@ -62,6 +66,9 @@ impl ObjectStore for Far {
     }
 
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
+        if self.uploads.lock().away {
+            return Box::pin(std::future::ready(Err(Error::Unavailable("away".into()))));
+        }
         self.blobs.list(after, limit)
     }
 
@@ -140,4 +147,33 @@ fn files_are_flushed_without_others() {
     assert!(rig.store.residency(zone, &[wanted]).unwrap().only_here > 0, "what came later was waited for");
     assert!(rig.store.residency(zone, &[other]).unwrap().only_here > 0, "others were sent, too");
     assert_eq!(rig.store.flush_files(zone, &[wanted, other], 0, true).unwrap(), 0);
+}
+
+/// The daemon ends before it is told that an object was stored, and the store is away when the next one
+/// starts: what is written then must not go into the segment that is stored already.
+#[test]
+fn a_segment_that_may_be_stored_takes_no_more_writes() {
+    for (mute, away) in [(true, true), (true, false), (false, true)] {
+        let far = Arc::new(Far::default());
+        *far.uploads.lock() = Uploads { mute, away: !mute, most: 2, ..Uploads::default() };
+        let disk = SimDisk::new();
+        let metadata = memory();
+        let old = Random::new(1).bytes(30_000);
+        let new = Random::new(2).bytes(20_000);
+        let rig = Rig::over(disk.clone(), metadata.clone(), far.clone(), small()).unwrap();
+        let ino = rig.create().unwrap();
+        rig.write(ino, 0, &old).unwrap();
+        rig.clock.advance_ms(1_000_000);
+        assert!(matches!(rig.reclaimer.run_once(), Err(Error::Unavailable(_))), "mute {mute} away {away}");
+        drop(rig);
+        far.uploads.lock().away = away;
+        let rig = Rig::over(disk, metadata, far.clone(), small()).unwrap();
+        rig.write(ino, 30_000, &new).unwrap();
+        *far.uploads.lock() = Uploads { most: 2, ..Uploads::default() };
+        rig.clock.advance_ms(1_000_000);
+        rig.collect().unwrap();
+        assert_eq!(rig.store.residency(&*rig.zone, &[ino]).unwrap().only_here, 0, "mute {mute} away {away}");
+        assert_eq!(rig.read(ino).unwrap(), [old, new].concat(), "mute {mute} away {away}");
+        rig.assert_sound("sent by the next");
+    }
 }

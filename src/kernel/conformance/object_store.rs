@@ -81,6 +81,7 @@ impl BlobSource for LocalFile {
 pub fn run(store: &dyn ObjectStore, scratch: &Path) {
     absent(store);
     round_trips(store);
+    several_are_deleted_at_once(store);
     put_is_atomic(store);
     local_files(store, scratch);
     lists(store);
@@ -130,6 +131,20 @@ fn round_trips(store: &dyn ObjectStore) {
         assert_eq!(block_on(store.head(id)), Err(Error::NotFound));
         block_on(store.delete(id)).unwrap();
     }
+}
+
+fn several_are_deleted_at_once(store: &dyn ObjectStore) {
+    let ids: Vec<_> = (1..=5).map(|n| BlobId::new(9, n)).collect();
+    let (kept, missing) = (BlobId::new(9, 7), BlobId::new(9, 6));
+    ids.iter().chain([&kept]).for_each(|id| put(store, *id, "here").unwrap());
+    let mut gone = ids.clone();
+    gone.insert(2, missing);
+    block_on(store.delete_all(&gone)).unwrap();
+    gone.iter().for_each(|id| assert_eq!(block_on(store.head(*id)), Err(Error::NotFound)));
+    assert_eq!(all(store, kept).unwrap(), "here");
+    block_on(store.delete_all(&[kept])).unwrap();
+    block_on(store.delete_all(&[])).unwrap();
+    assert_eq!(block_on(store.list(BlobId::NONE, 10)), Ok(vec![]));
 }
 
 fn put_is_atomic(store: &dyn ObjectStore) {

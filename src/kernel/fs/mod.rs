@@ -201,8 +201,12 @@ impl NexusFs {
 
     /// Before a name or attributes that are here are told: only where nothing may be missed.
     fn freshen_if_strict(&self, zone: &dyn Zone) -> Result<bool> {
-        let strict = self.consistency.load(Ordering::Relaxed) == Consistency::Strict as u8;
-        if strict && zone.is_replicated() { self.freshen(zone) } else { Ok(false) }
+        if self.is_strict() && zone.is_replicated() { self.freshen(zone) } else { Ok(false) }
+    }
+
+    /// Whether readers of zones miss nothing that was acknowledged anywhere before they asked.
+    pub fn is_strict(&self) -> bool {
+        self.consistency.load(Ordering::Relaxed) == Consistency::Strict as u8
     }
 
     /// Frees the orphans that nobody uses any more, before it returns; else that happens

@@ -481,6 +481,17 @@ impl ObjectStore for CachedStore {
         })
     }
 
+    fn delete_all<'a>(&'a self, ids: &'a [BlobId]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.0.store.delete_all(ids).await?;
+            for id in ids {
+                self.0.state.lock().lens.remove(id);
+                self.0.forget(*id);
+            }
+            Ok(())
+        })
+    }
+
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         Box::pin(async move {
             let page = self.0.store.list(after, limit).await?;

@@ -76,6 +76,7 @@ struct Remote {
     prefix: String,
     /// Whether all of it is gone at each start, and what is not found was lost then.
     is_volatile: bool,
+    deletes_at_once: usize,
     counters: Arc<Counters>,
 }
 
@@ -131,6 +132,7 @@ impl CloudStore {
                 name: url.to_string(),
                 prefix: url.prefix.clone(),
                 is_volatile: url.is_volatile(),
+                deletes_at_once: url.deletes_at_once(),
                 counters: counters.clone(),
             })
         };
@@ -151,7 +153,7 @@ impl CloudStore {
     #[cfg(test)]
     fn over(objects: Arc<dyn object_store::ObjectStore>, name: String, prefix: String) -> Result<CloudStore> {
         let counters = Arc::default();
-        CloudStore::over_remote(Remote { objects, name, prefix, is_volatile: false, counters })
+        CloudStore::over_remote(Remote { objects, name, prefix, is_volatile: false, deletes_at_once: 1, counters })
     }
 
     fn over_remote(remote: Remote) -> Result<CloudStore> {
@@ -349,15 +351,22 @@ impl Remote {
         }
     }
 
-    async fn delete(&self, id: BlobId) -> Result<()> {
-        self.counters.deletes.fetch_add(1, Ordering::Relaxed);
-        match self.objects.delete(&self.blob(id)).await {
-            Ok(()) => Ok(()),
-            Err(error) => match self.if_here(self.failed(&error)).await {
-                Error::NotFound => Ok(()),
-                error => Err(error),
-            },
+    async fn delete_all(&self, ids: Vec<BlobId>) -> Result<()> {
+        use futures_util::StreamExt;
+        let requests = ids.len().div_ceil(self.deletes_at_once);
+        self.counters.deletes.fetch_add(requests as u64, Ordering::Relaxed);
+        let keys: Vec<_> = ids.into_iter().map(|id| Ok(self.blob(id))).collect();
+        let mut gone = self.objects.delete_stream(futures_util::stream::iter(keys).boxed());
+        let mut outcome = Ok(());
+        // To the end, so that one that can't be deleted keeps no others.
+        while let Some(one) = gone.next().await {
+            let Err(error) = one else { continue };
+            match self.if_here(self.failed(&error)).await {
+                Error::NotFound => {}
+                error => outcome = outcome.and(Err(error)),
+            }
         }
+        outcome
     }
 
     async fn list(&self, after: BlobId, limit: usize) -> Result<Vec<Listed>> {
@@ -407,10 +416,14 @@ impl ObjectStore for CloudStore {
     }
 
     fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
-        let (remote, fence) = (self.remote.clone(), self.fence.clone());
+        Box::pin(async move { self.delete_all(&[id]).await })
+    }
+
+    fn delete_all<'a>(&'a self, ids: &'a [BlobId]) -> BoxFuture<'a, Result<()>> {
+        let (remote, fence, ids) = (self.remote.clone(), self.fence.clone(), ids.to_vec());
         self.spawn(async move {
             Self::may_change(remote.clone(), fence).await?;
-            remote.delete(id).await
+            remote.delete_all(ids).await
         })
     }
 

@@ -55,6 +55,15 @@ impl StoreUrl {
         !matches!(self.provider, Provider::Folder | Provider::Memory)
     }
 
+    /// Objects that one request deletes at the most, as the client library sends them.
+    pub fn deletes_at_once(&self) -> usize {
+        match self.provider {
+            Provider::S3 => 1000,
+            Provider::Azure => 256,
+            Provider::Gcs | Provider::Folder | Provider::Memory => 1,
+        }
+    }
+
     /// Whether all that is there is gone when the daemon ends.
     pub fn is_volatile(&self) -> bool {
         self.provider == Provider::Memory

@@ -387,6 +387,16 @@ impl ObjectStore for CodedStore {
         })
     }
 
+    fn delete_all<'a>(&'a self, ids: &'a [BlobId]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let inner: Vec<_> = ids.iter().map(|id| self.inner_id(*id)).collect();
+            self.inner.delete_all(&inner).await?;
+            let mut tables = self.tables.lock();
+            ids.iter().for_each(|id| tables.remove(*id));
+            Ok(())
+        })
+    }
+
     fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
         Box::pin(async move {
             let mut all = self.listing.lock().clone();
