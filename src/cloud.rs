@@ -188,6 +188,7 @@ pub fn check_new(config: &Config) -> Result<()> {
     let made = crate::folders::prepare(place, &config.data)?;
     match owner(&config.data, place)? {
         None => {
+            try_changes(&config.data, place)?;
             made.keep();
             Ok(())
         }
@@ -206,6 +207,14 @@ pub fn owner(folder: &std::path::Path, place: &CloudPlace) -> Result<Option<Stri
             .map_err(|problem| Error::Setting { place: "endpoint".to_owned(), problem })?;
     }
     CloudStore::open(&place.url, &options(place)).and_then(|store| store.owner()).map_err(failed)
+}
+
+/// Refuses a store that nobody has yet where it can't be changed, or overwrites what it must not.
+pub fn try_changes(folder: &std::path::Path, place: &CloudPlace) -> Result<()> {
+    let failed = |error| Error::kernel(folder, format!("use the store {}", place.url), error);
+    let store = CloudStore::open(&place.url, &options(place)).map_err(failed)?;
+    let word = random_u64().map_err(|error| Error::io("read random numbers", error))?;
+    store.try_changes(&format!("{word:016x}")).map_err(failed)
 }
 
 /// Tries all that a volume asks of a store, and leaves nothing there.

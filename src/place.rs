@@ -85,7 +85,8 @@ impl Volume {
                     format!("volume {owner} has its content in {}: choose a prefix of its own", store.place.url);
                 return Err(refused(problem));
             }
-            _ => {}
+            Some(_) => {}
+            None => cloud::try_changes(self.path(), &store.place)?,
         }
         let layout = Layout::of(self.path());
         let access = Access::Change { new: true };

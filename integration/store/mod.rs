@@ -361,12 +361,13 @@ fn refused_by_service(lab: &Lab, server: &Server) -> Check {
     let other = server.url("other");
     let library = faketime()?;
     let wrong_clock = [("LD_PRELOAD", &*library), ("FAKETIME", "+1h")];
-    let meets: [(&str, &str, &[(&str, &str)], &str); 6] = [
-        ("nexus-expired", &other, &[], "the credentials have expired: renew them"),
-        ("nexus-unknown", &other, &[], "the access key is not known there"),
-        ("nexus-reader", &other, &[], "the key must be allowed to list, read, write and delete"),
-        (ours, "s3://abroad/other", &[], "the bucket is in another region: name it with --region"),
-        (ours, "s3://nowhere/other", &[], "there is no such bucket: check its name, or make it"),
+    let right = &[][..];
+    let meets = [
+        ("nexus-expired", &*other, right, "the credentials have expired: renew them"),
+        ("nexus-unknown", &other, right, "the access key is not known there"),
+        ("nexus-reader", &other, right, "the key must be allowed to list, read, write and delete"),
+        (ours, "s3://abroad/other", right, "the bucket is in another region: name it with --region"),
+        (ours, "s3://nowhere/other", right, "there is no such bucket: check its name, or make it"),
         (ours, &other, &wrong_clock, "this machine's clock is wrong: set it"),
     ];
     for (key, url, variables, says) in meets {

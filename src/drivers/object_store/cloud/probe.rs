@@ -31,17 +31,22 @@ pub struct ProbeStep {
 }
 
 impl CloudStore {
+    /// Tries, with one small object named after `word`, what a new volume can't do without: storing,
+    /// storing only what is not there, deleting.
+    pub fn try_changes(&self, word: &str) -> Result<()> {
+        let probe = Probe::new(self.opening(), word);
+        self.run(async move {
+            probe.put().await?;
+            let conditional = probe.conditional().await;
+            probe.remove(&[&probe.small]).await.and(conditional).map(drop)
+        })
+    }
+
     /// Tries listing, storing, conditional storing, reading of ranges, uploads in parts and deleting, in
     /// this order, and ends with the first that does not work, since the others build on it. What it
     /// stores is named after `word`, which nobody else uses, and deleted in the end.
     pub fn probe(&self, word: &str) -> Vec<ProbeStep> {
-        let remote = self.remote.clone();
-        let probe = Probe {
-            small: remote.key(&format!("nexus-test-{word}/small")),
-            large: remote.key(&format!("nexus-test-{word}/large")),
-            remote,
-        };
-        let probe = Arc::new(probe);
+        let probe = Arc::new(Probe::new(self.remote.clone(), word));
         let mut steps = Vec::new();
         let mut go_on = true;
         let mut step = |what, result: Result<String>| {
@@ -80,6 +85,14 @@ struct Probe {
 }
 
 impl Probe {
+    fn new(remote: Arc<Remote>, word: &str) -> Probe {
+        Probe {
+            small: remote.key(&format!("nexus-test-{word}/small")),
+            large: remote.key(&format!("nexus-test-{word}/large")),
+            remote,
+        }
+    }
+
     async fn list(&self) -> Result<String> {
         use futures_util::StreamExt;
         let prefix = Some(Key::from(self.remote.prefix.as_str())).filter(|_| !self.remote.prefix.is_empty());
@@ -162,14 +175,18 @@ impl Probe {
 
     async fn delete(&self) -> Result<String> {
         let started = Instant::now();
+        self.remove(&[&self.small, &self.large]).await.map(|()| text(started.elapsed()))
+    }
+
+    async fn remove(&self, keys: &[&Key]) -> Result<()> {
         let mut result = Ok(());
-        for key in [&self.small, &self.large] {
+        for key in keys {
             match self.remote.objects.delete(key).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => result = Err(self.failed(&error)),
             }
         }
-        result.map(|()| text(started.elapsed()))
+        result
     }
 
     fn failed(&self, error: &object_store::Error) -> Error {
