@@ -30,7 +30,7 @@ async fn serve(port: u16, folder: &str) -> Result<(), Box<dyn Error>> {
     let files = FileSystem::new(folder).map_err(|error| format!("{folder}: {error:?}"))?;
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(rules::Keys);
-    builder.set_access(rules::Rules);
+    builder.set_access(rules::Rules { folder: folder.into() });
     let service = builder.build();
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on {}", listener.local_addr()?);

@@ -5,9 +5,12 @@
 //! | key `nexus-expired` | `ExpiredToken` |
 //! | key `nexus-reader`, to change anything | `AccessDenied` |
 //! | bucket `abroad`, signed for another region than eu-west-1 | `AuthorizationHeaderMalformed` |
+//! | a bucket that is not there | `NoSuchBucket`; s3s-fs makes it at the first upload |
 //! | a date that is more than 15 minutes off | `RequestTimeTooSkewed` |
 //!
 //! Secret keys are as the access keys.
+
+use std::path::PathBuf;
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
@@ -34,7 +37,10 @@ impl S3Auth for Keys {
 }
 
 /// What is refused of requests with a signature that fits.
-pub struct Rules;
+pub struct Rules {
+    /// Where the buckets are.
+    pub folder: PathBuf,
+}
 
 #[async_trait::async_trait]
 impl S3Access for Rules {
@@ -50,13 +56,15 @@ impl S3Access for Rules {
                 "The difference between the request time and now is too large."
             ));
         }
-        let (bucket, region) = ABROAD;
-        if request.s3_path().get_bucket_name() == Some(bucket)
-            && !header("authorization").contains(&format!("/{region}/"))
-        {
+        let bucket = request.s3_path().get_bucket_name();
+        let operation = request.s3_op().name();
+        if bucket.is_some_and(|bucket| operation != "CreateBucket" && !self.folder.join(bucket).exists()) {
+            return Err(s3_error!(NoSuchBucket, "The specified bucket does not exist."));
+        }
+        let (abroad, region) = ABROAD;
+        if bucket == Some(abroad) && !header("authorization").contains(&format!("/{region}/")) {
             return Err(s3_error!(AuthorizationHeaderMalformed, "The region is wrong; expecting '{region}'"));
         }
-        let operation = request.s3_op().name();
         let reads = ["Get", "Head", "List"].iter().any(|begins| operation.starts_with(begins));
         if who.access_key == "nexus-reader" && !reads {
             return Err(s3_error!(AccessDenied, "Access Denied"));

@@ -22,7 +22,7 @@ use rustix::process::Signal;
 
 use crate::failure::{Check, During, ensure, fail};
 use crate::lab::Lab;
-use crate::mount::Mount;
+use crate::mount::{Mount, is_mount_point};
 use crate::random::Random;
 use crate::report::Case;
 use crate::scratch::Scratch;
@@ -384,6 +384,9 @@ fn refused_by_service(lab: &Lab, server: &Server) -> Check {
             let ended = tool.run()?;
             // `store test` tells what it tries line by line, and ends with what follows from it.
             let told = format!("{}{}", ended.out, ended.err);
+            if ended.code == 0 && is_mount_point(&point)? {
+                Tool::new(&lab.binary).arg("umount").arg(&point).run()?;
+            }
             ensure!(ended.code != 0 && told.contains(says), "{key}, {url}: {ended:?}");
             ensure!(ended.err.trim().lines().count() == 1 && !told.contains(key), "{key}, {url}: {told}");
             ensure!(!data.exists(), "{key}, {url}: a data folder was made");
