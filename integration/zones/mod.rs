@@ -7,6 +7,7 @@ mod closed;
 mod copies;
 mod hard;
 mod held;
+mod impostors;
 mod life;
 mod locks;
 mod nested;
@@ -60,6 +61,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
         Case::new("certificates renew themselves", certificates::renewed),
+        Case::new("who lost its disk is another, and who copied one is nobody", impostors::wiped_and_copied),
         Case::new("members are upgraded one after the other under load", upgrade::rolling),
         Case::new("a share that is cut short", closed::cut_short),
         Case::new("a directory of a zone becomes a zone within it", nested::within),

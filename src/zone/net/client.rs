@@ -222,6 +222,13 @@ impl PeerClient {
         Ok(convert::rest_reply(&within(limit, self.transport.clone().rest(request)).await?)?)
     }
 
+    /// Tells the member of the times that this node's data folder has opened the zone; whether it goes on from
+    /// where it was.
+    pub async fn greet(&self, openings: &[u64], limit: Duration) -> Result<bool, CallError> {
+        let request = proto::GreetRequest { header: convert::to_header(self.zone), openings: openings.to_vec() };
+        Ok(within(limit, self.transport.clone().greet(request)).await?.goes_on)
+    }
+
     /// Tells the member that this process leads zones still; those of them that do not rest there.
     pub async fn alive(&self, alive: &Alive, limit: Duration) -> Result<Vec<ZoneId>, CallError> {
         let request = convert::to_alive(self.zone, alive);

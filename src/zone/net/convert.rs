@@ -27,6 +27,8 @@ pub const MAX_BATCH: usize = 15 << 20;
 const MAX_MEMBERSHIP: usize = 1 << 20;
 /// Most entries of an append, and proposals of a batch.
 const MAX_ITEMS: usize = 65_536;
+/// Most openings of a zone that are told of.
+pub const MAX_OPENINGS: usize = 512;
 /// Most inodes that are asked for at once.
 pub const MAX_INODES: usize = 65_536;
 /// Most blobs that one message is about.
@@ -334,6 +336,11 @@ pub(super) fn kept(blobs: Vec<proto::KeptBlob>) -> Result<Vec<Ranges>> {
 
 pub(super) fn to_inodes(inodes: &[Ino]) -> Vec<u64> {
     inodes.iter().map(|ino| ino.0).collect()
+}
+
+pub(super) fn openings(openings: Vec<u64>) -> Result<Vec<u64>> {
+    limit(openings.len(), MAX_OPENINGS, "openings")?;
+    if openings.is_empty() { wrong("no opening") } else { Ok(openings) }
 }
 
 pub(super) fn inodes(inodes: Vec<u64>) -> Result<Vec<Ino>> {

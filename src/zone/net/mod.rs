@@ -20,7 +20,7 @@ mod tls;
 
 pub use client::{CallError, PeerClient};
 pub use connect::Timing;
-pub use convert::{MAX_BATCH, MAX_CHUNK, MAX_INODES, MAX_RESTING, PROTOCOL_VERSION};
+pub use convert::{MAX_BATCH, MAX_CHUNK, MAX_INODES, MAX_OPENINGS, MAX_RESTING, PROTOCOL_VERSION};
 pub use identity::{Fingerprint, ParseIdError, ZoneId};
 pub use invite::{Invite, InviteError, MAX_ADDRESSES, Token, TokenHash, check_address};
 pub use join::JoinClient;

@@ -267,6 +267,10 @@ pub trait Peer: Send + Sync + 'static {
     /// Awaits no heartbeats from now on, if it knows of nothing that happens; this process, if so.
     fn rest(&self, caller: Caller, offer: RestOffer) -> Answer<'_, Option<ProcessId>>;
 
+    /// Whether the caller, whose data folder has opened the zone these times, goes on from where it was: the
+    /// newest opening that is known of it is among them. At most [`crate::net::MAX_OPENINGS`], the newest last.
+    fn greet(&self, caller: Caller, openings: Vec<u64>) -> Answer<'_, bool>;
+
     /// Notes a sign of life; which of the zones do not rest here. The caller's zone says nothing
     /// of the others: that the process is their leader's must be known from them.
     fn alive(&self, caller: Caller, alive: Alive) -> Answer<'_, Vec<ZoneId>>;

@@ -287,6 +287,14 @@ impl ZoneTransportService for Service {
         Ok(Response::new(proto::RestReply { process }))
     }
 
+    async fn greet(&self, request: Request<proto::GreetRequest>) -> Reply<proto::GreetReply> {
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let openings = convert::openings(request.openings).map_err(|error| self.0.malformed(error))?;
+        let goes_on = self.0.plain(self.0.shared.parts.peer.greet(caller, openings)).await?;
+        Ok(Response::new(proto::GreetReply { goes_on }))
+    }
+
     async fn alive(&self, request: Request<proto::AliveRequest>) -> Reply<proto::AliveReply> {
         let request = request.into_inner();
         let caller = self.0.member(request.header.as_ref())?;

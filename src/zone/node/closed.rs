@@ -23,7 +23,10 @@ impl ClosedZone {
     pub(super) fn new(folder: &ZoneFolder, index: ZoneIndex, error: &Error) -> ClosedZone {
         let (id, name) = folder.hints(index);
         let text = error.to_string();
-        let advice = if text.contains("certificate") || text.contains("private key") {
+        let advice = if text.contains("copied") {
+            "use a new data folder here, and join by an invitation; where the member is gone for good, have it taken \
+             out first (`nexus-fuse zone remove-member`)"
+        } else if text.contains("certificate") || text.contains("private key") {
             "set this machine's clock right, or put the zone's files in the data folder back as they were, and mount \
              again"
         } else {

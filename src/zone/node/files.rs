@@ -10,7 +10,7 @@ use nexus_kernel::model;
 use nexus_kernel::{Error, Result, ZoneIndex};
 use serde::{Deserialize, Serialize};
 
-use crate::net::{PeerCertificate, ZoneId};
+use crate::net::{MAX_OPENINGS, PeerCertificate, ZoneId};
 use crate::raft::{Member, MemberId};
 
 const RECORD: &str = "zone";
@@ -21,6 +21,8 @@ const KEY: &str = "node.key";
 const MAKING: &str = "making";
 /// There while a zone is in the trash; since when, in seconds since 1970.
 const TRASHED: &str = "trashed";
+/// A number for each time that the zone was opened, 8 bytes big-endian, the newest last.
+const OPENINGS: &str = "openings";
 /// The highest index that was ever given, beside the folders.
 const LAST: &str = "last";
 
@@ -164,6 +166,24 @@ impl ZoneFolder {
         write(&new, certificate)?;
         fs::rename(&new, &path).map_err(failed("write", &path))?;
         sync_dir(&dir)
+    }
+
+    /// Notes by a random number that a zone is opened once more; all of them, as far as they are kept.
+    pub fn open_anew(&self, index: ZoneIndex, number: u64) -> Result<Vec<u64>> {
+        let dir = self.0.join(index.to_string());
+        let path = dir.join(OPENINGS);
+        let kept = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(failed("read", &path))?,
+        };
+        let numbers = kept.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+        let mut numbers: Vec<u64> = numbers.chain([number]).collect();
+        numbers.drain(..numbers.len().saturating_sub(MAX_OPENINGS));
+        let new = dir.join("openings.new");
+        write(&new, &numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>())?;
+        fs::rename(&new, &path).map_err(failed("write", &path))?;
+        sync_dir(&dir)?;
+        Ok(numbers)
     }
 
     /// The zone that this one is being made in, if that was not finished.

@@ -36,6 +36,7 @@ pub struct JoinedZone {
     links: Arc<ClientLinks>,
     copies: Arc<ZoneCopies>,
     leases: Arc<Leases>,
+    openings: Vec<u64>,
     mirror: Arc<MirrorStore>,
     runtime: Handle,
     listeners: Arc<dyn Listeners>,
@@ -118,6 +119,9 @@ impl JoinedZone {
         }
         let identity = renewal::at_opening(node, index, files, &key, &replica).map_err(bad)?;
         let links = Arc::new(ClientLinks::new(identity, parts.clock.clone(), node.handle.clone()));
+        let openings = node.folder.open_anew(index, u64::from_be_bytes(super::random()?))?;
+        let membership = replica.mark().membership;
+        node.greeted.greet(&links, &membership, (record.member, &record.about), &openings).await?;
         let group = Group::start(replica.clone(), LogStore(log.clone()), links.clone(), &parts.group).await?;
         let group: Arc<dyn Consensus> = Arc::new(group);
         let copies = CopyParts {
@@ -155,6 +159,7 @@ impl JoinedZone {
             links,
             copies,
             leases,
+            openings,
             mirror: node.mirror.clone(),
             runtime: node.handle.clone(),
             listeners: parts.listeners.clone(),
@@ -182,6 +187,11 @@ impl JoinedZone {
     /// Copies of its content on other members.
     pub(super) fn copies(&self) -> &Arc<ZoneCopies> {
         &self.copies
+    }
+
+    /// Numbers of the times that this node's folder has opened the zone, the newest last.
+    pub(super) fn openings(&self) -> &[u64] {
+        &self.openings
     }
 
     /// Sessions by which locks are held.

@@ -10,6 +10,7 @@ mod joined;
 mod leases;
 mod links;
 mod open;
+mod openings;
 mod orphans;
 mod pulse;
 mod recopy;
@@ -151,6 +152,8 @@ pub struct ZoneNode {
     addresses: RwLock<Vec<String>>,
     /// Zones that were opened so far.
     opened: AtomicU32,
+    /// The newest openings that other members have told of.
+    greeted: openings::Greeted,
     // Last: its threads end when all else is gone.
     runtime: Mutex<Option<Runtime>>,
     handle: tokio::runtime::Handle,
@@ -182,6 +185,7 @@ impl ZoneNode {
             server: Mutex::new(None),
             addresses: RwLock::default(),
             opened: AtomicU32::new(0),
+            greeted: Default::default(),
             runtime: Mutex::new(Some(runtime)),
             handle,
         });

@@ -39,6 +39,11 @@ pub fn pin_key(id: MemberId) -> String {
     format!("pin/{id}")
 }
 
+/// Name of the number of a member's newest opening of the zone (u64).
+pub fn opening_key(id: MemberId) -> String {
+    format!("opening/{id}")
+}
+
 /// Value at `invite/<hash>`: a token that works once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct InviteRecord {

@@ -9,7 +9,7 @@ use nexus_kernel::{Command, Error, Result, Zone};
 
 use super::ZoneNode;
 use super::joined::JoinedZone;
-use super::records::{member_key, pin_key};
+use super::records::{member_key, opening_key, pin_key};
 use super::steward::{JOINING, LEAVING};
 use crate::raft::{Entry, MemberId, Membership, Payload, Position, Vote, version_key};
 
@@ -89,9 +89,14 @@ impl ZoneNode {
     /// Revokes those that are lost. Done once more, it does nothing.
     fn forget_lost(&self, joined: &JoinedZone, plan: &RecoveryPlan) -> Result<()> {
         for id in plan.lost.keys() {
-            for key in
-                [member_key(*id), pin_key(*id), version_key(*id), format!("{JOINING}{id}"), format!("{LEAVING}{id}")]
-            {
+            for key in [
+                member_key(*id),
+                pin_key(*id),
+                version_key(*id),
+                opening_key(*id),
+                format!("{JOINING}{id}"),
+                format!("{LEAVING}{id}"),
+            ] {
                 joined.zone().propose(&Command::SetSys { key, value: None })?;
             }
         }

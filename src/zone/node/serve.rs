@@ -205,6 +205,13 @@ impl Peer for ZoneNode {
         })
     }
 
+    fn greet(&self, caller: Caller, openings: Vec<u64>) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let joined = self.asked(caller.zone)?;
+            self.greeted.goes_on(&joined, caller.member, &openings).map_err(|error| refused(&error))
+        })
+    }
+
     fn alive(&self, _caller: Caller, alive: net::Alive) -> Answer<'_, Vec<ZoneId>> {
         Box::pin(async move { Ok(self.heard(&alive)) })
     }

@@ -11,7 +11,7 @@ use nexus_kernel::{Command, Error, MetaRead, Result, Table, Zone};
 
 use super::joined::JoinedZone;
 use super::pulse;
-use super::records::{member_key, pin_key};
+use super::records::{member_key, opening_key, pin_key};
 use crate::raft::{Member, MemberId, PAUSE_LEASE, Role, version_key};
 
 /// How often it looks.
@@ -137,7 +137,14 @@ async fn tend(joined: &JoinedZone) -> Result<()> {
         }
         group.remove(id).await?;
         log::info!("member {id} is no member of zone {} any more", joined.name());
-        for key in [member_key(id), pin_key(id), version_key(id), format!("{LEAVING}{id}"), format!("{JOINING}{id}")] {
+        for key in [
+            member_key(id),
+            pin_key(id),
+            version_key(id),
+            opening_key(id),
+            format!("{LEAVING}{id}"),
+            format!("{JOINING}{id}"),
+        ] {
             set(joined, key, None).await?;
         }
     }

@@ -1,4 +1,4 @@
-//! Announces in a zone's state which commands this node's build knows.
+//! Announces in a zone's state which commands this node's build knows, and that it has opened the zone.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use nexus_kernel::command::known_version;
 use nexus_kernel::{Command, Error, Result, Zone, model};
 
 use super::joined::JoinedZone;
-use super::pulse;
+use super::{openings, pulse};
 use crate::raft::{announced, version_key};
 
 /// How often it is tried again.
@@ -37,8 +37,9 @@ fn announce(joined: &JoinedZone) -> Result<()> {
         said = announced(state, joined.member())?;
         Ok(())
     })?;
-    if said == Some(known_version()) {
-        return Ok(());
+    if said != Some(known_version()) {
+        let value = Some(model::encode(&known_version())?.to_vec());
+        joined.zone().propose(&Command::SetSys { key, value })?;
     }
-    joined.zone().propose(&Command::SetSys { key, value: Some(model::encode(&known_version())?.to_vec()) }).map(drop)
+    openings::tell(joined)
 }

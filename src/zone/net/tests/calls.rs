@@ -40,6 +40,11 @@ fn what_one_member_asks_another_comes_back() {
         let offer = RestOffer { vote: vote(4), last: at(2, 8), process: ProcessId([6; 16]) };
         assert_eq!(client.rest(&offer, LIMIT).await, Ok(Some(offer.process)));
         assert_eq!(client.rest(&RestOffer { last: at(2, 9), ..offer }, LIMIT).await, Ok(None));
+        assert_eq!(client.greet(&[3, 7, 9], LIMIT).await, Ok(true));
+        assert_eq!(client.greet(&[3; MAX_OPENINGS], LIMIT).await, Ok(false));
+        let none = client.greet(&[], LIMIT).await;
+        assert!(matches!(none, Err(CallError::Refused(Refusal::Invalid(_)))), "{none:?}");
+        assert!(client.greet(&[3; MAX_OPENINGS + 1], LIMIT).await.is_err());
         let zones = vec![(ZONE, 5), (ZoneId([7; 16]), 6)];
         let alive = Alive { process: offer.process, zones };
         assert_eq!(client.alive(&alive, LIMIT).await, Ok(vec![ZoneId([7; 16])]));

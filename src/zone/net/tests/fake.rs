@@ -157,6 +157,11 @@ impl Peer for Arc<Fake> {
         Box::pin(async move { Ok(offer.last.index.is_multiple_of(2).then_some(offer.process)) })
     }
 
+    fn greet(&self, caller: Caller, openings: Vec<u64>) -> Answer<'_, bool> {
+        self.called(caller);
+        Box::pin(async move { Ok(openings.contains(&7)) })
+    }
+
     fn alive(&self, caller: Caller, alive: Alive) -> Answer<'_, Vec<ZoneId>> {
         self.called(caller);
         Box::pin(async move { Ok(alive.zones.iter().filter(|(_, term)| *term > 5).map(|(zone, _)| *zone).collect()) })

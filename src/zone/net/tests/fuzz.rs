@@ -82,6 +82,8 @@ fn messages() {
         proto::KeptContentReply, proto::KeptContentReply { blobs: convert::to_kept(&[kept]) },
             |reply: proto::KeptContentReply| convert::kept(reply.blobs);
         proto::RestRequest, convert::to_rest(ZONE, &offer), convert::rest;
+        proto::GreetRequest, proto::GreetRequest { header: None, openings: vec![1, 2, u64::MAX] },
+            |request: proto::GreetRequest| convert::openings(request.openings);
         proto::RestReply, proto::RestReply { process: Bytes::from_static(&[6; 16]) },
             |reply: proto::RestReply| convert::rest_reply(&reply);
         proto::AliveRequest, convert::to_alive(ZONE, &alive), convert::alive;
