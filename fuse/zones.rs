@@ -136,6 +136,7 @@ impl ZoneMounts {
                 drop(stale);
                 if Instant::now() >= next_mend {
                     mounts.volume.mend_shares();
+                    mounts.volume.mend_missing();
                     next_mend = Instant::now() + MEND;
                 }
                 if wanted {

@@ -403,6 +403,7 @@ impl Volume {
             }
         }
         state.problems.extend(self.closed_problems());
+        state.problems.extend(self.missing_problem());
         if let Err(error) = self.log.check() {
             state.problems.push(format!("log: {error}"));
         }

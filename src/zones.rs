@@ -4,6 +4,7 @@ mod check;
 mod closed;
 mod life;
 mod metastores;
+mod missing;
 mod places;
 mod share;
 

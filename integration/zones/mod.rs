@@ -10,6 +10,7 @@ mod held;
 mod impostors;
 mod life;
 mod locks;
+mod missing;
 mod nested;
 mod open;
 mod options;
@@ -60,6 +61,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("two nodes write one SQLite database", locks::sqlite),
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
+        Case::new("content files of a zone that are missing are made up for", missing::made_up),
         Case::new("certificates renew themselves", certificates::renewed),
         Case::new("who lost its disk is another, and who copied one is nobody", impostors::wiped_and_copied),
         Case::new("members are upgraded one after the other under load", upgrade::rolling),

@@ -56,9 +56,20 @@ impl SegmentStore {
                 Err(error) => return Err(error),
             }
         }
+        let local: Vec<_> = zones.iter().filter(|zone| !zone.is_replicated()).cloned().collect();
+        let local = known_blobs(&local)?;
+        let mut missing = BTreeSet::new();
         for (id, blob) in &known {
-            self.check_there(*id, blob, sealed.get(id).copied())?;
+            match self.check_there(*id, blob, sealed.get(id).copied()) {
+                // Other members may have copies, and the rest of the volume is not to go without its files for that.
+                Err(error) if local.get(id).is_none_or(|blob| blob.live == 0) => {
+                    log::error!("of a zone: {error}");
+                    missing.insert(*id);
+                }
+                other => other?,
+            }
         }
+        *self.missing.lock() = missing;
         {
             let mut counter = self.counter.lock();
             known.keys().chain(sealed.keys()).for_each(|id| counter.seen(*id));
@@ -72,6 +83,17 @@ impl SegmentStore {
         self.attached.store(true, Ordering::Release);
         self.wake.work();
         Ok(())
+    }
+
+    /// Blobs that only zones of several nodes refer to, and that were missing here, or too short, at the
+    /// start and were not given up since.
+    pub fn missing(&self) -> Vec<BlobId> {
+        self.missing.lock().iter().copied().collect()
+    }
+
+    /// No file has anything in this blob any more, which was missing.
+    pub fn not_missed(&self, id: BlobId) {
+        self.missing.lock().remove(&id);
     }
 
     /// Whether [`SegmentStore::decide`] has still to be called.

@@ -97,6 +97,7 @@ pub struct SegmentStore {
     attached: AtomicBool,
     /// What an earlier run left over was not looked at yet.
     undecided: Mutex<Option<BTreeSet<BlobId>>>,
+    missing: Mutex<BTreeSet<BlobId>>,
     /// A segment was made, and its name is not durable yet.
     new_names: Mutex<bool>,
     /// Blobs that no metadata knows any more. Their files are deleted once the zones are settled.
@@ -155,6 +156,7 @@ impl SegmentStore {
             poison: Poison::default(),
             attached: AtomicBool::new(false),
             undecided: Mutex::new(None),
+            missing: Mutex::default(),
             new_names: Mutex::new(true),
             condemned: Mutex::default(),
             wake: Arc::new(Wake::default()),

@@ -223,6 +223,12 @@ impl ContentStore for SharedContent {
     fn read(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()> {
         match self.local.read(blob, offset, buf) {
             Err(Error::NotFound) if blob.origin().0 != self.writer => self.fetch(blob, offset, buf),
+            // What is damaged or missing here others may have a copy of.
+            Err(error @ (Error::NotFound | Error::Corrupt(_) | Error::Io(_))) if blob.origin().0 == self.writer => {
+                let node = self.node.get().and_then(Weak::upgrade);
+                let copied = node.is_some_and(|node| node.fetch_copy(blob, offset, buf).is_ok());
+                if copied { Ok(()) } else { Err(error) }
+            }
             done => done,
         }
     }
