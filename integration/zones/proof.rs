@@ -38,6 +38,9 @@ pub(super) fn proven(lab: &Lab) -> Check {
         fs::copy(aside.join(entry.file_name()), entry.path())?;
     }
     fs::remove_dir_all(&aside)?;
+    // The volume itself can be repaired, with zones in it.
+    let said = b.mount.program().args(["fsck", "--repair"]).arg(b.mount.data()).ok()?;
+    ensure!(said.contains("nothing needed a repair"), "{said}");
     // A zone that can't be opened is damage.
     let key = b.mount.data().join("zones/1/node.key");
     let whole = fs::read(&key)?;

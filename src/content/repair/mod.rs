@@ -10,6 +10,7 @@ mod attributes;
 mod content;
 mod counts;
 mod model;
+mod mounts;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -59,6 +60,7 @@ pub fn plan_repair(zone: &dyn Zone, store: &SegmentStore) -> Result<RepairPlan> 
         repair.extents(&unreadable, &facts)?;
         repair.attributes();
         repair.counts();
+        repair.model.put_mounts_back();
         let lossy: std::collections::BTreeSet<String> = repair.lossy.keys().map(|ino| repair.path(*ino)).collect();
         plan = RepairPlan {
             writes: repair.model.changes(state)?,

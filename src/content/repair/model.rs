@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use nexus_kernel::metastore::{Key, MetaRead};
-use nexus_kernel::model::{self, Blob, Dentry, Extent, FileKind, Inode, InodeFlags, SLOT_BITS, Usage, keys, name_hash};
+use nexus_kernel::model::{self, Blob, Dentry, Extent, FileKind, Inode, SLOT_BITS, Usage, keys, name_hash};
 use nexus_kernel::{BlobId, Error, Ino, Result, Table};
 use serde::Serialize;
+
+use super::mounts::Mounts;
 
 /// All that a zone knows.
 pub(super) struct Model {
@@ -24,6 +26,7 @@ pub(super) struct Model {
     pub usage: Usage,
     /// First name of each inode; filled once names are settled.
     pub named: BTreeMap<u64, (u64, u64)>,
+    mounts: Mounts,
 }
 
 /// Records that can't be read. They are not in the model.
@@ -52,6 +55,7 @@ impl Model {
             orphans: BTreeSet::new(),
             usage: state.usage()?,
             named: BTreeMap::new(),
+            mounts: Mounts::load(state)?,
         };
         for table in Table::ALL.into_iter().filter(|table| *table != Table::Sys) {
             state.scan(table, &[], &[0xff; 300], &mut |key, value| {
@@ -61,14 +65,9 @@ impl Model {
                 ControlFlow::Continue(())
             })?;
         }
-        // Their entries and targets follow rules of their own.
-        if model.inodes.values().any(|inode| inode.flags.has(InodeFlags::MOUNT)) {
-            return Err(Error::Unavailable(
-                "other zones are mounted in this one, which a repair can't deal with: restore the data folder from a \
-                 backup"
-                    .into(),
-            ));
-        }
+        let mut mounts = std::mem::take(&mut model.mounts);
+        bad.texts.extend(mounts.take_out(&mut model));
+        model.mounts = mounts;
         Ok((model, bad))
     }
 
@@ -91,6 +90,13 @@ impl Model {
         Ok(())
     }
 
+    /// Has zones stand again where they stood, once all else is settled.
+    pub fn put_mounts_back(&mut self) {
+        let mut mounts = std::mem::take(&mut self.mounts);
+        mounts.put_back(self);
+        self.mounts = mounts;
+    }
+
     /// What has to be written so that `state` becomes this.
     pub fn changes(&self, state: &dyn MetaRead) -> Result<Vec<(Table, Key, Option<Bytes>)>> {
         let mut changes = Vec::new();
@@ -110,6 +116,7 @@ impl Model {
         if state.usage()? != self.usage {
             changes.push((Table::Sys, keys::sys(Usage::KEY), Some(model::encode(&self.usage)?)));
         }
+        changes.extend(self.mounts.changes());
         Ok(changes)
     }
 

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use nexus_kernel::command::NewKind;
 use nexus_kernel::direct_zone::DirectZone;
 use nexus_kernel::metastore::{Durability, Metastore, WriteBatch};
-use nexus_kernel::model::{Extent, FileKind, keys};
-use nexus_kernel::{BlobId, Error, Ino, MetaRead, Name, Table};
+use nexus_kernel::model::{Extent, FileKind, MountTarget, keys};
+use nexus_kernel::scan::stands_in;
+use nexus_kernel::{BlobId, Command, Error, Ino, MetaRead, Name, Table};
 
 use super::{RepairPlan, plan_repair};
 use crate::Severity;
@@ -79,12 +80,45 @@ fn every_damage_is_put_right() {
     assert_eq!(repaired, DAMAGES.len() - 1);
 }
 
+/// A zone stands at `sub`, beside damage; and so it does after the repair, wherever its directory came to be.
 #[test]
-fn a_zone_with_others_in_it_is_left_alone() {
-    let volume = volume();
-    volume.inode(volume.sub, |inode| inode.flags.set(nexus_kernel::model::InodeFlags::MOUNT, true));
-    let plan = plan_repair(&*volume.rig.zone, &volume.rig.store);
-    assert!(matches!(plan, Err(Error::Unavailable(text)) if text.contains("other zones")));
+fn zones_stand_where_they_stood() {
+    let mounted = || {
+        let volume = volume();
+        let outer = make(&volume.rig, Ino::ROOT, "outer", NewKind::Directory);
+        let place = make(&volume.rig, outer, "place", NewKind::Directory);
+        let target = MountTarget { zone: [7; 16], name: "inner".into(), addresses: vec!["a:1".into()] };
+        let target = nexus_kernel::model::encode(&target).unwrap().to_vec();
+        let (name, now) = (b"place"[..].into(), volume.rig.zone.now());
+        let command = Command::MountZone { parent: outer, name, replace: false, target, now };
+        volume.rig.zone.propose(&command).unwrap();
+        (volume, outer, place)
+    };
+    let (volume, _, place) = mounted();
+    assert!(plan_repair(&*volume.rig.zone, &volume.rig.store).unwrap().writes.is_empty(), "nothing is wrong");
+    volume.inode(volume.file, |inode| inode.nlink += 1);
+    let before = volume.rig.zone.inode(place).unwrap();
+    assert_eq!(repair(&volume, "beside").repairs.len(), 1);
+    assert_eq!(volume.rig.zone.inode(place).unwrap(), before);
+    assert!(stands_in(&*volume.rig.zone, &[7; 16]).unwrap());
+
+    // Its name is lost.
+    let (volume, outer, place) = mounted();
+    let (at, _) = volume.dentry(outer, "place");
+    volume.set(Table::Dentry, keys::dentry(outer, at), None);
+    repair(&volume, "its name");
+    let found = find(&volume, &["lost+found", &format!("#{}", place.0)]);
+    assert_eq!(found, Some(place));
+    assert!(stands_in(&*volume.rig.zone, &[7; 16]).unwrap());
+    let (_, dentry) = volume.dentry(find(&volume, &["lost+found"]).unwrap(), &format!("#{}", place.0));
+    assert_eq!(dentry.kind, FileKind::Mount);
+
+    // Which zone it was is lost.
+    let (volume, outer, place) = mounted();
+    volume.set(Table::Symlink, keys::ino(place), None);
+    repair(&volume, "its target");
+    assert_eq!(volume.dentry(outer, "place").1.kind, FileKind::Directory);
+    assert!(!stands_in(&*volume.rig.zone, &[7; 16]).unwrap());
 }
 
 #[test]
