@@ -275,10 +275,11 @@ pub fn bucket(place: &CloudPlace, limits: StoreLimits, look: bool) -> Result<Buc
     Ok(bucket)
 }
 
-/// Segments for a store that is far away: small enough that a large file goes up while it is
-/// still being written, large enough that many small ones share a request.
+/// Segments for a store that is far away: what goes up in one request. So a large file goes up, several
+/// at a time, while it is still being written, many small ones share a request, and nothing has to be
+/// begun, completed or put together there.
 pub fn content_config() -> ContentConfig {
-    ContentConfig { segment_bytes: 32 << 20, stream_segment_bytes: 64 << 20, ..ContentConfig::default() }
+    ContentConfig { segment_bytes: 8 << 20, stream_segment_bytes: 8 << 20, ..ContentConfig::default() }
 }
 
 /// What nobody writes to any more goes up soon, however little it is.

@@ -8,6 +8,7 @@ mod coded;
 mod failpoints;
 mod folders;
 mod limits;
+mod prompt;
 pub mod server;
 mod several;
 mod waiting;
@@ -46,6 +47,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(failpoints::cases());
     cases.extend(folders::cases());
     cases.extend(limits::cases());
+    cases.extend(prompt::cases());
     cases.extend(waiting::cases());
     cases.extend([
         Case::new("a volume comes back from its bucket", comes_back),

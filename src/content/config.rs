@@ -60,6 +60,14 @@ pub struct ReclaimConfig {
     pub idle_seal_ms: u64,
     /// ...if it holds this much.
     pub idle_seal_bytes: u64,
+    /// For a store that is far away it is closed and sent after this long, however little it holds...
+    pub early_seal_ms: u64,
+    /// ...as long as small ones are few: so many at once...
+    pub early_seals: u64,
+    /// ...and one more each time this has passed.
+    pub early_seal_every_ms: u64,
+    /// Nor does one that is written to all the time wait longer than this to be sent.
+    pub longest_open_ms: u64,
     /// A dead blob is dropped this long after it was first seen dead; at once when space is short.
     pub drop_grace_ms: u64,
     /// A sealed blob with less than this percentage of live bytes is compacted.
@@ -84,6 +92,10 @@ impl Default for ReclaimConfig {
             interval_ms: 2_000,
             idle_seal_ms: 300_000,
             idle_seal_bytes: 8 << 20,
+            early_seal_ms: 1_000,
+            early_seals: 6,
+            early_seal_every_ms: 10_000,
+            longest_open_ms: 30_000,
             drop_grace_ms: 2_000,
             compact_below_percent: 50,
             merge_below_bytes: 4 << 20,

@@ -1,6 +1,8 @@
 //! The kernel's port to file content: bytes go in as pieces of blobs, and come out by blob
 //! and offset. What maps them to files is metadata; see [`crate::model::Extent`].
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use crate::disk::DiskSpace;
@@ -92,6 +94,20 @@ pub trait ContentStore: ContentSync {
     /// Fills `buf` from a blob. [`Error::NotFound`] if the blob is gone, which means that
     /// the caller's extent is out of date: resolve again.
     fn read(&self, blob: BlobId, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Whether a blob has to be fetched to be read, so that somebody who reads in order gains by
+    /// [`ContentStore::want`].
+    fn is_fetched(&self, blob: BlobId) -> bool {
+        let _ = blob;
+        false
+    }
+
+    /// Says that a range of a blob will be read soon; returns at once. `false` if that is too much for
+    /// now, and to be said again later.
+    fn want(&self, blob: BlobId, range: Range<u64>) -> bool {
+        let _ = (blob, range);
+        true
+    }
 
     /// Whether fsync of a file that is placed so waits until its content is in its store.
     fn fsync_uploads(&self, placement: Placement) -> bool {

@@ -26,6 +26,7 @@ pub mod name;
 pub mod object_store;
 pub mod overlay;
 pub mod protocol;
+pub mod readers;
 pub mod record_store;
 pub mod router;
 pub mod scan;

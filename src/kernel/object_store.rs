@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::BlobId;
 
 /// A boxed future; drivers of local stores return ones that are ready at once.
@@ -99,7 +99,29 @@ pub trait ObjectStore: Send + Sync {
     fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>>;
     /// Bytes of a range.
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>>;
-    /// The same for somebody who does not wait for them: what others wait for goes first.
+    /// Fills `out` with the bytes from `offset` on.
+    fn read<'a>(&'a self, id: BlobId, offset: u64, out: &'a mut [u8]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let bytes = self.get(id, offset..offset.saturating_add(out.len() as u64)).await?;
+            if bytes.len() != out.len() {
+                return Err(Error::Corrupt(format!(
+                    "blob {:016x}: the store answered {} bytes for {} at {offset}",
+                    id.0,
+                    bytes.len(),
+                    out.len()
+                )));
+            }
+            out.copy_from_slice(&bytes);
+            Ok(())
+        })
+    }
+    /// Says that a range of a blob of `len` bytes will be read soon, by somebody who does not wait for it;
+    /// `false` if that is too much for now, and to be said again later.
+    fn want(&self, id: BlobId, len: u64, range: Range<u64>) -> bool {
+        let _ = (id, len, range);
+        true
+    }
+    /// As `get`, for somebody who does not wait for them: what others wait for goes first.
     fn get_ahead<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
         self.get(id, range)
     }

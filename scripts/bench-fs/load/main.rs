@@ -23,7 +23,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 use nexus_bench::{Context, Failure, Report, Role};
 
-use crate::cloud::{Amounts, Store};
+use crate::cloud::{Amounts, Part, Store};
 use crate::interrupt::Interrupt;
 use crate::programs::Materials;
 use crate::ring::{Switch, Wanted};
@@ -93,6 +93,9 @@ struct Run {
     /// same server; --only and --groups do not count then.
     #[arg(long, value_enum)]
     store: Option<Store>,
+    /// What of it to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "large,tree,bill", requires = "store")]
+    parts: Vec<Part>,
     /// Measure a zone of three daemons on this machine instead, against a volume of one; --only and
     /// --groups do not count then.
     #[arg(long, conflicts_with = "store")]
@@ -219,8 +222,8 @@ impl Run {
         let (tree_files, bill_files) = if self.quick { (500, 500) } else { (5000, 10_000) };
         let amounts = Amounts { large_bytes, tree_files, bill_files };
         let (arguments, seed) = (self.nexus_arg.as_slice(), self.seed);
-        let peers = self.peers;
-        let bench = cloud::Bench { program: &program, folder, arguments, interrupt, amounts, seed, peers };
+        let (parts, peers) = (self.parts.as_slice(), self.peers);
+        let bench = cloud::Bench { program: &program, folder, arguments, interrupt, amounts, seed, parts, peers };
         let outcome = bench.run(runs)?;
         let mut facts = self.facts(&outcome.report, &[], folder, runs, load, outcome.failed);
         facts.extend(outcome.facts);

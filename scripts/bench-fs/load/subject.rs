@@ -136,7 +136,7 @@ pub fn time_run(processes: &[u32]) -> Duration {
 }
 
 /// Processor time of a process, from `/proc/PID/stat`, whose unit is 10 ms on Linux.
-fn cpu_time(pid: u32) -> Option<Duration> {
+pub fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before the last parenthesis may hold spaces.
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use nexus_kernel::{BlobId, Error, Result, StoreId};
 
+use crate::config::ReclaimConfig;
+
 /// How long nothing is copied for a store that did not take the last copies, or did not give what was
 /// to be copied: each try costs requests.
 const REST_MS: u64 = 60_000;
@@ -24,7 +26,12 @@ pub(super) struct Memory {
     pub(super) allowance: Allowance,
     /// Stores for which nothing is copied until then.
     resting: HashMap<StoreId, u64>,
+    /// Small segments that may be sent early, in thousandths.
+    early: HashMap<StoreId, Allowance>,
 }
+
+/// What one of them takes.
+const ONE_EARLY: u64 = 1_000;
 
 impl Memory {
     /// Goes on without a blob that the disk fails at; other errors end the pass.
@@ -66,6 +73,17 @@ impl Memory {
         if !matches!(error, Error::NoSpace | Error::QuotaExceeded) {
             self.resting.insert(store, now_ms.saturating_add(REST_MS));
         }
+    }
+
+    /// Whether one more small segment may be sent early to a store, which then is one less.
+    pub(super) fn seal_early(&mut self, store: StoreId, now_ms: u64, config: &ReclaimConfig) -> bool {
+        let per_s = 1_000 * ONE_EARLY / config.early_seal_every_ms.max(1);
+        let early = self.early.entry(store).or_default();
+        let may = early.left(now_ms, per_s, config.early_seals.saturating_mul(ONE_EARLY)) >= ONE_EARLY;
+        if may {
+            early.take(ONE_EARLY);
+        }
+        may
     }
 
     /// Whether nothing is to be copied for a store now.
@@ -117,5 +135,19 @@ mod tests {
         }
         assert_eq!(allowance.left(now, 100, 1_000), 100, "short steps count");
         assert_eq!(allowance.left(now + 1_000_000, 100, 1_000), 1_000);
+    }
+
+    #[test]
+    fn few_segments_are_sent_early_and_then_one_each_ten_seconds() {
+        let (mut memory, config) = (Memory::default(), ReclaimConfig::default());
+        let mut sent = Vec::new();
+        for second in 0..120 {
+            if memory.seal_early(StoreId(1), 1_000_000 + second * 1_000, &config) {
+                sent.push(second);
+            }
+        }
+        assert_eq!(sent[..6], [0, 1, 2, 3, 4, 5], "a few at once");
+        assert!((16..=18).contains(&sent.len()), "{sent:?}");
+        assert!(memory.seal_early(StoreId(2), 1_000_000, &config), "each store has its own");
     }
 }

@@ -1,7 +1,7 @@
 //! [`Reclaimer`]: seals segments that are full or idle, forgets and deletes blobs that are
 //! dead, and empties those of which little is live, or that are small and far away. How a blob is
 //! emptied is in `compact` and `batch`, what is worth to be merged in `merge`, the thread that runs
-//! passes in `thread`.
+//! passes in `thread`, when a segment takes no more in `close`.
 //!
 //! Every step can be cut short by a crash; the next pass sees from the metadata and the
 //! files what is left to do:
@@ -18,6 +18,7 @@
 
 mod adopt;
 mod batch;
+mod close;
 mod compact;
 mod memory;
 mod merge;
@@ -35,7 +36,7 @@ use nexus_kernel::{BlobId, Clock, Command, ContentStore, Error, Result, StoreId,
 use parking_lot::Mutex;
 
 use crate::config::ReclaimConfig;
-use crate::metadata::{find_blob, known_blobs, zone_blobs};
+use crate::metadata::{find_blob, zone_blobs};
 use crate::store::{SegmentStore, Where};
 use crate::time::now_ms;
 use crate::zones::{ZoneSet, is_own};
@@ -141,8 +142,8 @@ impl Reclaimer {
         memory.end_pass();
         let mut progress = Progress::default();
         let mut budget = self.config.pass_bytes;
-        self.close_segments(Need::Calm)?;
-        self.seal_settled(&mut budget, &mut memory, &mut progress)?;
+        self.close_segments(Need::Calm, &mut memory)?;
+        self.seal_settled(Need::Calm, &mut budget, &mut memory, &mut progress)?;
         self.finish_seals()?;
         // What is dead already is never sent; it goes now, or it would look as if it waited.
         self.drop_dead(Need::Room, &mut memory, &mut progress)?;
@@ -163,8 +164,8 @@ impl Reclaimer {
         // What is dead already costs nothing and makes room for the rest.
         self.drop_dead(need, &mut memory, &mut progress)?;
         self.delete_condemned(&mut memory, &mut progress)?;
-        self.close_segments(need)?;
-        self.seal_settled(&mut budget, &mut memory, &mut progress)?;
+        self.close_segments(need, &mut memory)?;
+        self.seal_settled(need, &mut budget, &mut memory, &mut progress)?;
         self.finish_seals()?;
         loop {
             self.compact(need, &mut budget, &mut memory, &mut progress)?;
@@ -196,23 +197,6 @@ impl Reclaimer {
 
     fn now_ms(&self) -> u64 {
         now_ms(&*self.clock)
-    }
-
-    /// Closes segments that are idle, or not worth to go on with.
-    fn close_segments(&self, need: Need) -> Result<()> {
-        let known = known_blobs(&self.zones.all())?;
-        let (now, config) = (self.now_ms(), &self.config);
-        self.store.close_segments(|id, tail, last_write_ms| {
-            let live = known.get(&id).map_or(0, |blob| blob.live);
-            let (idle_ms, idle_bytes) = self.store.idle_seal(id);
-            let worth_sealing = tail >= config.idle_seal_bytes.min(idle_bytes).max(1);
-            let idle = now.saturating_sub(last_write_ms) >= config.idle_seal_ms.min(idle_ms);
-            let sparse = need != Need::Calm && live < tail / 2;
-            // What goes elsewhere makes room here.
-            let leaves = need == Need::Room && tail > 0 && self.store.is_far(id);
-            worth_sealing && (idle || live == 0) || sparse || leaves
-        });
-        Ok(())
     }
 
     /// Each zone's record of a blob.

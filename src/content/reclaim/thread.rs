@@ -33,7 +33,8 @@ impl Reclaimer {
         let wake = Arc::clone(self.store.wake());
         let mut complaint = None;
         loop {
-            let need = match wake.next(Duration::from_millis(self.config.interval_ms)) {
+            let patience = self.until_due(self.config.interval_ms);
+            let need = match wake.next(Duration::from_millis(patience)) {
                 Call::Stop => break,
                 Call::Room => Need::Room,
                 Call::Work | Call::Time => Need::Calm,

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use super::sums::FrameSums;
 
 /// Blobs whose checksums are remembered, at the most.
-const MOST: usize = 16;
-/// Most bytes of all of them: a blob of 64 MiB in frames of 4 KiB has 64 KiB.
+const MOST: usize = 256;
+/// Most bytes of all of them: a blob of 8 MiB in frames of 4 KiB has 8 KiB.
 const MOST_BYTES: usize = 2 << 20;
 
 /// A small cache; the one that was used last comes last.
@@ -78,7 +78,7 @@ mod tests {
         }
         let unread = || Err(Error::Invalid);
         assert_eq!(*known.get(BlobId(1), unread).unwrap(), sums(1, 5000));
-        get(100).unwrap();
+        get(MOST as u64 + 1).unwrap();
         // The first was used again, so the second has gone.
         assert!(known.get(BlobId(1), unread).is_ok());
         assert_eq!(known.get(BlobId(2), unread), Err(Error::Invalid));

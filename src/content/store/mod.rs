@@ -26,6 +26,7 @@ mod upload;
 mod wake;
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -60,6 +61,7 @@ pub use mounts::StoreShape;
 pub use residency::{Cursor, Residency};
 pub use room::{RoomPolicy, WhenFull};
 pub(crate) use seal::Where;
+pub(crate) use segment::OpenSegment;
 #[cfg(test)]
 pub(crate) use sums::FrameSums;
 pub(crate) use wake::{Call, Wake};
@@ -443,6 +445,14 @@ impl ContentStore for SegmentStore {
             Err(Error::NotFound) => self.read_sealed(blob, offset, buf),
             Err(error) => Err(error),
         }
+    }
+
+    fn is_fetched(&self, blob: BlobId) -> bool {
+        self.is_far(blob) && !self.segments.read().contains_key(&blob)
+    }
+
+    fn want(&self, blob: BlobId, range: Range<u64>) -> bool {
+        self.want_sealed(blob, range)
     }
 
     fn closed(&self, ino: Ino) {

@@ -12,7 +12,7 @@ use nexus_kernel::object_store::BlobSource;
 use nexus_kernel::{BlobId, Error, ObjectStore, Result, StoreId};
 
 use super::SegmentStore;
-use super::segment::Segment;
+use super::segment::{OpenSegment, Segment};
 use super::sums::FrameSums;
 use nexus_kernel::block_on;
 
@@ -30,27 +30,63 @@ pub(crate) enum Where {
     Elsewhere,
 }
 
+/// Bytes of a segment that is read once, for its checksums and its store.
+const READ_WHOLE: u64 = 8 << 20;
+
 /// A segment's file on its way into a store.
-struct SegmentSource {
+struct SegmentSource<'a> {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     len: u64,
     at: u64,
     /// Bytes that were handed on, where they leave this disk.
     moved: Arc<AtomicU64>,
+    /// Where the checksums are noted before the first byte is given away, unless that was done.
+    unsummed: Option<Unsummed<'a>>,
+    /// All of the blob, if it was read for its checksums.
+    whole: Bytes,
 }
 
-impl BlobSource for SegmentSource {
+/// A blob without checksums.
+struct Unsummed<'a> {
+    store: &'a SegmentStore,
+    blob: BlobId,
+    grain: u64,
+}
+
+impl SegmentSource<'_> {
+    /// Makes the checksums durable, if they are not.
+    fn sum(&mut self) -> Result<()> {
+        let Some(Unsummed { store, blob, grain }) = self.unsummed.take() else { return Ok(()) };
+        let sums = if self.len <= READ_WHOLE {
+            let mut whole = vec![0; self.len as usize];
+            self.file.read_at(&mut whole, 0)?;
+            self.whole = whole.into();
+            FrameSums::of_bytes(blob, &self.whole, grain)
+        } else {
+            FrameSums::of_file(blob, &*self.file, self.len, grain)?
+        };
+        store.write_sums(&sums)?;
+        reach("seal.summed");
+        Ok(())
+    }
+}
+
+impl BlobSource for SegmentSource<'_> {
     fn len(&self) -> u64 {
         self.len
     }
 
     fn next(&mut self, max: usize) -> Result<Bytes> {
-        let step = (self.len - self.at).min(max as u64) as usize;
-        let mut buf = vec![0; step];
-        self.file.read_at(&mut buf, self.at)?;
-        self.at += step as u64;
-        self.moved.fetch_add(step as u64, Ordering::Relaxed);
+        self.sum()?;
+        let step = (self.len - self.at).min(max as u64);
+        self.at += step;
+        self.moved.fetch_add(step, Ordering::Relaxed);
+        if !self.whole.is_empty() {
+            return Ok(self.whole.split_to(step as usize));
+        }
+        let mut buf = vec![0; step as usize];
+        self.file.read_at(&mut buf, self.at - step)?;
         Ok(buf.into())
     }
 
@@ -100,11 +136,10 @@ impl SegmentStore {
             .map_or((u64::MAX, u64::MAX), |store| (store.shape.idle_seal_ms, store.shape.idle_seal_bytes))
     }
 
-    /// Closes the open segments that `choose` picks by id, bytes used and time of last write.
-    pub(crate) fn close_segments(&self, mut choose: impl FnMut(BlobId, u64, u64) -> bool) {
+    /// Closes the open segments that `choose` picks.
+    pub(crate) fn close_segments(&self, mut choose: impl FnMut(OpenSegment) -> bool) {
         for store in self.mounts.all() {
-            let mut choose = |segment: &Arc<Segment>| choose(segment.id(), segment.tail(), segment.last_write_ms());
-            store.lanes.lock().close_segments(&mut choose);
+            store.lanes.lock().close_segments(|segment| choose(segment.look()));
         }
     }
 
@@ -144,11 +179,13 @@ impl SegmentStore {
             file.set_len(len)?;
         }
         segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
-        let grain = store.objects.grain();
-        self.write_sums(&FrameSums::of_file(blob, &*file, len, grain)?)?;
-        reach("seal.summed");
-        let (path, moved) = (segment.path().to_owned(), Arc::clone(self.room.moved()));
-        let mut source = SegmentSource { path, file: Arc::clone(&file), len, at: 0, moved };
+        let unsummed = Some(Unsummed { store: self, blob, grain: store.objects.grain() });
+        let (path, moved, whole) = (segment.path().to_owned(), Arc::clone(self.room.moved()), Bytes::new());
+        let mut source = SegmentSource { path, file: Arc::clone(&file), len, at: 0, moved, unsummed, whole };
+        if store.is_here() {
+            // Moved without a look at its bytes.
+            source.sum()?;
+        }
         let sending = (!store.is_here()).then(|| self.room.send());
         let put = block_on(store.objects.put(blob, &mut source));
         drop(sending);
@@ -158,6 +195,7 @@ impl SegmentStore {
             Err(Error::Exists) if self.sealed_len(blob)? == len => {}
             Err(error) => return Err(error),
         }
+        source.sum()?;
         reach("seal.stored");
         self.leave_segment(&*store.objects, segment, file)?;
         reach("seal.moved");

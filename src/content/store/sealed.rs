@@ -81,17 +81,24 @@ impl SegmentStore {
         let frame_bytes = sums.frame_bytes();
         let start = offset / frame_bytes * frame_bytes;
         let stop = end.next_multiple_of(frame_bytes).min(sums.len);
-        let mut frames = fetch(&*store.objects, blob, start..stop)?;
-        if sums.check(start, &frames).is_err() {
-            // A copy nearby may be what is wrong.
-            store.objects.distrust(blob, start..stop);
-            frames = fetch(&*store.objects, blob, start..stop)?;
-            sums.check(start, &frames)?;
+        if (start, stop) == (offset, end) {
+            // Nothing but what was asked for.
+            return read_checked(&*store.objects, &sums, start, buf);
         }
+        let mut frames = vec![0; (stop - start) as usize];
+        read_checked(&*store.objects, &sums, start, &mut frames)?;
         let skip = (offset - start) as usize;
-        let wanted = frames.get(skip..skip + buf.len()).ok_or(Error::Invalid)?;
-        buf.copy_from_slice(wanted);
+        buf.copy_from_slice(frames.get(skip..skip + buf.len()).ok_or(Error::Invalid)?);
         Ok(())
+    }
+
+    /// Has a part of a blob that has no local file fetched for somebody who will read it; `false` if not
+    /// now.
+    pub(super) fn want_sealed(&self, blob: BlobId, range: Range<u64>) -> bool {
+        let Ok(store) = self.mounts.of(blob) else { return true };
+        // Who reads it is told what is wrong.
+        let Ok(sums) = self.known_sums.get(blob, || self.sums(blob)) else { return true };
+        store.objects.want(blob, sums.len, range.start..range.end.min(sums.len))
     }
 
     /// Holds a whole sealed blob against its checksums, as it is in its store; answers its bytes.
@@ -125,8 +132,16 @@ impl SegmentStore {
     }
 }
 
-fn fetch(store: &dyn ObjectStore, blob: BlobId, range: Range<u64>) -> Result<Bytes> {
-    whole(blob, range.clone(), block_on(store.get(blob, range))?)
+/// Reads whole frames, from `start` on.
+fn read_checked(store: &dyn ObjectStore, sums: &FrameSums, start: u64, out: &mut [u8]) -> Result<()> {
+    block_on(store.read(sums.id, start, out))?;
+    if sums.check(start, out).is_ok() {
+        return Ok(());
+    }
+    // A copy nearby may be what is wrong.
+    store.distrust(sums.id, start..start + out.len() as u64);
+    block_on(store.read(sums.id, start, out))?;
+    sums.check(start, out)
 }
 
 /// Refuses an answer that is shorter or longer than what was asked for.

@@ -32,6 +32,7 @@ pub struct Segment {
     dirty: AtomicBool,
     syncing: Mutex<()>,
     written: AtomicU64,
+    made_ms: u64,
     last_write_ms: AtomicU64,
     /// Whether all that it holds is elsewhere too.
     redundant: AtomicBool,
@@ -42,6 +43,21 @@ struct State {
     allocated: u64,
     closed: bool,
     abandoned: Vec<(u64, u64)>,
+}
+
+/// What is to be known of a segment that is open, to say whether it is to be closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenSegment {
+    /// The blob that it becomes.
+    pub id: BlobId,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Bytes that fit.
+    pub limit: u64,
+    /// When it was made.
+    pub made_ms: u64,
+    /// When it was last written to.
+    pub last_write_ms: u64,
 }
 
 /// Keeps a segment from being sealed or dropped.
@@ -89,6 +105,7 @@ impl Segment {
             dirty: AtomicBool::new(dirty),
             syncing: Mutex::new(()),
             written: AtomicU64::new(0),
+            made_ms: now_ms,
             last_write_ms: AtomicU64::new(now_ms),
             redundant: AtomicBool::new(false),
         }
@@ -122,6 +139,12 @@ impl Segment {
     /// When a range was last handed out.
     pub fn last_write_ms(&self) -> u64 {
         self.last_write_ms.load(Ordering::Relaxed)
+    }
+
+    /// What a collector looks at.
+    pub fn look(&self) -> OpenSegment {
+        let (made_ms, last_write_ms) = (self.made_ms, self.last_write_ms());
+        OpenSegment { id: self.id, bytes: self.tail(), limit: self.limit, made_ms, last_write_ms }
     }
 
     /// Reserves `len` bytes after all that is there; `None` if they do not fit.

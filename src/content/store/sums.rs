@@ -45,7 +45,7 @@ pub struct FrameSums {
 impl FrameSums {
     /// Checksums of the first `len` bytes of a file, for a store that is read by `grain` bytes.
     pub fn of_file(id: BlobId, file: &dyn DiskFile, len: u64, grain: u64) -> Result<FrameSums> {
-        let frame_log2 = (grain.max(1).ilog2() as u8).clamp(LEAST_FRAME_LOG2, MOST_FRAME_LOG2);
+        let frame_log2 = frame_log2(grain);
         let frame_bytes = 1 << frame_log2;
         let mut frames = Vec::with_capacity(usize::try_from(len.div_ceil(frame_bytes)).unwrap_or(0));
         let mut buf = vec![0; READ_BYTES.min(len) as usize];
@@ -58,6 +58,13 @@ impl FrameSums {
             at += step as u64;
         }
         Ok(FrameSums { id, len, frame_log2, frames })
+    }
+
+    /// Checksums of all bytes of a blob, for a store that is read by `grain` bytes.
+    pub fn of_bytes(id: BlobId, bytes: &[u8], grain: u64) -> FrameSums {
+        let frame_log2 = frame_log2(grain);
+        let frames = bytes.chunks(1 << frame_log2).map(crc32c::crc32c).collect();
+        FrameSums { id, len: bytes.len() as u64, frame_log2, frames }
     }
 
     /// Of frames of 4 KiB with these checksums.
@@ -170,6 +177,10 @@ impl FrameSums {
         let frames = frames.iter().map(|bytes| u32::from_be_bytes(*bytes)).collect();
         Ok(FrameSums { id, len, frame_log2: log2, frames })
     }
+}
+
+fn frame_log2(grain: u64) -> u8 {
+    (grain.max(1).ilog2() as u8).clamp(LEAST_FRAME_LOG2, MOST_FRAME_LOG2)
 }
 
 #[cfg(test)]

@@ -112,6 +112,11 @@ impl Wake {
         self.to_writers.notify_all();
     }
 
+    /// Whether somebody waits for a pass that makes room.
+    pub fn is_wanted(&self) -> bool {
+        self.state.lock().room
+    }
+
     /// Whether the thread is to end.
     pub fn is_stopped(&self) -> bool {
         self.state.lock().stop

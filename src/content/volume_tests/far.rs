@@ -90,13 +90,13 @@ fn volume(far: &Arc<Far>) -> (Rig, Vec<(Ino, Vec<u8>)>) {
 }
 
 #[test]
-fn two_segments_are_sent_side_by_side() {
+fn segments_are_sent_side_by_side() {
     let far = Arc::new(Far::default());
     let (rig, files) = volume(&far);
     rig.clock.advance_ms(1_000_000);
     let pass = rig.reclaimer.run_once().unwrap();
     let uploads = far.uploads.lock();
-    assert_eq!((uploads.most, uploads.under_way), (2, 0));
+    assert!((2..=8).contains(&uploads.most) && uploads.under_way == 0, "{} at once", uploads.most);
     assert!(pass.sealed >= 4 && pass.sent == pass.sealed && uploads.tries as u64 == pass.sealed, "{pass:?}");
     drop(uploads);
     for (ino, data) in files {
@@ -112,14 +112,98 @@ fn a_store_that_is_away_ends_the_pass_and_loses_nothing() {
     far.uploads.lock().away = true;
     rig.clock.advance_ms(1_000_000);
     assert!(matches!(rig.reclaimer.run_once(), Err(Error::Unavailable(_))));
-    // Each of the two who send may have begun one.
-    assert!((1..=2).contains(&far.uploads.lock().tries));
+    // Each of those who send may have begun one.
+    assert!((1..=8).contains(&far.uploads.lock().tries));
     far.uploads.lock().away = false;
     assert!(rig.collect().unwrap().sealed >= 4);
     for (ino, data) in files {
         assert_eq!(rig.read(ino).unwrap(), data);
     }
     rig.assert_sound("sent later");
+}
+
+/// An upload that waits for another one meets the next segment of the file, which is full only later.
+#[test]
+fn what_is_closed_meanwhile_is_sent_by_the_same_pass() {
+    let far = Arc::new(Far::default());
+    let config = crate::ContentConfig { stream_segment_bytes: 64 << 10, ..small() };
+    let rig = Rig::over(SimDisk::new(), memory(), far.clone(), config).unwrap();
+    let (ino, data) = (rig.create().unwrap(), Random::new(1).bytes(256 << 10));
+    let begun = |count| {
+        let mut uploads = far.uploads.lock();
+        far.begun.wait_while_for(&mut uploads, |uploads| uploads.tries < count, PATIENCE);
+        uploads.tries >= count
+    };
+    rig.write(ino, 0, &data[..100 << 10]).unwrap();
+    assert_eq!(rig.store.settled().len(), 1, "one is full");
+    std::thread::scope(|scope| {
+        let pass = scope.spawn(|| rig.reclaimer.run_once().unwrap());
+        assert!(begun(1));
+        rig.write(ino, 100 << 10, &data[100 << 10..]).unwrap();
+        assert!(begun(2), "it was not sent");
+        assert!(pass.join().unwrap().sent >= 2);
+    });
+    assert_eq!(rig.read(ino).unwrap(), data);
+    rig.assert_sound("sent while it was written");
+}
+
+#[test]
+fn who_waits_for_several_segments_has_them_sent_side_by_side() {
+    let far = Arc::new(Far::default());
+    let (rig, files) = volume(&far);
+    let blobs: Vec<_> = crate::metadata::zone_blobs(&*rig.zone).unwrap().into_keys().collect();
+    nexus_kernel::ContentStore::upload(&*rig.store, &blobs).unwrap();
+    assert!((2..=8).contains(&far.uploads.lock().most));
+    assert_eq!(rig.store.unsealed_bytes(u64::MAX), 0);
+    for (ino, data) in files {
+        assert_eq!(rig.read(ino).unwrap(), data);
+    }
+    rig.collect().unwrap();
+    rig.assert_sound("uploaded");
+}
+
+/// What was written is sent a second after the last write. Who writes a little again and again makes few
+/// objects so, and one each ten seconds then; nothing waits longer than half a minute.
+#[test]
+fn what_was_written_is_sent_soon_and_in_few_objects() {
+    let far = Arc::new(Far::default());
+    far.uploads.lock().most = 2;
+    let rig = Rig::over(SimDisk::new(), memory(), far.clone(), small()).unwrap();
+    let sent = || far.uploads.lock().tries;
+    let pass = |ms| {
+        rig.clock.advance_ms(ms);
+        rig.reclaimer.run_once().unwrap();
+    };
+    // Many files that are made one soon after the other go together.
+    for _ in 0..10 {
+        let ino = rig.create().unwrap();
+        rig.write(ino, 0, b"small").unwrap();
+        pass(500);
+        assert_eq!(sent(), 0, "more came");
+    }
+    assert!(rig.reclaimer.until_due(10_000) <= 500);
+    pass(500);
+    assert_eq!((sent(), rig.store.unsealed_bytes(u64::MAX)), (1, 0));
+    assert_eq!(rig.reclaimer.until_due(10_000), 10_000, "nothing waits");
+    // A line each two seconds, for ten minutes.
+    let log = rig.create().unwrap();
+    for line in 0..300 {
+        rig.write(log, line * 4, b"line").unwrap();
+        pass(2_000);
+    }
+    // Some of them are those that small ones were merged into.
+    assert!((50..=80).contains(&sent()), "{} objects", sent());
+    // One each half a second is never quiet.
+    let before = sent();
+    for line in 300..540 {
+        rig.write(log, line * 4, b"line").unwrap();
+        pass(500);
+    }
+    assert!((3..=6).contains(&(sent() - before)), "{} objects in two minutes", sent() - before);
+    pass(1_000_000);
+    assert_eq!(rig.store.unsealed_bytes(u64::MAX), 0);
+    assert_eq!(rig.read(log).unwrap(), b"line".repeat(540));
+    rig.assert_sound("sent soon");
 }
 
 /// A flush of files sends what there is of them, waits for nothing that is written later, and

@@ -23,14 +23,20 @@ impl NexusFs {
     pub fn read(&self, node: NodeId, _handle: u64, offset: u64, out: &mut [u8]) -> Result<usize> {
         let (zone, ino) = self.router.resolve(node)?;
         let asked = !out.is_empty();
-        let (inode, len) = self.read_into(&*zone, ino, offset, out)?;
+        let (inode, len) = self.read_into(&*zone, (node, ino), offset, out)?;
         if asked {
             self.touch(&*zone, ino, &inode);
         }
         Ok(len)
     }
 
-    fn read_into(&self, zone: &dyn Zone, ino: Ino, offset: u64, out: &mut [u8]) -> Result<(Inode, usize)> {
+    fn read_into(
+        &self,
+        zone: &dyn Zone,
+        (node, ino): (NodeId, Ino),
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(Inode, usize)> {
         let asked_end = offset.saturating_add(out.len() as u64);
         let mut at = offset;
         let mut retries = 0;
@@ -45,6 +51,10 @@ impl NexusFs {
             })?;
             // The file may have been cut or have grown since the last pass.
             let (inode, end, plan) = seen.ok_or(Error::Stale)?;
+            if at == offset && retries == 0 && plan.runs.iter().any(|(_, extent)| self.content.is_fetched(extent.blob))
+            {
+                self.read_ahead(zone, (node, ino), &(offset..end), inode.size);
+            }
             for (run_offset, extent) in &plan.runs {
                 slice(out, offset, at, *run_offset)?.fill(0);
                 at = *run_offset;

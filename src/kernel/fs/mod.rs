@@ -2,6 +2,7 @@
 //! and answers; rules of what a command does live in [`crate::machine`], bytes in
 //! [`crate::content`]. The syscalls themselves are in the files of this folder, by theme.
 
+mod ahead;
 mod attributes;
 mod builder;
 mod clients;
@@ -40,6 +41,7 @@ use crate::model::{FileKind, Inode, InodeFlags};
 use crate::router::VfsRouter;
 use crate::zone::Zone;
 
+use ahead::ReadAhead;
 use clients::Clients;
 use handles::OpenCounts;
 use locks::HeldLocks;
@@ -72,6 +74,7 @@ pub struct NexusFs {
     next_handle: AtomicU64,
     held: HeldLocks,
     clients: Clients,
+    ahead: ReadAhead,
     read_only: Arc<AtomicBool>,
     /// Zones whose orphans from an earlier run were not queued yet.
     unswept: Mutex<Vec<ZoneIndex>>,
@@ -103,6 +106,7 @@ impl NexusFs {
             next_handle: AtomicU64::new(1),
             held: HeldLocks::default(),
             clients: Clients::default(),
+            ahead: ReadAhead::default(),
             read_only,
             unswept: Mutex::default(),
             atime: AtomicU8::new(options.atime as u8),

@@ -89,6 +89,10 @@ pub(crate) struct TestContent {
     pub(crate) syncs: AtomicU64,
     pub(crate) closed: Mutex<Vec<Ino>>,
     hook: Mutex<Option<ReadHook>>,
+    /// Whether it has to be fetched, and what was said to be wanted; no more bytes of it than that.
+    pub(crate) fetched: AtomicBool,
+    pub(crate) wanted: Mutex<Vec<(BlobId, std::ops::Range<u64>)>>,
+    pub(crate) most_wanted: AtomicU64,
 }
 
 /// Called before a read, outside of any lock of the store.
@@ -110,6 +114,9 @@ impl TestContent {
             syncs: AtomicU64::new(0),
             closed: Mutex::default(),
             hook: Mutex::default(),
+            fetched: AtomicBool::default(),
+            wanted: Mutex::default(),
+            most_wanted: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -175,6 +182,20 @@ impl ContentStore for TestContent {
         let from = offset as usize;
         buf.copy_from_slice(bytes.get(from..from + buf.len()).ok_or(Error::Corrupt("short blob".into()))?);
         Ok(())
+    }
+
+    fn is_fetched(&self, _blob: BlobId) -> bool {
+        self.fetched.load(Ordering::SeqCst)
+    }
+
+    fn want(&self, blob: BlobId, range: std::ops::Range<u64>) -> bool {
+        let mut wanted = self.wanted.lock();
+        let bytes: u64 = wanted.iter().map(|(_, range)| range.end - range.start).sum();
+        let fits = bytes + (range.end - range.start) <= self.most_wanted.load(Ordering::SeqCst);
+        if fits {
+            wanted.push((blob, range));
+        }
+        fits
     }
 
     fn closed(&self, ino: Ino) {

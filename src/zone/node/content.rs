@@ -3,6 +3,7 @@
 //! memory for a while.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -247,6 +248,14 @@ impl ContentStore for SharedContent {
 
     fn has_store(&self, store: StoreId) -> bool {
         self.local.has_store(store)
+    }
+
+    fn is_fetched(&self, blob: BlobId) -> bool {
+        blob.origin().0 == self.writer && self.local.is_fetched(blob)
+    }
+
+    fn want(&self, blob: BlobId, range: Range<u64>) -> bool {
+        self.local.want(blob, range)
     }
 
     fn closed(&self, ino: Ino) {

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use nexus_bench::{Context, Failure, Unit};
 
 use super::peer::{Kind, Mounted};
@@ -15,12 +16,14 @@ use crate::crew::time_program;
 use crate::small::{self, SMALL};
 
 /// What is done by all before the next is begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// The large file.
     Large,
     /// The small files.
     Tree,
+    /// What small files cost in requests, which no peer does.
+    Bill,
 }
 
 impl Bench<'_> {
@@ -42,6 +45,7 @@ impl Bench<'_> {
                 match part {
                     Part::Large => self.large_beside(run, column, &mut mounted, outcome)?,
                     Part::Tree => self.tree_beside(column, &mut mounted, archive, outcome)?,
+                    Part::Bill => {}
                 }
                 mounted.remove()
             });

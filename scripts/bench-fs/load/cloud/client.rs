@@ -67,6 +67,27 @@ impl Client {
             .during(|| format!("uploading {name}"))
     }
 
+    /// Uploads parts as objects of their own below `name`, several at once.
+    pub fn upload_apart(&self, name: &str, parts: &[Bytes]) -> Result<(), Failure> {
+        self.runtime
+            .block_on(async {
+                let mut under_way = JoinSet::new();
+                for (number, part) in parts.iter().enumerate() {
+                    if under_way.len() == PARALLEL {
+                        arrived(under_way.join_next().await)?;
+                    }
+                    let (objects, key) = (self.objects.clone(), Key::from(format!("{name}/{number:08}")));
+                    let part = PutPayload::from(part.clone());
+                    under_way.spawn(async move { objects.put(&key, part).await });
+                }
+                while let Some(ended) = under_way.join_next().await {
+                    arrived(Some(ended))?;
+                }
+                Ok::<_, Failure>(())
+            })
+            .during(|| format!("uploading {name} in parts"))
+    }
+
     /// Reads the first `len` bytes of an object in ranges of `step`, several at once.
     pub fn download(&self, name: &str, len: u64, step: u64) -> Result<(), Failure> {
         self.runtime

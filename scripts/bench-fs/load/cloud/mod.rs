@@ -20,7 +20,7 @@ use nexus_bench::{Context, Failure, Report, Rng, Role, Unit};
 use crate::crew::time_program;
 use crate::interrupt::Interrupt;
 use crate::small::{self, SMALL};
-use beside::Part;
+pub use beside::Part;
 use client::Client;
 use peer::Kind;
 use server::Server;
@@ -79,6 +79,8 @@ pub struct Bench<'a> {
     pub amounts: Amounts,
     /// Seed of contents and offsets.
     pub seed: u64,
+    /// What is done.
+    pub parts: &'a [Part],
     /// Whether other file systems are measured too.
     pub peers: bool,
 }
@@ -107,7 +109,11 @@ impl Bench<'_> {
         for run in 0..runs {
             outcome.facts.clear();
             let started = Instant::now();
-            for part in [Part::Large, Part::Tree] {
+            for &part in self.parts {
+                if part == Part::Bill {
+                    self.bill(run, &server, &mut outcome)?;
+                    continue;
+                }
                 // Another one goes first in each run.
                 let count = peers.len() + 1;
                 for place in (0..count).map(|i| (i + run) % count) {
@@ -120,7 +126,6 @@ impl Bench<'_> {
                     }
                 }
             }
-            self.bill(run, &server, &mut outcome)?;
             eprintln!("run {}/{runs}: {:.1} s", run + 1, started.elapsed().as_secs_f64());
         }
         Ok(outcome)
@@ -151,13 +156,47 @@ impl Bench<'_> {
             drop(write_all(&path, &parts)?);
             volume.flush()
         };
-        let (own, plain) = self.both(run, || timed(|| write(&volume)), || timed(|| client.upload(&object, &parts)))?;
-        outcome.record(WRITE, Unit::Bytes(len), own, plain);
+        let own = || -> Result<_, Failure> {
+            let before = (volume.cpu(), server.cpu());
+            let took = timed(|| write(&volume))?;
+            outcome.spent("sequential write", before, (volume.cpu(), server.cpu()));
+            Ok(took)
+        };
+        // What serves a plain client best is another way of sending with each server.
+        let plain = || -> Result<_, Failure> {
+            let before = server.cpu();
+            let apart = timed(|| client.upload_apart(&object, &parts))?;
+            let spent = server.cpu().saturating_sub(before);
+            server.remove(&object)?;
+            rustix::fs::sync();
+            Ok((apart, spent, timed(|| client.upload(&object, &parts))?))
+        };
+        let (own, (apart, spent, multipart)) = self.both(run, own, plain)?;
+        outcome.record(WRITE, Unit::Bytes(len), own, apart.min(multipart));
+        let seconds = format!(
+            "{:.2} s as objects of 8 MiB (of the server {:.2} s), {:.2} s as one in parts",
+            apart.as_secs_f64(),
+            spent.as_secs_f64(),
+            multipart.as_secs_f64()
+        );
+        outcome.facts.push(("plain client, writing".to_owned(), seconds));
         outcome.count("sequential write", volume.requests()?);
 
         volume.remount_empty()?;
-        let download = || client.download(&object, len, PART as u64);
-        let (own, plain) = self.both(run, || timed(|| read_all(&path, len)), || timed(download))?;
+        let download = || -> Result<_, Failure> {
+            let before = server.cpu();
+            let took = timed(|| client.download(&object, len, PART as u64))?;
+            Ok((took, server.cpu().saturating_sub(before)))
+        };
+        let own = || -> Result<_, Failure> {
+            let before = (volume.cpu(), server.cpu());
+            let took = timed(|| read_all(&path, len))?;
+            outcome.spent("sequential read", before, (volume.cpu(), server.cpu()));
+            Ok(took)
+        };
+        let (own, (plain, spent)) = self.both(run, own, download)?;
+        let seconds = format!("{:.2} s (of the server {:.2} s)", plain.as_secs_f64(), spent.as_secs_f64());
+        outcome.facts.push(("plain client, reading".to_owned(), seconds));
         outcome.record(READ, Unit::Bytes(len), own, plain);
         outcome.count("sequential read", volume.requests()?);
 
@@ -235,7 +274,7 @@ impl Bench<'_> {
         let (far_name, near_name) = (format!("far-{run}"), format!("near-{run}"));
         let (mut far, near) = (self.volume(&far_name, Some(server))?, self.volume(&near_name, None)?);
         let unpack = |volume: &Volume| time_program(self.interrupt, &mut small::unpack(archive, &volume.point()));
-        let own = || {
+        let own = || -> Result<_, Failure> {
             let (unpacked, _) = unpack(&far)?;
             Ok((unpacked, unpacked + timed(|| far.flush())?))
         };
@@ -280,6 +319,13 @@ impl Outcome {
     fn record(&mut self, row: &str, unit: Unit, own: Duration, reference: Duration) {
         self.report.record(row, unit, NEXUS, own);
         self.report.record(row, unit, REFERENCE, reference);
+    }
+
+    /// Processor time of the daemon and of the server.
+    fn spent(&mut self, what: &str, before: (Duration, Duration), after: (Duration, Duration)) {
+        let seconds = |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64();
+        let (daemon, server) = (seconds(before.0, after.0), seconds(before.1, after.1));
+        self.facts.push((format!("processor time, {what}"), format!("daemon {daemon:.2} s, server {server:.2} s")));
     }
 
     /// Of the last run: the earlier ones are cleared.

@@ -6,10 +6,12 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nexus_bench::{Context, Failure};
 
 use crate::lineup::beside;
+use crate::subject::cpu_time;
 
 /// Both of the server's keys.
 pub const KEY: &str = "nexus-test";
@@ -54,6 +56,11 @@ impl Server {
     /// Where it answers.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Processor time that it took so far.
+    pub fn cpu(&self) -> Duration {
+        cpu_time(self.process.id()).unwrap_or_default()
     }
 
     /// Makes a bucket.

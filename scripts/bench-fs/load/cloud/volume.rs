@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nexus_bench::{Context, Failure, Role};
 
@@ -63,6 +64,11 @@ impl<'a> Volume<'a> {
     /// Where it is mounted.
     pub fn point(&self) -> PathBuf {
         self.folder.join("mnt")
+    }
+
+    /// Processor time that its daemon took since it was mounted last.
+    pub fn cpu(&self) -> Duration {
+        self.mounted.as_ref().and_then(Subject::usage).map_or(Duration::ZERO, |usage| usage.cpu)
     }
 
     fn data(&self) -> PathBuf {

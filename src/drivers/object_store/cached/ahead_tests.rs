@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nexus_kernel::block_on;
 use nexus_kernel::conformance::object_store::Memory;
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed};
 
+use super::state::AHEAD_BYTES;
 use super::*;
 use crate::object_store::MemoryStore;
 
@@ -77,7 +79,7 @@ impl Bench {
 
     /// Waits until nothing is fetched ahead; answers requests and bytes so far.
     fn settled(&self) -> (u64, u64) {
-        while self.store.0.state.lock().ahead_bytes > 0 {
+        while !self.store.0.state.lock().is_settled() {
             std::thread::yield_now();
         }
         (self.remote.gets.load(Ordering::SeqCst), self.remote.bytes.load(Ordering::SeqCst))
@@ -106,8 +108,9 @@ fn two_readers_in_one_blob_are_both_served_ahead() {
         bench.read(1, TOTAL / 2 + at..TOTAL / 2 + at + 4096);
     }
     let (gets, bytes) = bench.settled();
-    assert!(gets <= 48, "{gets} requests");
-    assert_eq!(bytes, TOTAL);
+    assert!(gets <= 56, "{gets} requests");
+    // The first one's window ends where the second one was, of which the disk may have been too slow to keep all.
+    assert!((TOTAL..TOTAL + (12 << 20)).contains(&bytes), "{bytes} bytes");
 }
 
 #[test]
@@ -160,7 +163,7 @@ fn many_readers_share_one_limit_of_memory() {
     let bench = Bench::new(blobs);
     bench.remote.held.store(true, Ordering::SeqCst);
     let most = |bench: &Bench| {
-        let reserved = bench.store.0.state.lock().ahead_bytes;
+        let reserved = bench.store.0.state.lock().memory;
         assert!(reserved <= AHEAD_BYTES, "{reserved} bytes");
         reserved
     };
@@ -192,12 +195,34 @@ fn many_readers_share_one_limit_of_memory() {
 
 #[test]
 fn what_does_not_fit_the_limit_is_refused() {
-    let mut state = State { unit: FRAME, ..State::default() };
-    let pieces = AHEAD_BYTES / (readers::PIECE * FRAME);
+    let mut state = State::new(FRAME);
+    let pieces = AHEAD_BYTES / (PIECE * FRAME);
     for number in 0..pieces {
-        assert!(state.enqueue(BlobId(1), &(number * readers::PIECE..(number + 1) * readers::PIECE)));
+        assert!(state.enqueue(BlobId(1), &(number * PIECE..(number + 1) * PIECE)));
     }
     assert!(!state.enqueue(BlobId(1), &(0..1)));
-    state.release(&(0..readers::PIECE));
+    state.release(&(0..PIECE));
     assert!(state.enqueue(BlobId(1), &(0..1)));
+}
+
+/// What a file goes on with in other blobs is asked for by whoever knows that, up to what there is memory for.
+#[test]
+fn what_will_be_read_is_fetched_while_there_is_memory() {
+    let bench = Bench::new(2);
+    assert!(bench.store.want(BlobId(1), TOTAL, 8 << 20..TOTAL - (16 << 20)));
+    let (gets, bytes) = bench.settled();
+    assert_eq!((gets, bytes), (8, 16 << 20));
+    let is_there = |range: Range<u64>| bench.store.cached(BlobId(1), range.clone()) == range.end - range.start;
+    assert!(is_there(8 << 20..24 << 20) && !is_there(0..1 << 20));
+    // Nothing of that is fetched again, and what was read and kept makes room.
+    bench.read(1, 8 << 20..24 << 20);
+    assert!(bench.store.want(BlobId(1), TOTAL, 8 << 20..TOTAL));
+    assert_eq!(bench.settled().1, 32 << 20);
+    bench.remote.held.store(true, Ordering::SeqCst);
+    assert!(!bench.store.want(BlobId(2), TOTAL, 0..TOTAL), "more than there may be in memory");
+    assert!(bench.store.0.state.lock().memory <= AHEAD_BYTES);
+    bench.remote.held.store(false, Ordering::SeqCst);
+    bench.settled();
+    bench.read(2, 0..TOTAL);
+    bench.read(1, 0..TOTAL);
 }

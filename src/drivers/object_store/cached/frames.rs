@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::readers::Readers;
+use nexus_kernel::readers::Readers;
 
 /// Bytes of a frame: what is fetched at the least, but for reads that stand alone.
 pub const FRAME: u64 = 64 << 10;
@@ -118,6 +118,11 @@ impl Frames {
             }
         }
         gaps
+    }
+
+    /// What of some frames, which are 64 KiB, is neither there nor on its way, in units.
+    pub fn missing(&self, frames: &Range<u64>) -> Vec<Range<u64>> {
+        self.gaps(self.units(frames))
     }
 
     /// Whether somebody fetches any of `frames`.

@@ -6,13 +6,14 @@
 //! who then calls [`ObjectStore::distrust`]. A blob that goes up leaves its local file here.
 
 mod frames;
-mod readers;
+mod keep;
+mod port;
 mod scan;
+mod state;
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::future::{Future, ready};
+use std::future::Future;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -24,21 +25,17 @@ use bytes::Bytes;
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
 use nexus_kernel::interrupt::{is_given_up, unless_given_up};
-use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore, Traffic};
+use nexus_kernel::object_store::ObjectStore;
+use nexus_kernel::readers::PIECE;
 use parking_lot::{Condvar, Mutex};
 
 use frames::{FRAME, Frames};
+use state::{Cached, Part, State};
 
 /// Threads that fetch ahead, one request each.
 const FETCHERS: usize = 12;
-/// Requests that wait for one of them; what is beyond is fetched when it is read.
-const MOST_QUEUED: usize = 128;
-/// Bytes of the requests that fetch ahead, waiting and under way: the most memory they take.
-const AHEAD_BYTES: u64 = 32 << 20;
-/// Readers remembered that came to the end of a blob.
-const MOST_FINISHED: usize = 8;
-/// How much larger the number of a blob is, at the most, in which a file goes on.
-const NEXT_BLOBS: u64 = 16;
+/// Threads that write what came to the disk.
+const KEEPERS: usize = 2;
 /// How often somebody who waits for what another one fetches looks whether he is killed.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -69,6 +66,26 @@ struct Shared {
     fetched: Condvar,
     /// There is something to fetch ahead, or it is over.
     wanted: Condvar,
+    /// There is something to write to the disk, or it is over.
+    came: Condvar,
+    /// What came was written.
+    kept: Condvar,
+}
+
+/// What is fetched, and how.
+struct Fetch<'a> {
+    id: BlobId,
+    /// The blob's life in the cache, and its bytes.
+    life: u64,
+    len: u64,
+    /// Units that are noted as being fetched.
+    units: &'a Range<u64>,
+    /// Nobody waits yet.
+    ahead: bool,
+    /// Memory was reserved.
+    reserved: bool,
+    /// Bytes of them that the caller has read with the answer.
+    read: u64,
 }
 
 /// Reads, by whether they had to wait for the store.
@@ -88,95 +105,18 @@ impl Reads {
     }
 }
 
-#[derive(Default)]
-struct State {
-    /// Bytes of a unit of [`Frames`].
-    unit: u64,
-    blobs: HashMap<BlobId, Cached>,
-    /// Bytes of blobs that the store has told of.
-    lens: HashMap<BlobId, u64>,
-    bytes: u64,
-    clock: u64,
-    queue: VecDeque<(BlobId, Range<u64>)>,
-    /// Bytes reserved for requests that fetch ahead, of [`AHEAD_BYTES`].
-    ahead_bytes: u64,
-    /// Readers that came to the end of a blob, with their window.
-    finished: VecDeque<(BlobId, u64)>,
-    stopping: bool,
-}
-
-/// What is cached of a blob.
-struct Cached {
-    file: Arc<File>,
-    len: u64,
-    frames: Frames,
-    /// When it was last used, by [`State::clock`].
-    used: u64,
-}
-
-impl State {
-    /// Takes a request out of the queue that would bring any of `wanted`.
-    fn take_queued(&mut self, id: BlobId, wanted: &Range<u64>) -> Option<Range<u64>> {
-        let brings =
-            |(of, piece): &(BlobId, Range<u64>)| *of == id && piece.start < wanted.end && wanted.start < piece.end;
-        let at = self.queue.iter().position(brings)?;
-        self.queue.remove(at).map(|(_, piece)| piece)
-    }
-
-    /// Reserves memory for a request that fetches ahead, and queues it; `false` if it must not be.
-    fn enqueue(&mut self, id: BlobId, piece: &Range<u64>) -> bool {
-        let bytes = self.piece_bytes(piece);
-        let fits = self.queue.len() < MOST_QUEUED && self.ahead_bytes + bytes <= AHEAD_BYTES;
-        if fits {
-            self.ahead_bytes += bytes;
-            self.queue.push_back((id, piece.clone()));
-        }
-        fits
-    }
-
-    fn piece_bytes(&self, piece: &Range<u64>) -> u64 {
-        (piece.end - piece.start) * self.unit
-    }
-
-    /// Gives back what [`State::enqueue`] has reserved.
-    fn release(&mut self, piece: &Range<u64>) {
-        self.ahead_bytes = self.ahead_bytes.saturating_sub(self.piece_bytes(piece));
-    }
-
-    /// Notes a read; answers what to fetch ahead. Who came to the end of a blob and begins one
-    /// that was made soon after it is known there.
-    fn read(&mut self, id: BlobId, wanted: &Range<u64>) -> Vec<Range<u64>> {
-        let Some(cached) = self.blobs.get_mut(&id) else { return Vec::new() };
-        let readers = cached.frames.readers();
-        if wanted.start == 0 && readers.is_new() {
-            let goes_on = |(of, _): &(BlobId, u64)| of.0 < id.0 && id.0 - of.0 <= NEXT_BLOBS;
-            let before = self.finished.iter().position(goes_on).and_then(|at| self.finished.remove(at));
-            if let Some((_, window)) = before {
-                readers.go_on(window);
-            }
-        }
-        let ahead = cached.frames.read(wanted);
-        if let Some(window) = cached.frames.readers().take_finished() {
-            if self.finished.len() >= MOST_FINISHED {
-                self.finished.pop_front();
-            }
-            self.finished.push_back((id, window));
-        }
-        ahead
-    }
-}
-
 impl CachedStore {
     /// A cache for `store` in the folder `dir`, which is made if missing. What an earlier run
     /// left there is used again.
     pub fn open(store: Arc<dyn ObjectStore>, dir: &Path, limits: CacheLimits) -> Result<CachedStore> {
         fs::create_dir_all(dir).map_err(|error| Error::from_io(format!("make {}", dir.display()), &error))?;
         let unit = store.grain().clamp(1, FRAME);
-        let mut state = State { unit, ..State::default() };
-        for (id, file, frames, len) in scan::scan(dir, unit)? {
+        let mut state = State::new(unit);
+        for (id, frames, len) in scan::scan(dir, unit)? {
             state.clock += 1;
             state.bytes += frames.present() * unit;
-            state.blobs.insert(id, Cached { file: Arc::new(file), len, frames, used: state.clock });
+            let cached = Cached::new(state.clock, None, len, frames);
+            state.blobs.insert(id, cached);
         }
         let shared = Arc::new(Shared {
             store,
@@ -187,13 +127,19 @@ impl CachedStore {
             state: Mutex::new(state),
             fetched: Condvar::new(),
             wanted: Condvar::new(),
+            came: Condvar::new(),
+            kept: Condvar::new(),
         });
-        for number in 0..FETCHERS {
+        let start = |name: String, work: fn(&Shared)| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new()
-                .name(format!("nexus-ahead-{number}"))
-                .spawn(move || shared.fetch_ahead())
-                .map_err(|error| Error::from_io("cannot start a thread of the cache", &error))?;
+            let started = std::thread::Builder::new().name(name).spawn(move || work(&shared));
+            started.map(drop).map_err(|error| Error::from_io("cannot start a thread of the cache", &error))
+        };
+        for number in 0..FETCHERS {
+            start(format!("nexus-ahead-{number}"), Shared::fetch_ahead)?;
+        }
+        for number in 0..KEEPERS {
+            start(format!("nexus-keep-{number}"), Shared::keep)?;
         }
         shared.make_room(&mut shared.state.lock(), None);
         Ok(CachedStore(shared))
@@ -207,9 +153,10 @@ fn wait<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
 
 impl Drop for CachedStore {
     fn drop(&mut self) {
-        // The threads are not waited for: one may be in a request that takes its time.
+        // Those who fetch are not waited for: one may be in a request that takes its time.
         self.0.state.lock().stopping = true;
         self.0.wanted.notify_all();
+        self.0.keep_all();
     }
 }
 
@@ -231,13 +178,16 @@ impl Shared {
         Ok(len)
     }
 
-    fn get(&self, id: BlobId, range: Range<u64>) -> Result<Bytes> {
+    /// The parts of a range, in order, once all of it is there. A part that is in the file is in this one.
+    fn find(&self, id: BlobId, range: &Range<u64>) -> Result<(Vec<Part>, Option<Arc<File>>)> {
+        let all = |bytes: Bytes| (vec![Part::Memory(bytes)], None);
+        let direct = || wait(self.store.get(id, range.clone())).map(all);
         let len = self.len(id)?;
         if range.start > range.end || range.end > len {
             return Err(Error::Invalid);
         }
         if range.is_empty() {
-            return Ok(Bytes::new());
+            return Ok((Vec::new(), None));
         }
         let wanted = range.start / self.unit..range.end.div_ceil(self.unit);
         let mut asked = false;
@@ -249,19 +199,19 @@ impl Shared {
                 if !counted {
                     self.reads.count(range.end - range.start, false);
                 }
-                return wait(self.store.get(id, range));
+                return direct();
             };
+            let life = cached.life;
             if !std::mem::replace(&mut counted, true) {
                 let hit = !cached.frames.is_loading(&wanted) && cached.frames.has_all(wanted.clone());
                 self.reads.count(range.end - range.start, hit);
             }
             if cached.frames.is_loading(&wanted) {
-                let (file, waiting) = (Arc::clone(&cached.file), state.take_queued(id, &wanted));
-                match waiting {
+                match state.take_queued(id, &wanted) {
                     // Nobody is at it yet, and they may all be busy for long.
-                    Some(piece) => {
+                    Some(units) => {
                         drop(state);
-                        self.fetch_piece(id, &piece, len, &file, false)?;
+                        self.fetch(&Fetch { id, life, len, units: &units, ahead: false, reserved: true, read: 0 })?;
                         state = self.state.lock();
                     }
                     None if is_given_up() => return Err(Error::Interrupted),
@@ -273,7 +223,6 @@ impl Shared {
             }
             let missing = !cached.frames.has_all(wanted.clone());
             let mut gaps = if missing { cached.frames.gaps(cached.frames.widened(&wanted)) } else { Vec::new() };
-            let file = Arc::clone(&cached.file);
             for gap in &gaps {
                 cached.frames.begin(gap.clone());
             }
@@ -283,80 +232,156 @@ impl Shared {
                 let ahead = state.read(id, &wanted);
                 self.queue(&mut state, id, ahead);
             }
-            drop(state);
-            let Some(missing) = missing else {
-                let mut buf = vec![0; (range.end - range.start) as usize];
-                return match file.read_exact_at(&mut buf, range.start) {
-                    Ok(()) => Ok(buf.into()),
+            let Some(units) = missing else {
+                let Some(cached) = state.blobs.get_mut(&id) else { continue };
+                let parts = cached.parts(range, self.unit);
+                state.let_go_of_read(id);
+                let in_file = parts.iter().any(|part| matches!(part, Part::File(_)));
+                return match in_file.then(|| self.file(&mut state, id)).transpose() {
+                    Ok(file) => Ok((parts, file)),
                     Err(error) => {
-                        log::warn!("the cached part of blob {:016x} can't be read: {error}", id.0);
-                        self.forget(id);
-                        wait(self.store.get(id, range))
+                        log::warn!("the cached part of blob {:016x} can't be opened: {error}", id.0);
+                        self.remove(&mut state, id);
+                        drop(state);
+                        direct()
                     }
                 };
             };
-            let got = self.fetch(id, &missing, len, &file, false)?;
-            let start = missing.start * self.unit;
+            drop(state);
+            let start = units.start * self.unit;
+            let end = (units.end * self.unit).min(len);
+            // What is beyond it is read from memory like the rest.
+            let is_all = start <= range.start && range.end <= end;
+            let read = if is_all { range.end - range.start } else { 0 };
+            let got = self.fetch(&Fetch { id, life, len, units: &units, ahead: false, reserved: false, read })?;
             if start <= range.start && range.end <= start + got.len() as u64 {
-                return Ok(got.slice((range.start - start) as usize..(range.end - start) as usize));
+                return Ok(all(got.slice((range.start - start) as usize..(range.end - start) as usize)));
             }
             state = self.state.lock();
             // The disk may not have taken it, so don't count on the file.
-            if state.blobs.get(&id).is_none_or(|cached| !cached.frames.has_all(missing)) {
+            if state.blobs.get(&id).is_none_or(|cached| !cached.frames.has_all(units)) {
                 drop(state);
-                return wait(self.store.get(id, range));
+                return direct();
             }
         }
     }
 
+    fn get(&self, id: BlobId, range: Range<u64>) -> Result<Bytes> {
+        let (parts, file) = self.find(id, &range)?;
+        if let [Part::Memory(bytes)] = parts.as_slice() {
+            return Ok(bytes.clone());
+        }
+        let mut out = vec![0; (range.end - range.start) as usize];
+        self.fill(id, range.start, &parts, file.as_deref(), &mut out)?;
+        Ok(out.into())
+    }
+
+    fn read(&self, id: BlobId, offset: u64, out: &mut [u8]) -> Result<()> {
+        let (parts, file) = self.find(id, &(offset..offset.saturating_add(out.len() as u64)))?;
+        self.fill(id, offset, &parts, file.as_deref(), out)
+    }
+
+    /// Brings parts together.
+    fn fill(&self, id: BlobId, offset: u64, parts: &[Part], file: Option<&File>, out: &mut [u8]) -> Result<()> {
+        let mut rest = &mut *out;
+        for part in parts {
+            let len = match part {
+                Part::Memory(bytes) => bytes.len(),
+                Part::File(range) => (range.end - range.start) as usize,
+            };
+            let (to, after) = rest.split_at_mut_checked(len).ok_or(Error::Invalid)?;
+            rest = after;
+            match (part, file) {
+                (Part::Memory(bytes), _) => to.copy_from_slice(bytes),
+                (Part::File(range), Some(file)) => {
+                    if let Err(error) = file.read_exact_at(to, range.start) {
+                        log::warn!("the cached part of blob {:016x} can't be read: {error}", id.0);
+                        self.forget(id);
+                        let bytes = wait(self.store.get(id, offset..offset + out.len() as u64))?;
+                        if bytes.len() != out.len() {
+                            return Err(Error::Invalid);
+                        }
+                        out.copy_from_slice(&bytes);
+                        return Ok(());
+                    }
+                }
+                (Part::File(_), None) => return Err(Error::Invalid),
+            }
+        }
+        Ok(())
+    }
+
     /// A blob's entry, made if missing; `None` if the disk takes none.
     fn cached<'s>(&self, state: &'s mut State, id: BlobId, len: u64) -> Option<&'s mut Cached> {
+        state.clock += 1;
+        let now = state.clock;
+        let mut opened = None;
         if let Entry::Vacant(place) = state.blobs.entry(id) {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(true).mode(0o600);
             let made = options.open(self.path(id)).and_then(|file| file.set_len(len).map(|()| file));
             let file = made.inspect_err(|error| log::debug!("blob {:016x} is not cached: {error}", id.0)).ok()?;
-            let cached = Cached { file: Arc::new(file), len, frames: Frames::none(len, self.unit), used: 0 };
-            place.insert(cached);
+            place.insert(Cached::new(now, None, len, Frames::none(len, self.unit)));
+            opened = Some(file);
         }
-        state.clock += 1;
-        let now = state.clock;
+        if let Some(file) = opened {
+            state.opened(id, Arc::new(file));
+        }
         let cached = state.blobs.get_mut(&id)?;
         cached.used = now;
         Some(cached)
     }
 
-    /// Fetches units that are noted as being fetched, and keeps them; `ahead` if nobody waits yet.
-    fn fetch(&self, id: BlobId, frames: &Range<u64>, len: u64, file: &File, ahead: bool) -> Result<Bytes> {
-        let start = frames.start * self.unit;
-        let end = (frames.end * self.unit).min(len);
+    /// A blob's file, opened if it is not.
+    fn file(&self, state: &mut State, id: BlobId) -> std::io::Result<Arc<File>> {
+        if let Some(file) = state.blobs.get(&id).and_then(|cached| cached.file.clone()) {
+            return Ok(file);
+        }
+        let file = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(id))?);
+        state.opened(id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Fetches units, which are kept behind the caller's back where there is memory for them.
+    fn fetch(&self, fetch: &Fetch<'_>) -> Result<Bytes> {
+        let Fetch { id, life, len, units, ahead, reserved, read } = *fetch;
+        let start = units.start * self.unit;
+        let end = (units.end * self.unit).min(len);
         let got = if ahead { self.store.get_ahead(id, start..end) } else { self.store.get(id, start..end) };
         let got = wait(got);
-        let kept = match &got {
-            Ok(bytes) if bytes.len() as u64 == end - start => file.write_all_at(bytes, start).is_ok(),
-            _ => false,
-        };
+        let whole = got.as_ref().ok().filter(|bytes| bytes.len() as u64 == end - start);
         let mut state = self.state.lock();
-        let mut added = 0;
-        // Thrown out meanwhile, and maybe fetched anew since: that is another file.
-        let is_same = |cached: &&mut Cached| std::ptr::eq(Arc::as_ptr(&cached.file), file);
-        if let Some(cached) = state.blobs.get_mut(&id).filter(is_same) {
-            cached.frames.end(frames);
-            if kept {
-                added = cached.frames.set(frames.clone(), true);
-            }
+        let may_hold = reserved || whole.is_some() && state.may_hold(units);
+        // Thrown out meanwhile, and maybe fetched anew since: that is another life.
+        let is_same = |cached: &&mut Cached| cached.life == life;
+        let mut is_written = false;
+        if let Some(bytes) = whole.filter(|_| !may_hold)
+            && let Ok(file) = self.file(&mut state, id)
+        {
+            is_written = parking_lot::MutexGuard::unlocked(&mut state, || file.write_all_at(bytes, start).is_ok());
         }
-        state.bytes += added * self.unit;
+        let Some(cached) = state.blobs.get_mut(&id).filter(is_same) else {
+            if may_hold {
+                state.release(units);
+            }
+            return got;
+        };
+        cached.frames.end(units);
+        match whole {
+            Some(bytes) if may_hold => {
+                state.hold(id, units.clone(), bytes.clone(), read);
+                self.came.notify_one();
+            }
+            Some(_) if is_written => {
+                let added = cached.frames.set(units.clone(), true);
+                state.bytes += added * self.unit;
+            }
+            _ if may_hold => state.release(units),
+            _ => {}
+        }
         self.make_room(&mut state, Some(id));
         drop(state);
         self.fetched.notify_all();
-        got
-    }
-
-    /// Fetches a request that was queued.
-    fn fetch_piece(&self, id: BlobId, piece: &Range<u64>, len: u64, file: &File, ahead: bool) -> Result<()> {
-        let got = self.fetch(id, piece, len, file, ahead).map(drop);
-        self.state.lock().release(piece);
         got
     }
 
@@ -370,6 +395,28 @@ impl Shared {
         }
     }
 
+    /// Has a part of a blob of `len` bytes fetched for somebody who will read it; `false` if there is no
+    /// memory for all of it.
+    fn want(&self, id: BlobId, len: u64, range: Range<u64>) -> bool {
+        let mut state = self.state.lock();
+        state.lens.entry(id).or_insert(len);
+        let Some(cached) = self.cached(&mut state, id, len) else { return true };
+        let frames = range.start / FRAME..range.end.min(len).div_ceil(FRAME);
+        for gap in cached.frames.missing(&frames) {
+            for start in (gap.start..gap.end).step_by((PIECE * FRAME / self.unit) as usize) {
+                let piece = start..gap.end.min(start + PIECE * FRAME / self.unit);
+                if !state.enqueue(id, &piece) {
+                    return false;
+                }
+                if let Some(cached) = state.blobs.get_mut(&id) {
+                    cached.frames.begin(piece);
+                }
+                self.wanted.notify_one();
+            }
+        }
+        true
+    }
+
     fn fetch_ahead(&self) {
         loop {
             let mut state = self.state.lock();
@@ -377,14 +424,16 @@ impl Shared {
             if state.stopping {
                 return;
             }
-            let Some((id, piece)) = state.queue.pop_front() else { continue };
+            let Some((id, units)) = state.queue.pop_front() else { continue };
             let Some(cached) = state.blobs.get(&id) else {
-                state.release(&piece);
+                state.release(&units);
                 continue;
             };
-            let (len, file) = (cached.len, Arc::clone(&cached.file));
+            let (len, life) = (cached.len, cached.life);
             drop(state);
-            if let Err(error) = self.fetch_piece(id, &piece, len, &file, true) {
+            if let Err(error) =
+                self.fetch(&Fetch { id, life, len, units: &units, ahead: true, reserved: true, read: 0 })
+            {
                 // Who reads it will be told.
                 log::debug!("blob {:016x} could not be fetched ahead: {error}", id.0);
             }
@@ -411,8 +460,7 @@ impl Shared {
     }
 
     fn remove(&self, state: &mut State, id: BlobId) {
-        if let Some(cached) = state.blobs.remove(&id) {
-            state.bytes = state.bytes.saturating_sub(cached.frames.present() * self.unit);
+        if state.remove(id) {
             match fs::remove_file(self.path(id)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     log::warn!("the cached part of blob {:016x} can't be removed: {error}", id.0);
@@ -426,132 +474,20 @@ impl Shared {
 
     /// Keeps the local file of a blob that has gone up.
     fn adopt(&self, id: BlobId, path: &Path, len: u64) {
-        let adopt = || -> std::io::Result<File> {
-            let target = self.path(id);
-            fs::rename(path, &target)?;
-            OpenOptions::new().read(true).write(true).open(target)
-        };
         let mut state = self.state.lock();
         state.lens.insert(id, len);
         self.remove(&mut state, id);
-        match adopt() {
-            Ok(file) => {
+        match fs::rename(path, self.path(id)) {
+            Ok(()) => {
                 let mut frames = Frames::none(len, self.unit);
                 state.bytes += frames.set(0..u64::MAX, true) * self.unit;
                 state.clock += 1;
-                let used = state.clock;
-                state.blobs.insert(id, Cached { file: Arc::new(file), len, frames, used });
+                let cached = Cached::new(state.clock, None, len, frames);
+                state.blobs.insert(id, cached);
                 self.make_room(&mut state, Some(id));
             }
             Err(error) => log::debug!("blob {:016x} is not kept in the cache: {error}", id.0),
         }
-    }
-}
-
-impl ObjectStore for CachedStore {
-    fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.0.store.put(id, source).await?;
-            let len = source.len();
-            if let Some(path) = source.local_file() {
-                self.0.adopt(id, path, len);
-            }
-            Ok(())
-        })
-    }
-
-    fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(ready(self.0.get(id, range)))
-    }
-
-    fn get_original<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
-        self.0.store.get(id, range)
-    }
-
-    fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
-        self.0.store.head(id)
-    }
-
-    fn delete<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.0.store.delete(id).await?;
-            self.0.state.lock().lens.remove(&id);
-            self.0.forget(id);
-            Ok(())
-        })
-    }
-
-    fn delete_all<'a>(&'a self, ids: &'a [BlobId]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.0.store.delete_all(ids).await?;
-            for id in ids {
-                self.0.state.lock().lens.remove(id);
-                self.0.forget(*id);
-            }
-            Ok(())
-        })
-    }
-
-    fn list<'a>(&'a self, after: BlobId, limit: usize) -> BoxFuture<'a, Result<Vec<Listed>>> {
-        Box::pin(async move {
-            let page = self.0.store.list(after, limit).await?;
-            self.0.state.lock().lens.extend(page.iter().filter_map(|line| Some((line.id, line.len?))));
-            Ok(page)
-        })
-    }
-
-    fn cached(&self, id: BlobId, range: Range<u64>) -> u64 {
-        self.0.state.lock().blobs.get(&id).map_or(0, |cached| cached.frames.present_in(&range))
-    }
-
-    fn evict(&self, id: BlobId) -> u64 {
-        let mut state = self.0.state.lock();
-        match state.blobs.get(&id) {
-            // Somebody fetches it right now, so it is wanted.
-            Some(cached) if cached.frames.is_busy() => 0,
-            Some(cached) => {
-                let bytes = cached.frames.present_in(&(0..cached.len));
-                self.0.remove(&mut state, id);
-                bytes
-            }
-            None => 0,
-        }
-    }
-
-    fn release<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
-        self.0.store.release()
-    }
-
-    fn cache_limit(&self) -> Option<u64> {
-        Some(self.0.limits.bytes)
-    }
-
-    fn distrust(&self, id: BlobId, range: Range<u64>) {
-        let mut state = self.0.state.lock();
-        let Some(cached) = state.blobs.get_mut(&id) else { return };
-        let gone = cached.frames.set(cached.frames.of_bytes(&range), false);
-        state.bytes = state.bytes.saturating_sub(gone * self.0.unit);
-    }
-
-    fn grain(&self) -> u64 {
-        self.0.store.grain()
-    }
-
-    fn is_local(&self) -> bool {
-        false
-    }
-
-    fn traffic(&self) -> Option<Traffic> {
-        let traffic = self.0.store.traffic()?;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Some(Traffic {
-            cached_bytes: self.0.state.lock().bytes,
-            cache_hits: read(&self.0.reads.hits),
-            cache_hit_bytes: read(&self.0.reads.hit_bytes),
-            cache_misses: read(&self.0.reads.misses),
-            cache_miss_bytes: read(&self.0.reads.miss_bytes),
-            ..traffic
-        })
     }
 }
 

@@ -13,7 +13,7 @@ use super::frames::Frames;
 
 /// The blobs whose files lie in `dir`, with what is there of each and its length; the one that
 /// was written to last comes last. Files that are none of a cache are left alone.
-pub fn scan(dir: &Path, unit: u64) -> Result<Vec<(BlobId, File, Frames, u64)>> {
+pub fn scan(dir: &Path, unit: u64) -> Result<Vec<(BlobId, Frames, u64)>> {
     let failed = |error: std::io::Error| Error::from_io(format!("read the cache {}", dir.display()), &error);
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -27,7 +27,7 @@ pub fn scan(dir: &Path, unit: u64) -> Result<Vec<(BlobId, File, Frames, u64)>> {
         let file = OpenOptions::new().read(true).write(true).open(entry.path()).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
         let frames = present(&file, meta.len(), unit).map_err(|errno| failed(errno.into()))?;
-        found.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), (BlobId(id), file, frames, meta.len())));
+        found.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), (BlobId(id), frames, meta.len())));
     }
     found.sort_by_key(|(modified, (id, ..))| (*modified, *id));
     Ok(found.into_iter().map(|(_, blob)| blob).collect())

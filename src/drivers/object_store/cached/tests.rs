@@ -1,9 +1,11 @@
 //! The cache over a store in memory that counts, fails and lies when told to.
 
+use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nexus_kernel::block_on;
 use nexus_kernel::conformance::object_store::{LocalFile, Memory, run};
+use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed};
 
 use super::*;
 use crate::object_store::MemoryStore;
@@ -14,6 +16,8 @@ struct Remote {
     gets: AtomicU64,
     got_bytes: AtomicU64,
     is_fine: bool,
+    /// Answers begin at a page in memory.
+    is_aligned: bool,
     away: AtomicBool,
     /// Requests that fetch ahead are not answered.
     ahead_is_stuck: AtomicBool,
@@ -43,7 +47,18 @@ impl ObjectStore for Remote {
                 std::thread::yield_now();
             }
         }
-        self.answer(self.memory.get(id, range))
+        let got = self.answer(self.memory.get(id, range));
+        if !self.is_aligned {
+            return got;
+        }
+        Box::pin(async move {
+            let bytes = got.await?;
+            let mut all: Vec<u8> = Vec::with_capacity(bytes.len() + keep::ALIGN);
+            all.resize(all.as_ptr().align_offset(keep::ALIGN), 0);
+            let skip = all.len();
+            all.extend_from_slice(&bytes);
+            Ok(Bytes::from(all).slice(skip..))
+        })
     }
     fn grain(&self) -> u64 {
         if self.is_fine { 4096 } else { FRAME }
@@ -73,6 +88,13 @@ fn put(store: &dyn ObjectStore, id: u64, len: u64) -> Vec<u8> {
 
 fn get(store: &dyn ObjectStore, id: u64, range: Range<u64>) -> Result<Bytes> {
     block_on(store.get(BlobId(id), range))
+}
+
+/// Waits until nothing is on its way.
+fn settle(store: &CachedStore) {
+    while !store.0.state.lock().is_settled() {
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -108,6 +130,7 @@ fn what_is_wrong_in_the_cache_is_fetched_anew() {
     let content = put(&*remote, 7, 3 * FRAME);
     let store = CachedStore::open(remote, folder.path(), PLENTY).unwrap();
     assert_eq!(get(&store, 7, 0..3 * FRAME).unwrap(), content);
+    settle(&store);
     let path = folder.path().join(format!("{:016x}", 7));
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"rubbish", FRAME + 3).unwrap();
     assert_ne!(get(&store, 7, 0..3 * FRAME).unwrap(), content);
@@ -169,7 +192,7 @@ fn reading_in_order_takes_few_requests_and_many_readers_share_them() {
             });
         }
     });
-    let pieces = total / FRAME / readers::PIECE;
+    let pieces = total / FRAME / PIECE;
     let gets = remote.gets.load(Ordering::SeqCst);
     // Four readers at slightly different places look less sequential than one.
     assert!(gets <= 16 * pieces, "{gets} requests");
@@ -213,10 +236,14 @@ fn a_fetch_that_ends_after_its_blob_was_thrown_out_counts_for_nothing() {
     let (id, content) = (BlobId::new(1, 1), bytes(10 * FRAME, 3));
     block_on(remote.put(id, &mut Memory::new(content.clone()))).unwrap();
     block_on(cache.get(id, 0..10)).unwrap();
-    let old = Arc::clone(&cache.0.state.lock().blobs[&id].file);
+    let life = cache.0.state.lock().blobs[&id].life;
     cache.0.forget(id);
     block_on(cache.get(id, 0..10)).unwrap();
-    cache.0.fetch(id, &(7..8), 10 * FRAME, &old, false).unwrap();
+    let units = 7..8;
+    let fetch = Fetch { id, life, len: 10 * FRAME, units: &units, ahead: false, reserved: false, read: FRAME };
+    cache.0.fetch(&fetch).unwrap();
+    settle(&cache);
+    assert_eq!((cache.cached(id, 0..10 * FRAME), cache.0.state.lock().memory), (FRAME, FRAME));
     let read = block_on(cache.get(id, 7 * FRAME..8 * FRAME)).unwrap();
     assert!(read == content[7 * FRAME as usize..8 * FRAME as usize]);
 }
@@ -246,8 +273,73 @@ fn of_a_fine_store_a_read_that_stands_alone_fetches_no_more_than_its_pages() {
     assert_eq!(fetched(&store, 8 * FRAME, FRAME), (1, FRAME));
     // The end of the blob, which is shorter than a page.
     assert_eq!(fetched(&store, 20 * FRAME + 10, 50), (1, 100));
+    settle(&store);
     store.distrust(BlobId(7), 5 * FRAME + 4096..5 * FRAME + 8192);
     assert_eq!(store.cached(BlobId(7), 5 * FRAME..6 * FRAME), FRAME - 4096);
     assert_eq!(fetched(&store, 5 * FRAME, FRAME).0, 1);
     assert_eq!(store.evict(BlobId(7)), 2 * FRAME + 2 * 4096 + 100);
+}
+
+#[test]
+fn what_came_is_read_from_memory_until_the_disk_has_it() {
+    for is_aligned in [false, true] {
+        let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote { is_aligned, ..Remote::default() }));
+        let content = put(&*remote, 7, 40 * FRAME + 5000);
+        let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+        let same = |store: &CachedStore, range: Range<u64>| {
+            let mut out = vec![1; (range.end - range.start) as usize];
+            block_on(store.read(BlobId(7), range.start, &mut out)).unwrap();
+            assert_eq!(out, content[range.start as usize..range.end as usize], "{range:?}");
+        };
+        for range in [2 * FRAME + 10..5 * FRAME, 4 * FRAME..9 * FRAME + 1, 39 * FRAME..40 * FRAME + 5000] {
+            same(&store, range);
+        }
+        let path = folder.path().join(format!("{:016x}", 7));
+        assert_eq!(fs::metadata(&path).unwrap().len(), content.len() as u64);
+        // What the threads had no time for is written at the end.
+        drop(store);
+        remote.away.store(true, Ordering::SeqCst);
+        let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+        for range in [2 * FRAME..10 * FRAME, 39 * FRAME..40 * FRAME + 5000, 3 * FRAME + 1..3 * FRAME + 2] {
+            same(&store, range);
+        }
+        assert_eq!(
+            fs::read(&path).unwrap()[2 * FRAME as usize..10 * FRAME as usize],
+            content[2 * FRAME as usize..10 * FRAME as usize]
+        );
+        assert_eq!(store.0.state.lock().memory, 0);
+    }
+}
+
+#[test]
+fn a_cache_of_many_blobs_has_few_files_open() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    let contents: Vec<_> = (1..=300).map(|id| put(&*remote, id, 1000)).collect();
+    let store = CachedStore::open(remote.clone(), folder.path(), PLENTY).unwrap();
+    let read_all = |store: &CachedStore| {
+        for (id, content) in (1..).zip(&contents) {
+            assert_eq!(get(store, id, 0..1000).unwrap(), *content);
+            let open = store.0.state.lock().blobs.values().filter(|cached| cached.file.is_some()).count();
+            assert!(open <= 64, "{open} files are open");
+        }
+    };
+    read_all(&store);
+    settle(&store);
+    remote.away.store(true, Ordering::SeqCst);
+    read_all(&store);
+    drop(store);
+    read_all(&CachedStore::open(remote, folder.path(), PLENTY).unwrap());
+}
+
+#[test]
+fn what_nobody_comes_for_does_not_stay_in_memory() {
+    let (folder, remote) = (tempfile::tempdir().unwrap(), Arc::new(Remote::default()));
+    put(&*remote, 7, 64 * FRAME);
+    let store = CachedStore::open(remote, folder.path(), PLENTY).unwrap();
+    assert!(store.want(BlobId(7), 64 * FRAME, 0..64 * FRAME));
+    while store.0.state.lock().memory > 0 {
+        std::thread::yield_now();
+    }
+    settle(&store);
+    assert_eq!(store.cached(BlobId(7), 0..64 * FRAME), 64 * FRAME);
 }

@@ -28,7 +28,7 @@ use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
 use nexus_kernel::object_store::{BlobInfo, BlobSource, BoxFuture, Listed, ObjectStore, Traffic};
 use object_store::path::Path as Key;
-use object_store::{GetOptions, ObjectStoreExt};
+use object_store::{GetOptions, GetResult, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
 pub use bucket::{Bucket, ObjectInfo, PAGE_KEYS, Page};
@@ -50,6 +50,9 @@ const OPENING: Duration = Duration::from_secs(5);
 const THREADS: usize = 2;
 /// What a read is rounded to: a page, which is what a random read asks for.
 const GRAIN: u64 = 4 << 10;
+/// Bytes of a page, and of an answer that begins at one.
+const PAGE: usize = 4 << 10;
+const LARGE: usize = 64 << 10;
 
 /// Blobs in a bucket. Every request has a deadline, so no caller waits for ever.
 pub struct CloudStore {
@@ -262,6 +265,23 @@ impl CloudStore {
     }
 }
 
+/// All of an answer. A large one begins at a page in memory, so that a disk takes it as it is.
+async fn collect(answer: GetResult, wanted: u64) -> object_store::Result<Bytes> {
+    use futures_util::StreamExt;
+    let room = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_add(PAGE);
+    if room < LARGE {
+        return answer.bytes().await;
+    }
+    let mut all: Vec<u8> = Vec::with_capacity(room);
+    let skip = all.as_ptr().align_offset(PAGE).min(PAGE);
+    all.resize(skip, 0);
+    let mut stream = answer.into_stream();
+    while let Some(chunk) = stream.next().await {
+        all.extend_from_slice(&chunk?);
+    }
+    Ok(Bytes::from(all).slice(skip..))
+}
+
 impl Remote {
     fn key(&self, rest: &str) -> Key {
         if self.prefix.is_empty() { Key::from(rest) } else { Key::from(format!("{}/{rest}", self.prefix)) }
@@ -310,14 +330,14 @@ impl Remote {
                 _ => Err(Error::Invalid),
             };
         }
+        let wanted = range.end - range.start;
         self.counters.gets.fetch_add(1, Ordering::Relaxed);
         let mut options = GetOptions::new().with_range(Some(range.clone()));
         options.extensions.insert(urgency);
         let got = match self.objects.get_opts(&self.blob(id), options).await {
-            Ok(answer) => answer.bytes().await,
+            Ok(answer) => collect(answer, wanted).await,
             Err(error) => Err(error),
         };
-        let wanted = range.end - range.start;
         match got {
             Ok(bytes) if bytes.len() as u64 == wanted => {
                 self.counters.bytes_down.fetch_add(wanted, Ordering::Relaxed);
@@ -394,10 +414,7 @@ impl Remote {
 
 impl ObjectStore for CloudStore {
     fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.spawn(Self::may_change(self.remote.clone(), self.fence.clone())).await?;
-            upload::put(self, id, source).await
-        })
+        Box::pin(upload::put(self, id, source))
     }
 
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {

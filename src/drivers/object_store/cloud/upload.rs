@@ -18,9 +18,7 @@ use super::{CloudStore, Remote};
 /// Bytes of a part. S3 takes no smaller ones than 5 MiB, and 10,000 of them.
 const PART: usize = 8 << 20;
 /// Parts in memory at once: what all uploads to one store hold together, whole blobs too.
-const PARTS: usize = 5;
-/// Bytes read from a source at a time.
-const STEP: usize = 1 << 20;
+const PARTS: usize = 8;
 
 type Upload = Box<dyn MultipartUpload>;
 type Sending = FuturesUnordered<BoxFuture<'static, Result<()>>>;
@@ -42,15 +40,27 @@ impl Room {
     }
 }
 
-/// Stores a blob.
+/// Stores a blob, if this volume may.
 pub(super) async fn put(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
-    if source.len() <= PART as u64 { put_whole(store, id, source).await } else { put_parts(store, id, source).await }
+    if source.len() <= PART as u64 {
+        return put_whole(store, id, source).await;
+    }
+    may_change(store).await?;
+    put_parts(store, id, source).await
+}
+
+/// Refuses unless this volume may change what is there; is asked from now on, not once somebody waits.
+fn may_change(store: &CloudStore) -> BoxFuture<'static, Result<()>> {
+    store.spawn(CloudStore::may_change(store.remote.clone(), store.fence.clone()))
 }
 
 async fn put_whole(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
     let room = store.room.take().await?;
+    // While the bytes are read.
+    let may = may_change(store);
     let bytes = next_part(source)?;
     check_len(id, bytes.len() as u64, source)?;
+    may.await?;
     let remote = store.remote.clone();
     let len = bytes.len() as u64;
     store
@@ -164,9 +174,16 @@ fn send_part(
 
 /// The next bytes of a source, as many as a part has unless it ends.
 fn next_part(source: &mut dyn BlobSource) -> Result<Bytes> {
-    let mut part = BytesMut::with_capacity(source.len().min(PART as u64) as usize);
+    let most = source.len().min(PART as u64) as usize;
+    let first = source.next(PART)?;
+    // Most give all that is asked for at once.
+    if first.len() >= most || first.is_empty() {
+        return Ok(first);
+    }
+    let mut part = BytesMut::with_capacity(most);
+    part.extend_from_slice(&first);
     while part.len() < PART {
-        let piece = source.next(STEP.min(PART - part.len()))?;
+        let piece = source.next(PART - part.len())?;
         if piece.is_empty() {
             break;
         }

@@ -1,5 +1,6 @@
 //! Tests of the syscalls, on a zone straight over a metastore in memory.
 
+mod ahead;
 mod consistency;
 mod content;
 mod directories;
