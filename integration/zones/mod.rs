@@ -2,6 +2,7 @@
 //! its own. They are shared and joined as a user does it, worked in from all sides, and their
 //! daemons are killed.
 
+mod behind;
 mod certificates;
 mod closed;
 mod copies;
@@ -54,6 +55,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("members leave, and are removed", leaving),
         Case::new("a lost disk loses nothing that was synced", copies::disk_lost),
         Case::new("copies are made up for and follow the zone's setting", copies::made_up),
+        Case::new("what is written counts at once on its node, and soon on all", behind::seen),
+        Case::new("writes and other changes of a file keep their order", behind::in_order),
+        Case::new("writes that are lost are told of", behind::lost),
         Case::new("locks hold on all nodes", locks::everywhere),
         Case::new("locks go with who held them", locks::lost),
         Case::new("what is removed elsewhere stays for who uses it", held::removed),

@@ -16,7 +16,7 @@ use crate::model::{FileLock, Inode, LockChange, LockSession, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
 /// version that has it, so that older builds read on as long as they can.
-pub const COMMAND_VERSION: u8 = 6;
+pub const COMMAND_VERSION: u8 = 7;
 /// Holds a process at an older version, for tests; only in builds with debug assertions.
 const VERSION_VARIABLE: &str = "NEXUS_COMMAND_VERSION";
 
@@ -225,6 +225,17 @@ pub enum Command {
     EndLocks { session: LockSession },
     /// Does this while the session's locks hold; [`Error::LockLost`] if they do not. Never one within another.
     Fenced { session: LockSession, command: Box<Command> },
+    /// As `Write`, several one after the other, each at its offset. Since version 7.
+    WriteMany { ino: Ino, writes: Vec<FileRange>, store: StoreId, kill_privileges: bool, now: Timestamp },
+}
+
+/// Content of a file from an offset on, as [`Command::WriteMany`] carries it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileRange {
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// Where it is.
+    pub pieces: SmallVec<[Piece; 2]>,
 }
 
 /// An inode that lost a name.
@@ -266,7 +277,9 @@ impl Command {
             | Command::UnmountZone { .. } => 3,
             Command::Append { .. } => 4,
             Command::Pause { .. } | Command::MountFilled { .. } => 5,
-            Command::SetLock { .. } | Command::EndLocks { .. } | Command::Fenced { .. } => 6,
+            Command::SetLock { .. } | Command::EndLocks { .. } => 6,
+            Command::Fenced { command, .. } => command.version().max(6),
+            Command::WriteMany { .. } => 7,
             _ => 1,
         }
     }
@@ -310,6 +323,7 @@ impl Command {
             | Command::SetAtime { .. }
             | Command::Write { .. }
             | Command::Append { .. }
+            | Command::WriteMany { .. }
             | Command::Clone { .. }
             | Command::SetXattr { .. }
             | Command::Place { .. }
@@ -363,6 +377,7 @@ impl Command {
             | Command::SetAtime { ino, .. }
             | Command::Write { ino, .. }
             | Command::Append { ino, .. }
+            | Command::WriteMany { ino, .. }
             | Command::Range { ino, .. }
             | Command::SetXattr { ino, .. }
             | Command::RemoveXattr { ino, .. }
@@ -390,12 +405,14 @@ impl Command {
 
     /// The pieces of new content that the command makes the metadata point at.
     pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        let (written, moved): (&[Piece], &[Relocation]) = match self.unfenced() {
-            Command::Write { pieces, .. } | Command::Append { pieces, .. } => (pieces, &[]),
-            Command::Relocate { moves, .. } => (&[], moves),
-            _ => (&[], &[]),
+        let (written, ranges, moved): (&[Piece], &[FileRange], &[Relocation]) = match self.unfenced() {
+            Command::Write { pieces, .. } | Command::Append { pieces, .. } => (pieces, &[], &[]),
+            Command::WriteMany { writes, .. } => (&[], writes, &[]),
+            Command::Relocate { moves, .. } => (&[], &[], moves),
+            _ => (&[], &[], &[]),
         };
-        written.iter().chain(moved.iter().map(|relocation| &relocation.to))
+        let ranges = ranges.iter().flat_map(|range| range.pieces.iter());
+        written.iter().chain(ranges).chain(moved.iter().map(|relocation| &relocation.to))
     }
 }
 

@@ -2,6 +2,7 @@
 //! machine, the VFS router and the syscalls. It imports no other nexus crate and names no
 //! driver; what it needs to start is one [`Metastore`].
 
+pub mod behind;
 pub mod block_on;
 pub mod cache_store;
 pub mod clock;

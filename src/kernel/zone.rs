@@ -1,6 +1,7 @@
 //! A zone: the unit of isolation and of order. Every change of its metadata is a command
 //! proposed here; every read sees a prefix of the commands.
 
+use crate::behind::WriteBehind;
 use crate::clock::Timestamp;
 use crate::command::{Command, Outcome};
 use crate::error::Result;
@@ -49,7 +50,13 @@ pub trait Zone: Send + Sync {
     /// Runs `read` on one consistent state. `read` must not propose, and should be short.
     fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()>;
 
-    /// An inode.
+    /// As [`Zone::read`], on the state with what was written on this node and put off: only
+    /// [`MetaRead::inode`] and scans within the extents of one file tell of that.
+    fn read_written(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
+        self.read(read)
+    }
+
+    /// An inode, with what was written on this node and put off.
     fn inode(&self, ino: Ino) -> Result<Option<Inode>>;
 
     /// An entry of a directory, with its position.
@@ -57,6 +64,12 @@ pub trait Zone: Send + Sync {
 
     /// Makes everything proposed so far durable, with its content.
     fn sync(&self) -> Result<()>;
+
+    /// As [`Zone::sync`], where no more is wanted than what was proposed, or put off, of a file.
+    fn sync_file(&self, ino: Ino) -> Result<()> {
+        let _ = ino;
+        self.sync()
+    }
 
     /// As [`Zone::sync`]; and no recovery will ask any more for the content that what was
     /// proposed before this call points at. What of it is dropped may then be deleted.
@@ -90,6 +103,11 @@ pub trait Zone: Send + Sync {
     /// This node's sessions for locks that hold on all nodes of the zone; `None` where there is but
     /// one node, whose own locks do.
     fn locks(&self) -> Option<&dyn LockSessions> {
+        None
+    }
+
+    /// What is to be told of writes rather than to be proposed each; `None` where a command is cheap.
+    fn behind(&self) -> Option<&dyn WriteBehind> {
         None
     }
 

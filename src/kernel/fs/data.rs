@@ -2,9 +2,10 @@
 
 use super::extents::plan;
 use super::locks::Fence;
-use super::{NexusFs, regular, regular_inode};
+use super::{Consistency, NexusFs, regular, regular_inode};
+use crate::behind::{FileWrite, WriteBehind};
 use crate::command::{Command, Outcome};
-use crate::content::WriteHint;
+use crate::content::{Staged, WriteHint};
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, NodeId};
 use crate::model::{Inode, MAX_FILE_BYTES};
@@ -42,7 +43,7 @@ impl NexusFs {
         let mut retries = 0;
         'resolve: loop {
             let mut seen = None;
-            zone.read(&mut |state| {
+            zone.read_written(&mut |state| {
                 let inode = state.inode(ino)?.ok_or(Error::Stale)?;
                 regular(&inode)?;
                 let end = asked_end.min(inode.size).max(offset);
@@ -95,7 +96,8 @@ impl NexusFs {
     }
 
     /// Writes; answers how many bytes, fewer than given only where the largest file ends or
-    /// where an error stopped a very long write half-way.
+    /// where an error stopped a very long write half-way. Where several nodes have the file, they are told
+    /// later: an error can be that of an earlier write through the same open file.
     pub fn write(&self, node: NodeId, handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize> {
         self.writable()?;
         self.check_locks(node, handle)?;
@@ -110,12 +112,17 @@ impl NexusFs {
         }
         let data = data.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or(data);
         let store = inode.flags.placement().store;
+        // Whoever looks next is to see that privileges are gone.
+        let takes_privileges = kill_privileges && inode.has_privileges();
         let mut written = 0;
         for chunk in data.chunks(WRITE_CHUNK) {
             let at = offset + written as u64;
             let hint = WriteHint { ino, offset: at, size: inode.size, store };
             let fence = self.fence(node);
-            let written_chunk = self.write_chunk(&*zone, fence, hint, chunk, kill_privileges);
+            let written_chunk = match self.behind(&*zone, fence).filter(|_| !takes_privileges) {
+                Some(behind) => self.put_off(&*zone, behind, (handle, hint), chunk, kill_privileges),
+                None => self.write_chunk(&*zone, fence, hint, chunk, kill_privileges),
+            };
             match self.fenced(&*zone, fence, written_chunk) {
                 Ok(size) => inode.size = size,
                 Err(_) if written > 0 => return Ok(written),
@@ -167,6 +174,30 @@ impl NexusFs {
         let command = Command::Write { ino, offset, pieces, store, kill_privileges, now: zone.now() };
         let outcome = propose_content(zone, &fence.guard(command), staged.pin)?;
         Ok(outcome.inode.map_or(size, |(_, inode)| inode.size))
+    }
+}
+
+impl NexusFs {
+    /// Writes one chunk that is proposed later; answers the file's size after it.
+    fn put_off(
+        &self,
+        zone: &dyn Zone,
+        behind: &dyn WriteBehind,
+        (handle, hint): (u64, WriteHint),
+        data: &[u8],
+        kill_privileges: bool,
+    ) -> Result<u64> {
+        let staged = self.content.write(hint, data)?;
+        let (WriteHint { ino, offset, .. }, now) = (hint, zone.now());
+        let Staged { pieces, store, pin } = staged;
+        Ok(behind.write(FileWrite { ino, handle, offset, pieces, store, kill_privileges, now, pin })?.size)
+    }
+
+    /// Where a write is taken note of, if it may be put off: not where nothing may be missed elsewhere,
+    /// nor where it depends on a lock.
+    fn behind<'a>(&self, zone: &'a dyn Zone, fence: Fence) -> Option<&'a dyn WriteBehind> {
+        let waits = self.consistency() != Consistency::Strict && !fence.is_held();
+        zone.behind().filter(|_| waits)
     }
 }
 

@@ -212,6 +212,11 @@ impl HeldLocks {
 pub(super) struct Fence(Option<LockSession>);
 
 impl Fence {
+    /// Whether there is one.
+    pub(super) fn is_held(self) -> bool {
+        self.0.is_some()
+    }
+
     /// A command under the condition.
     pub(super) fn guard(self, command: Command) -> Command {
         match self.0 {

@@ -193,10 +193,14 @@ impl NexusFs {
         }
     }
 
+    fn consistency(&self) -> Consistency {
+        Consistency::from_byte(self.consistency.load(Ordering::Relaxed))
+    }
+
     /// Before what a program relies on being as others left it: opens, names that are not there. Answers
     /// whether anything may have changed by waiting.
     fn freshen(&self, zone: &dyn Zone) -> Result<bool> {
-        match Consistency::from_byte(self.consistency.load(Ordering::Relaxed)) {
+        match self.consistency() {
             Consistency::CloseToOpen => zone.catch_up(),
             Consistency::Strict => zone.be_current().map(|()| zone.is_replicated()),
             Consistency::Relaxed => Ok(false),
@@ -210,7 +214,7 @@ impl NexusFs {
 
     /// Whether readers of zones miss nothing that was acknowledged anywhere before they asked.
     pub fn is_strict(&self) -> bool {
-        self.consistency.load(Ordering::Relaxed) == Consistency::Strict as u8
+        self.consistency() == Consistency::Strict
     }
 
     /// Frees the orphans that nobody uses any more, before it returns; else that happens

@@ -46,7 +46,7 @@ impl NexusFs {
     fn lookup_consistent(&self, index: ZoneIndex, zone: &dyn Zone, dir: Ino, name: Name<'_>) -> Result<Attr> {
         let seed = zone.info().hash_seed;
         let mut found = Err(Error::NotFound);
-        zone.read(&mut |state| {
+        zone.read_written(&mut |state| {
             found = match machine::find_dentry(state, seed, dir, name.as_bytes())? {
                 None => Err(Error::NotFound),
                 Some((_, dentry)) => match state.inode(dentry.ino)? {

@@ -109,15 +109,21 @@ impl NexusFs {
         Ok((attr, self.next_handle.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// A descriptor of the handle is being closed. Nothing is held back in this process, so
-    /// there is nothing to report.
-    pub fn flush(&self, _node: NodeId, _handle: u64) -> Result<()> {
-        Ok(())
+    /// A descriptor of the handle is being closed: what was put off of its file's writes is to be with
+    /// the other nodes, and what was lost of them is told.
+    pub fn flush(&self, node: NodeId, handle: u64) -> Result<()> {
+        let zone = self.router.zone(node.zone())?;
+        zone.behind().map_or(Ok(()), |behind| behind.flush(node.ino(), handle))
     }
 
     /// The handle is gone.
     pub fn release(&self, node: NodeId, handle: u64) -> Result<()> {
         self.unlock_released(node, handle);
+        if let Ok(zone) = self.router.zone(node.zone())
+            && let Some(behind) = zone.behind()
+        {
+            behind.released(node.ino(), handle);
+        }
         self.close(node);
         Ok(())
     }
@@ -132,7 +138,7 @@ impl NexusFs {
     /// Makes the file durable, and with it all that its zone acknowledged before.
     pub fn fsync(&self, node: NodeId, _datasync: bool) -> Result<()> {
         let zone = self.router.zone(node.zone())?;
-        zone.sync()?;
+        zone.sync_file(node.ino())?;
         self.upload_if_asked(&*zone, node.ino())
     }
 
@@ -151,7 +157,7 @@ impl NexusFs {
 
     /// Makes the directory durable, and with it all that its zone acknowledged before.
     pub fn fsyncdir(&self, node: NodeId, _datasync: bool) -> Result<()> {
-        self.router.zone(node.zone())?.sync()
+        self.router.zone(node.zone())?.sync_file(node.ino())
     }
 }
 

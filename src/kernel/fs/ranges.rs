@@ -63,7 +63,7 @@ impl NexusFs {
         let mut at = offset;
         while at < size {
             let mut seen = None;
-            zone.read(&mut |state| {
+            zone.read_written(&mut |state| {
                 seen = Some(plan(state, ino, at, size, SEEK_EXTENTS)?);
                 Ok(())
             })?;

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
-use crate::command::{Outcome, RangeOp, Relocation};
+use crate::command::{FileRange, Outcome, RangeOp, Relocation};
 use crate::error::{Error, Result};
 use crate::ids::{BlobId, Ino, StoreId};
 use crate::machine::txn::Txn;
@@ -79,6 +79,21 @@ impl Txn<'_> {
         }
         inode.size = inode.size.max(end);
         self.changed(ino, inode, kill, now)
+    }
+
+    pub(super) fn write_many(
+        &mut self,
+        ino: Ino,
+        writes: &[FileRange],
+        store: StoreId,
+        kill: bool,
+        now: Timestamp,
+    ) -> Result<Outcome> {
+        let mut outcome = Err(Error::Invalid);
+        for FileRange { offset, pieces } in writes {
+            outcome = Ok(self.write(ino, *offset, pieces, store, kill, now)?);
+        }
+        outcome
     }
 
     pub(super) fn append(

@@ -100,6 +100,9 @@ impl<'a> Txn<'a> {
             Command::SetLock { ino, lock, change } => self.set_lock(*ino, lock, *change),
             Command::EndLocks { session } => self.end_locks(*session),
             Command::Fenced { session, command } => self.fenced(*session, command),
+            Command::WriteMany { ino, writes, store, kill_privileges, now } => {
+                self.write_many(*ino, writes, *store, *kill_privileges, *now)
+            }
         }
     }
 

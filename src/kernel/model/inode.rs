@@ -128,6 +128,11 @@ impl Inode {
         self.kind.mode_bits() | self.mode
     }
 
+    /// Whether a change by somebody unprivileged takes anything from it beside.
+    pub fn has_privileges(&self) -> bool {
+        self.mode & (mode::S_ISUID | mode::S_ISGID) != 0 || self.flags.has(InodeFlags::CAPABILITY)
+    }
+
     /// Whether this is a directory.
     pub fn is_dir(&self) -> bool {
         self.kind == FileKind::Directory

@@ -55,8 +55,9 @@ pub use joined::{JoinedZone, MemberStatus, ZoneReport};
 pub use recover::{NoRecovery, RecoveryPlan, plan as plan_recovery};
 pub use stored::{StoredZone, stored_zones};
 
-/// Threads of the runtime: they wait for the network more than they work.
-const THREADS: usize = 4;
+/// Most threads of the runtime, which wait for the network more than they work; and the fewest, so that
+/// one is left where another can't be interrupted. Beyond the number of processors, they only wake each other.
+const THREADS: std::ops::RangeInclusive<usize> = 2..=4;
 /// How long a new member may take to get the zone's state and a vote.
 const CATCH_UP: Duration = Duration::from_secs(600);
 /// Inodes of which one question asks whether they are open.
@@ -162,8 +163,9 @@ pub struct ZoneNode {
 impl ZoneNode {
     /// A node whose zones are still closed.
     pub fn new(parts: NodeParts) -> Result<Arc<ZoneNode>> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
+            .worker_threads(processors.clamp(*THREADS.start(), *THREADS.end()))
             .thread_name("nexus-zones")
             .enable_all()
             .build()

@@ -1,8 +1,10 @@
 //! Replicated zones: what a group of members agrees on, and in which order. Nothing outside
 //! the folder `engine` names the consensus library.
 
+mod behind;
 mod consensus;
 mod copies;
+mod desk;
 mod engine;
 mod entry;
 mod flusher;
@@ -13,6 +15,7 @@ mod pause;
 mod pending;
 mod proposal;
 mod proposer;
+mod questions;
 mod replica;
 mod rest;
 mod snapshot;

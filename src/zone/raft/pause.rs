@@ -48,6 +48,8 @@ impl Pause {
     /// if it is paused already. `token` tells this pause from all others.
     pub fn begin(zone: &Arc<RaftZone>, token: [u8; 16]) -> Result<Pause> {
         zone.be_current()?;
+        // What was written before is a part of what is shared.
+        zone.sync()?;
         let shared = Arc::new(Shared {
             zone: zone.clone(),
             token,

@@ -12,16 +12,22 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::consensus::Consensus;
+use super::desk::unclear;
 use super::entry::MemberId;
 use super::messages::{Links, Refusal};
 use super::proposal::Batch;
+use super::questions::Questions;
 use super::replica::Replica;
-use super::zone::{next_leader, unclear};
+use super::zone::next_leader;
 
 /// Proposals that wait to be sent; who comes then waits for room.
 const QUEUE: usize = 4096;
 /// Entries on their way at once.
 const IN_FLIGHT: usize = 8;
+/// How long commands wait for those on their way to return, so that more share the next entry.
+const GATHERING: Duration = Duration::from_millis(1);
+/// How often it is looked whether what is committed is applied here, or will not be in time.
+const LOOK: Duration = Duration::from_millis(50);
 /// Most commands and bytes of one entry.
 const BATCH_COMMANDS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
@@ -44,6 +50,7 @@ pub struct Proposer {
     courier: Arc<Courier>,
     runtime: Handle,
     task: Mutex<Option<JoinHandle<()>>>,
+    questions: Questions,
 }
 
 /// Brings batches to the leader.
@@ -51,16 +58,20 @@ struct Courier {
     replica: Arc<Replica>,
     group: Arc<dyn Consensus>,
     links: Arc<dyn Links>,
+    /// Entries on their way.
     places: Arc<Semaphore>,
+    /// Taken by one of them at a time: who comes while it is gone waits for a while.
+    turn: Arc<Semaphore>,
 }
 
 impl Proposer {
     /// Starts taking proposals.
     pub fn start(replica: Arc<Replica>, group: Arc<dyn Consensus>, links: Arc<dyn Links>, runtime: Handle) -> Proposer {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let courier = Arc::new(Courier { replica, group, links, places: Arc::new(Semaphore::new(IN_FLIGHT)) });
+        let (places, turn) = (Arc::new(Semaphore::new(IN_FLIGHT)), Arc::new(Semaphore::new(1)));
+        let courier = Arc::new(Courier { replica, group, links, places, turn });
         let task = runtime.spawn(run(courier.clone(), receiver));
-        Proposer { sender, courier, runtime, task: Mutex::new(Some(task)) }
+        Proposer { sender, courier, runtime, task: Mutex::new(Some(task)), questions: Questions::default() }
     }
 
     /// Where its tasks run.
@@ -73,9 +84,10 @@ impl Proposer {
         self.sender.blocking_send(queued).map_err(|_| Error::Unavailable("the zone is closed".into()))
     }
 
-    /// Asks the leader how far a reader must have come. Not to be called by a task.
+    /// Asks the leader how far a reader must have come; who asks at the same time shares the question.
+    /// Not to be called by a task.
     pub fn read_index(&self, until: Instant) -> Result<u64> {
-        self.runtime.block_on(self.courier.read_index(until))
+        self.questions.ask(|| self.runtime.block_on(self.courier.read_index(until)))
     }
 
     /// Takes nothing more.
@@ -97,6 +109,7 @@ async fn run(courier: Arc<Courier>, mut queue: mpsc::Receiver<Queued>) {
             },
         };
         // While it waits for its turn to be sent, others join it.
+        let turn = tokio::time::timeout(GATHERING, courier.turn.clone().acquire_owned()).await;
         let Ok(place) = courier.places.clone().acquire_owned().await else { return };
         let mut bytes = first.payload.len();
         let mut batch = vec![first];
@@ -115,15 +128,14 @@ async fn run(courier: Arc<Courier>, mut queue: mpsc::Receiver<Queued>) {
         }
         let courier = courier.clone();
         tokio::spawn(async move {
-            courier.deliver(batch).await;
-            drop(place);
+            courier.deliver(batch, (turn, place)).await;
         });
     }
 }
 
 impl Courier {
     /// Has a batch applied, or fails those who wait for it.
-    async fn deliver(&self, queued: Vec<Queued>) {
+    async fn deliver<P>(&self, queued: Vec<Queued>, place: P) {
         let pending = &self.replica.pending;
         let until = queued.iter().map(|one| one.until).max().unwrap_or_else(Instant::now);
         let seqs: Vec<u64> = queued.iter().map(|one| one.seq).collect();
@@ -148,7 +160,10 @@ impl Courier {
             let refusal = match leader {
                 Some(leader) => match tokio::time::timeout(left, self.propose(leader, encoded.clone())).await {
                     // It is committed, and so will be applied here.
-                    Ok(Ok(())) => return self.await_answers(&seqs, until).await,
+                    Ok(Ok(())) => {
+                        drop(place);
+                        return self.await_answers(&seqs, until).await;
+                    }
                     Ok(Err(refusal)) => refusal,
                     Err(_) => continue,
                 },
@@ -175,7 +190,7 @@ impl Courier {
                 seqs.iter().for_each(|seq| self.replica.pending.answer(*seq, Err(error.clone())));
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 

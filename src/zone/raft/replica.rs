@@ -374,15 +374,20 @@ impl Replica {
         Ok(outcome)
     }
 
+    /// Whether what is applied next waits for no drain.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        let (active, frozen) = {
+            let view = state.view.read_recursive();
+            (view.active.bytes(), view.frozen.as_ref().map_or(0, |frozen| frozen.bytes()))
+        };
+        active < self.config.memtable_bytes || (frozen > 0 && active < 2 * self.config.memtable_bytes)
+    }
+
     /// Waits while too much is in memory, and has a drain begin when it is time.
     fn make_room(&self) -> Result<()> {
         loop {
-            let state = self.state();
-            let (active, frozen) = {
-                let view = state.view.read_recursive();
-                (view.active.bytes(), view.frozen.as_ref().map_or(0, |frozen| frozen.bytes()))
-            };
-            if active < self.config.memtable_bytes || (frozen > 0 && active < 2 * self.config.memtable_bytes) {
+            if self.has_room() {
                 return Ok(());
             }
             match self.drain.try_lock() {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nexus_kernel::behind::WriteBehind;
 use nexus_kernel::content::ContentSync;
 use nexus_kernel::locks::LockSessions;
 use nexus_kernel::model::{Dentry, Inode, Usage, ZoneInfo};
@@ -14,12 +15,13 @@ use nexus_kernel::{Clock, Command, Error, Ino, Lsn, MetaRead, Name, Outcome, Res
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
+use super::behind::{Behind, DELAY, PARTING};
 use super::consensus::Consensus;
-use super::copies::{Copies, Span};
+use super::copies::Copies;
+use super::desk::{Desk, unclear};
 use super::messages::{Links, Refusal};
 use super::patience::Patience;
-use super::pause::below_detached;
-use super::proposer::{Proposer, Queued};
+use super::proposer::Proposer;
 use super::replica::Replica;
 
 /// Inode numbers that a member takes at once.
@@ -28,10 +30,6 @@ const INO_BLOCK: u64 = 4096;
 const DRAIN_PAUSE: Duration = Duration::from_millis(500);
 /// How often a zone is looked at of which everything is in its metastore, and that does not change.
 const CALM: Duration = Duration::from_secs(60);
-/// How often a change that waits for a pause to end looks at all.
-const LOOK: Duration = Duration::from_millis(100);
-/// Longest that changes wait while a directory is shared.
-const MOST_PAUSE: Duration = Duration::from_secs(300);
 /// How long nobody is asked whether what is here is current, after nobody answered.
 const ALONE: Duration = Duration::from_secs(1);
 
@@ -77,9 +75,8 @@ pub struct RaftParts {
 /// A replicated zone.
 pub struct RaftZone {
     shared: Arc<Shared>,
-    proposer: Proposer,
-    content: Arc<dyn ContentSync>,
-    copies: Arc<dyn Copies>,
+    desk: Arc<Desk>,
+    behind: Behind,
     clock: Arc<dyn Clock>,
     newest_time: Mutex<Timestamp>,
     /// Until then, the others are taken to be out of reach.
@@ -87,7 +84,6 @@ pub struct RaftZone {
     /// Inode numbers that are this member's to give.
     inos: Mutex<Range<u64>>,
     config: RaftZoneConfig,
-    ending: AtomicBool,
     locks: OnceLock<Arc<dyn LockSessions>>,
     drain: Mutex<Option<JoinHandle<()>>>,
 }
@@ -112,6 +108,8 @@ impl RaftZone {
             stop: Mutex::new(false),
             changed: Condvar::new(),
         });
+        let desk = Arc::new(Desk::new(shared.replica.clone(), proposer, content, copies, config.patience.clone()));
+        let behind = Behind::start(desk.clone(), DELAY)?;
         let thread = {
             let (shared, idle) = (shared.clone(), config.checkpoint_idle);
             std::thread::Builder::new().name("nexus-drain".into()).spawn(move || shared.run_drain(idle))
@@ -119,15 +117,13 @@ impl RaftZone {
         let thread = thread.map_err(|error| Error::from_io("start the drain of a zone", &error))?;
         Ok(RaftZone {
             shared,
-            proposer,
-            content,
-            copies,
+            desk,
+            behind,
             clock,
             newest_time: Mutex::new(Timestamp { sec: i64::MIN, nsec: 0 }),
             alone_until: Mutex::new(None),
             inos: Mutex::new(0..0),
             config,
-            ending: AtomicBool::new(false),
             locks: OnceLock::new(),
             drain: Mutex::new(Some(thread)),
         })
@@ -153,7 +149,7 @@ impl RaftZone {
         loop {
             let before = self.replica().applied();
             let mut digest = 0;
-            self.read(&mut |state| {
+            self.replica().state().read(&mut |state| {
                 digest = crate::digest(state)?;
                 Ok(())
             })?;
@@ -165,7 +161,8 @@ impl RaftZone {
 
     /// Refuses changes from now on, and has those who wait for theirs give up.
     pub fn stop_waiting(&self) {
-        self.ending.store(true, Ordering::Release);
+        self.behind.hurry(PARTING);
+        self.desk.close();
         self.replica().pending.fail_all(&Error::Unavailable("this node is about to end".into()));
     }
 
@@ -174,8 +171,12 @@ impl RaftZone {
         if self.shared.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.proposer.stop();
-        self.proposer.runtime().block_on(self.shared.group.shut_down());
+        self.behind.hurry(PARTING);
+        self.desk.close();
+        self.desk.proposer().stop();
+        self.replica().pending.fail_all(&Error::Unavailable("the zone is closed".into()));
+        self.behind.stop();
+        self.desk.proposer().runtime().block_on(self.shared.group.shut_down());
         self.replica().close();
         *self.shared.stop.lock() = true;
         self.shared.changed.notify_all();
@@ -187,80 +188,13 @@ impl RaftZone {
         self.replica().pending.fail_all(&Error::Unavailable("the zone is closed".into()));
         self.replica().checkpoint()
     }
-
-    /// Proposes, and waits for the answer; while the zone is paused, for that to end first.
-    fn propose_and_wait(&self, command: &Command) -> Result<Outcome> {
-        if command.version() > self.replica().commands() {
-            log::debug!("a command of version {} has to wait until all members know it", command.version());
-            return Err(Error::NotSupported);
-        }
-        let mut waited = false;
-        loop {
-            if !command.passes_pause() && self.replica().paused()?.is_some() {
-                if command.is_upkeep() {
-                    return Err(Error::Unavailable("a directory of the zone is being shared".into()));
-                }
-                self.await_resumption()?;
-                waited = true;
-            }
-            if waited && below_detached(&self.replica().state(), command)? {
-                // Its directory has become a zone meanwhile: whoever came by a path finds that there.
-                return Err(Error::Stale);
-            }
-            match self.propose_once(command) {
-                Err(Error::Paused) => {}
-                other => return other,
-            }
-        }
-    }
-
-    /// Waits until the zone is not paused any more, or nobody seems to look after the pause.
-    fn await_resumption(&self) -> Result<()> {
-        let most = Instant::now() + MOST_PAUSE;
-        let (mut seen, mut until) = (None, Instant::now() + self.config.patience.get());
-        loop {
-            let applied = self.replica().applied();
-            let mark = self.replica().paused()?;
-            if mark.is_none() {
-                return Ok(());
-            }
-            if mark != seen {
-                (seen, until) = (mark, Instant::now() + self.config.patience.get());
-            }
-            if self.shared.closed.load(Ordering::Acquire) || self.ending.load(Ordering::Acquire) {
-                return Err(Error::Unavailable("the zone is closed".into()));
-            }
-            if Instant::now() >= until.min(most) {
-                return Err(Error::Io("a directory of the zone is being shared, which takes too long".into()));
-            }
-            self.replica().wait_change(applied, LOOK);
-        }
-    }
-
-    fn propose_once(&self, command: &Command) -> Result<Outcome> {
-        if self.shared.closed.load(Ordering::Acquire) || self.ending.load(Ordering::Acquire) {
-            return Err(Error::Unavailable("the zone is closed".into()));
-        }
-        let payload = command.encode()?.into();
-        let until = Instant::now() + self.config.patience.get();
-        let (seq, answer) = self.replica().pending.add();
-        self.proposer.send(Queued { seq, payload, until })?;
-        loop {
-            // The proposer answers where the time is over; this is only its backstop.
-            if let Some(outcome) = answer.wait(self.config.patience.get() + Duration::from_secs(5)) {
-                return outcome;
-            }
-            if Instant::now() >= until {
-                let error = unclear("nobody has answered");
-                self.replica().pending.answer(seq, Err(error));
-            }
-        }
-    }
 }
 
 impl Drop for RaftZone {
     fn drop(&mut self) {
-        self.proposer.stop();
+        self.desk.close();
+        self.desk.proposer().stop();
+        self.replica().pending.fail_all(&Error::Unavailable("the zone is closed".into()));
         self.replica().close();
         *self.shared.stop.lock() = true;
         self.shared.changed.notify_all();
@@ -270,14 +204,7 @@ impl Drop for RaftZone {
     }
 }
 
-/// The answer where it is not known whether a change was made.
-pub(super) fn unclear(why: &str) -> Error {
-    Error::NoMajority(format!(
-        "no majority of the zone's members has taken the change in time ({why}); it may still be made"
-    ))
-}
-
-fn behind() -> Error {
+fn is_behind() -> Error {
     Error::Unavailable("this member of the zone can't catch up with the others now".into())
 }
 
@@ -312,22 +239,28 @@ impl Shared {
 
 impl Zone for RaftZone {
     fn propose(&self, command: &Command) -> Result<Outcome> {
-        let spans: Vec<Span> = command.pieces().map(Span::from).collect();
-        if !spans.is_empty() {
-            // Once others know of content, it must not be lost with this node's power or disk.
-            let copying = self.copies.begin(spans);
-            self.content.sync()?;
-            copying()?;
+        // Writes of a file come before whatever is done to it then. If they are lost, their writers are told.
+        if !command.is_upkeep() {
+            command.inodes().into_iter().for_each(|ino| drop(self.behind.settle(ino)));
         }
-        self.propose_and_wait(command)
+        self.desk.keep_content(std::iter::once(command))?;
+        let mut outcome = self.desk.propose(command)?;
+        if let Some((ino, inode)) = outcome.inode {
+            outcome.inode = self.behind.inode(ino, || Ok(Some(inode)))?.map(|inode| (ino, inode));
+        }
+        Ok(outcome)
     }
 
     fn read(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
         self.replica().state().read(read)
     }
 
+    fn read_written(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
+        self.replica().state().read(&mut |state| self.behind.read(state, read))
+    }
+
     fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
-        self.replica().state().inode(ino)
+        self.behind.inode(ino, || self.replica().state().inode(ino))
     }
 
     fn lookup(&self, parent: Ino, name: Name<'_>) -> Result<Option<(u64, Dentry)>> {
@@ -336,7 +269,15 @@ impl Zone for RaftZone {
 
     fn sync(&self) -> Result<()> {
         // What was proposed is with a majority, and its content was synced before.
-        Ok(())
+        self.behind.flush_all()
+    }
+
+    fn sync_file(&self, ino: Ino) -> Result<()> {
+        self.behind.settle(ino)
+    }
+
+    fn behind(&self) -> Option<&dyn WriteBehind> {
+        Some(&self.behind)
     }
 
     fn settle(&self) -> Result<()> {
@@ -358,9 +299,9 @@ impl Zone for RaftZone {
 
     fn be_current(&self) -> Result<()> {
         let until = Instant::now() + self.config.read_patience;
-        let index = self.proposer.read_index(until)?;
+        let index = self.desk.proposer().read_index(until)?;
         let left = until.saturating_duration_since(Instant::now());
-        if index == 0 || self.replica().wait_applied(index - 1, left) { Ok(()) } else { Err(behind()) }
+        if index == 0 || self.replica().wait_applied(index - 1, left) { Ok(()) } else { Err(is_behind()) }
     }
 
     fn is_replicated(&self) -> bool {
@@ -378,7 +319,7 @@ impl Zone for RaftZone {
     fn allocate_ino(&self) -> Result<Ino> {
         let mut inos = self.inos.lock();
         if inos.is_empty() {
-            let first = self.propose_and_wait(&Command::ReserveInos { count: INO_BLOCK })?.count;
+            let first = self.desk.propose(&Command::ReserveInos { count: INO_BLOCK })?.count;
             if first == 0 {
                 return Err(unclear("the answer was lost"));
             }
