@@ -46,8 +46,12 @@ fn mounting(lab: &Lab) -> Check {
         far.mount.start().during(how)?;
         println!("        the server {how}: mounted after {:.1} s", began.elapsed().as_secs_f64());
         ensure!(began.elapsed() < PROMPT, "mounting took {:?} while the server {how}", began.elapsed());
+        // The note comes when the mount is there already.
+        let notes =
+            |words: &str| words.split(" | ").filter(|line| line.starts_with("note:") && line.contains("s3://")).count();
+        wait_until("the mount tells of it", PROMPT, || Ok(notes(&far.mount.last_words()) > 0))?;
         let words = far.mount.last_words();
-        let told = words.split(" | ").filter(|line| line.starts_with("note:") && line.contains("s3://")).count();
+        let told = notes(&words);
         ensure!(told == 1 && words.contains("going on with what is here"), "the server {how}; told: {words}");
         far.expect("file", &content)?;
         far.mount.stop()?;
