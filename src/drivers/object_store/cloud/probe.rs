@@ -86,9 +86,10 @@ struct Probe {
 
 impl Probe {
     fn new(remote: Arc<Remote>, word: &str) -> Probe {
+        // Without a slash: of a store that is a folder, one would stay.
         Probe {
-            small: remote.key(&format!("nexus-test-{word}/small")),
-            large: remote.key(&format!("nexus-test-{word}/large")),
+            small: remote.key(&format!("nexus-test-{word}-small")),
+            large: remote.key(&format!("nexus-test-{word}-large")),
             remote,
         }
     }
