@@ -69,7 +69,7 @@ impl Listener for Heard {
         let Some(watch) = self.watch.upgrade() else { return };
         let Change { command, outcome, inodes, ours } = *change;
         if let Some(fs) = watch.fs() {
-            fs.noticed(self.index, command, outcome, ours);
+            fs.noticed(self.index, outcome, ours);
         }
         let Some(watcher) = watch.watcher.read().clone().filter(|_| !ours) else { return };
         watcher.changed(self.index, inodes);

@@ -1,5 +1,5 @@
-//! Tells the kernel of names that other nodes have taken away. It may wait for a lock of whoever is in
-//! the directory, so a thread does that, begun with the first.
+//! Tells the kernel of files that other nodes have removed, so that it keeps only those that programs use.
+//! Whoever has a command applied must not wait for the kernel, so a thread does that, begun with the first.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -10,8 +10,8 @@ use nexus_fuse_transport::Notifier;
 /// looks the name up.
 const QUEUE: usize = 1 << 16;
 
-/// Names and the directories that they were in.
-type Queue = SyncSender<(u64, Vec<u8>)>;
+/// Nodes, as the kernel numbers them.
+type Queue = SyncSender<u64>;
 
 /// Notices of one mount.
 #[derive(Default)]
@@ -26,26 +26,26 @@ impl Notices {
         let _ = self.notifier.set(notifier);
     }
 
-    /// Has the kernel told that `name` in `parent` is taken away.
-    pub fn name_taken(&self, parent: u64, name: &[u8]) {
+    /// Has the kernel told that a node has no name any more.
+    pub fn removed(&self, node: u64) {
         let Some(notifier) = self.notifier.get() else { return };
         let queue = self.queue.get_or_init(|| begin(notifier.clone()));
         if let Some(queue) = queue {
-            let _ = queue.try_send((parent, name.to_owned()));
+            let _ = queue.try_send(node);
         }
     }
 }
 
 fn begin(notifier: Notifier) -> Option<Queue> {
-    let (sender, receiver) = sync_channel::<(u64, Vec<u8>)>(QUEUE);
+    let (sender, receiver) = sync_channel::<u64>(QUEUE);
     let tell = move || {
-        while let Ok((parent, name)) = receiver.recv() {
-            if let Err(error) = notifier.entry_changed(parent, &name) {
-                log::debug!("the kernel was not told of a name that is gone: {error}");
+        while let Ok(node) = receiver.recv() {
+            if let Err(error) = notifier.unneeded(node) {
+                log::debug!("the kernel was not told of a file that is removed: {error}");
             }
         }
     };
     let spawned = std::thread::Builder::new().name("zone-notices".into()).spawn(tell);
-    spawned.map_err(|error| log::warn!("names that others remove stay in the kernel's cache: {error}")).ok()?;
+    spawned.map_err(|error| log::warn!("files that others remove stay in the kernel's cache: {error}")).ok()?;
     Some(sender)
 }

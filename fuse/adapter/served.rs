@@ -307,11 +307,9 @@ impl Client for Served {
         self.calls.settle(until)
     }
 
-    fn name_taken(&self, parent: NodeId, name: &[u8]) {
-        let view = self.adapter.view();
-        // Below what the kernel does not know it has no names.
-        if parent == view.root || self.has(parent) {
-            self.notices.name_taken(view.fuse_id(parent), name);
+    fn removed(&self, node: NodeId) {
+        if self.has(node) {
+            self.notices.removed(self.adapter.view().fuse_id(node));
         }
     }
 }

@@ -159,6 +159,7 @@ pub mod notify {
     pub const INVAL_ENTRY: i32 = 3;
     pub const RETRIEVE: i32 = 5;
     pub const DELETE: i32 = 6;
+    pub const PRUNE: i32 = 9;
 }
 
 /// Bytes of `fuse_uring_req_header`: in and out header, operation, and what ties them to a ring.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::abi::{self, notify};
 use crate::device::write_reply;
+use crate::init::Agreed;
 use crate::write::Writer;
 
 /// Sends notifications over a connection; cheap to clone, harmless once the connection is gone.
@@ -16,11 +17,16 @@ use crate::write::Writer;
 pub struct Notifier {
     device: Arc<OwnedFd>,
     expires: bool,
+    prunes: bool,
 }
 
+/// Version of the protocol from which on the kernel can be asked to let go of nodes: that of Linux 6.18.
+const PRUNES_FROM: u32 = 45;
+
 impl Notifier {
-    pub(crate) fn new(device: Arc<OwnedFd>, agreed_flags: u64) -> Notifier {
-        Notifier { device, expires: agreed_flags & abi::init::HAS_EXPIRE_ONLY != 0 }
+    pub(crate) fn new(device: Arc<OwnedFd>, agreed: &Agreed) -> Notifier {
+        let expires = agreed.flags & abi::init::HAS_EXPIRE_ONLY != 0;
+        Notifier { device, expires, prunes: agreed.minor >= PRUNES_FROM }
     }
 
     /// Drops the attributes of `node`, and its cached content from `offset` on for `len` bytes
@@ -57,6 +63,18 @@ impl Notifier {
         out.u64(parent).u64(child).u32(name.len() as u32).u32(0).bytes(name).zeros(1);
         let len = out.finish().ok_or(io::ErrorKind::InvalidInput)?;
         self.send(notify::DELETE, body.get(..len).unwrap_or_default())
+    }
+
+    /// Has the kernel let go of a node that no program uses. Other than for what is told of names, it needs
+    /// no directory's lock for that, which whoever waits for an answer may hold: a thread that waits for
+    /// one can't be killed, and keeps a daemon that is killed from ending. Nothing is done before Linux 6.18.
+    pub fn unneeded(&self, node: u64) -> io::Result<()> {
+        if !self.prunes {
+            return Ok(());
+        }
+        let mut body = [0; 24];
+        let encoded = Writer::new(&mut body).u32(1).u32(0).u64(0).u64(node).finish();
+        self.send(notify::PRUNE, body.get(..encoded.unwrap_or(0)).unwrap_or_default())
     }
 
     /// That the kernel does not know the node, or does not have the entry, is no failure.

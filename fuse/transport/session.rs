@@ -172,7 +172,7 @@ impl Session {
 
     /// What tells the kernel that something changed.
     pub fn notifier(&self) -> Notifier {
-        Notifier::new(Arc::clone(&self.shared.device), self.shared.agreed.flags)
+        Notifier::new(Arc::clone(&self.shared.device), &self.shared.agreed)
     }
 
     /// Whether any thread serves it.

@@ -1,6 +1,6 @@
 //! Finds the readers of one blob that go on in a regular way (forward, backward, or in steps of
 //! one size) and says what to fetch ahead of them. Decides only, in numbers of frames; what is
-//! there already is somebody else's to know. Bounded: [`STREAMS`] readers and [`RECENT`] reads.
+//! there already is somebody else's to know. Bounded: `STREAMS` readers and `RECENT` reads.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -88,7 +88,7 @@ impl NexusFs {
         match zone.propose(command) {
             Ok(outcome) => {
                 self.after_removal(index, zone, &outcome);
-                self.clients.names_taken(index, command, &outcome);
+                self.clients.removed(index, &outcome);
             }
             // Another member was faster.
             Err(Error::NotFound | Error::Stale) => {}
