@@ -391,6 +391,7 @@ impl ZoneMounts {
                 name: member.about.name.clone(),
                 addresses: member.about.addresses.clone(),
                 votes: member.votes,
+                witness: member.about.witness,
                 leads: member.leads,
                 here: member.id == report.member,
                 lag: last.zip(member.matched).map(|(last, matched)| last.saturating_sub(matched)),

@@ -70,11 +70,17 @@ pub fn join(args: &JoinArgs) -> Result<String, String> {
         [invite, path] => (Some(invite.to_string_lossy().into_owned()), path),
         _ => return Err("give an invitation and a directory, or the directory of a zone".to_owned()),
     };
+    if args.witness {
+        let invite = Some(invite.ok_or("a witness needs an invitation, and a mount: join --witness INVITATION MOUNT")?);
+        let (volume, _) = find::containing_zones(path)?;
+        let name = text_of(ask_volume(&volume, ZoneAsk::Join { invite, inode: 0, witness: true })?)?;
+        return Ok(format!("this node is a witness of zone {name}"));
+    }
     if invite.is_none() && !path.exists() {
         return Err(format!("{} is not there: give an invitation and a directory", path.display()));
     }
     let (volume, path, inode) = empty_directory(path)?;
-    let ask = ZoneAsk::Join { invite, inode };
+    let ask = ZoneAsk::Join { invite, inode, witness: false };
     let name = text_of(ask_volume(&volume, ask)?)?;
     Ok(format!("zone {name} is at {}", path.display()))
 }
@@ -268,6 +274,7 @@ fn describe(zone: &ZoneView) -> String {
             }
             .to_owned(),
         ];
+        words.extend(member.witness.then(|| "witness".to_owned()));
         words.extend(member.here.then(|| "this node".to_owned()));
         words.extend(member.lag.map(|lag| format!("{lag} behind")));
         let _ = writeln!(

@@ -27,6 +27,7 @@ Examples:
   mkdir -p /mnt/nexus/work/project
   nexus-fuse join nexus://10.0.0.1:7420/join/... /mnt/nexus/work/project
   nexus-fuse join /mnt/nexus/work/project/plans    a zone within that one, if it is open
+  nexus-fuse join --witness nexus://10.0.0.1:7420/join/... /mnt/nexus
 
 An invitation works once, for one node; `nexus-fuse zone invite` makes another. The members must
 be able to reach each other, in both directions, at the ports where they listen.";
@@ -154,6 +155,10 @@ pub struct JoinArgs {
     /// if missing; or only the directory of a zone that stands in another and is open to its members
     #[arg(value_names = ["INVITATION", "DIRECTORY"], num_args = 1..=2, required = true)]
     pub places: Vec<PathBuf>,
+    /// Only vote, so that the others go on without one of them, and hold no content; instead of the directory, the
+    /// mount whose node is meant is given
+    #[arg(long)]
+    pub witness: bool,
 }
 
 /// Commands about zones.

@@ -25,6 +25,8 @@ pub enum ZoneAsk {
         invite: Option<String>,
         /// The directory's inode number.
         inode: u64,
+        /// Whether to be a witness, which is mounted nowhere.
+        witness: bool,
     },
     /// Say whether members of the zones that it stands in may join a zone without an invitation.
     Open {
@@ -213,6 +215,8 @@ pub struct ZoneMember {
     pub addresses: Vec<String>,
     /// Whether it votes.
     pub votes: bool,
+    /// Whether it holds no content.
+    pub witness: bool,
     /// Whether it leads.
     pub leads: bool,
     /// Whether it is this node.

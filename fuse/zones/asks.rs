@@ -37,11 +37,12 @@ impl ZoneMounts {
                 self.refresh();
                 self.invitation(&joined, ttl_sec)
             }
-            ZoneAsk::Join { invite, inode } => {
+            ZoneAsk::Join { invite, inode, witness } => {
                 let parsed = invite.map(|invite| Invite::parse(&invite, SystemClock.now()).map_err(|e| e.to_string()));
                 let invite = parsed.transpose()?;
                 self.ensure_listening()?;
                 let joined = match &invite {
+                    Some(invite) if witness => self.volume.join_as_witness(invite),
                     Some(invite) => self.volume.join(invite, node(inode)),
                     None => self.volume.join_within(node(inode)),
                 };

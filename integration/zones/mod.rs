@@ -18,6 +18,7 @@ mod proof;
 mod recover;
 mod rest;
 mod upgrade;
+mod witness;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -59,6 +60,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("what is removed elsewhere stays for who uses it", held::removed),
         Case::new("what a lost node used is freed after its lease", held::lost),
         Case::new("two nodes write one SQLite database", locks::sqlite),
+        Case::new("a witness lets two go on without one of them", witness::of_two),
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
         Case::new("content files of a zone that are missing are made up for", missing::made_up),

@@ -49,6 +49,10 @@ impl Volume {
     /// trash is there no more.
     pub fn mount_zone(&self, joined: &JoinedZone, dir: NodeId) -> Result<()> {
         self.refuse_loop(joined.id(), dir.zone())?;
+        if joined.is_witness() {
+            let problem = "this node is only a witness of it, and holds no content: leave it, and join it".to_owned();
+            return Err(Error::Setting { place: format!("zone {}", joined.name()), problem });
+        }
         let node = self.node()?;
         if !self.standing_at(joined.id(), dir)? {
             let (zone, name) = (joined.id().0, joined.name().to_owned());

@@ -40,6 +40,15 @@ impl Volume {
         Ok(joined)
     }
 
+    /// Joins the zone of an invitation as a witness, which stands nowhere here.
+    pub fn join_as_witness(&self, invite: &Invite) -> Result<Arc<JoinedZone>> {
+        let failed = |error| self.failed("join a zone with", error);
+        let joined = self.node()?.witness(invite).map_err(failed)?;
+        self.zones.add(joined.zone().clone());
+        self.fs.attach_at(joined.index(), joined.zone().clone()).map_err(failed)?;
+        Ok(joined)
+    }
+
     /// Becomes a member of the zone that stands at `dir` within another, if it is open to that one's
     /// members.
     pub fn join_within(&self, dir: NodeId) -> Result<Arc<JoinedZone>> {

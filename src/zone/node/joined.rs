@@ -31,6 +31,7 @@ pub struct JoinedZone {
     id: ZoneId,
     name: String,
     member: MemberId,
+    is_witness: bool,
     zone: Arc<RaftZone>,
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
@@ -154,6 +155,7 @@ impl JoinedZone {
             id: record.zone(),
             name: record.name.clone(),
             member: record.member,
+            is_witness: record.about.witness,
             zone,
             log,
             links,
@@ -233,6 +235,11 @@ impl JoinedZone {
     /// This node as a member.
     pub fn member(&self) -> MemberId {
         self.member
+    }
+
+    /// Whether it only votes here, and holds no content.
+    pub fn is_witness(&self) -> bool {
+        self.is_witness
     }
 
     /// This node's certificate.

@@ -392,12 +392,20 @@ impl ZoneNode {
     /// Becomes a member of the zone that an invitation is for; done when this node has its state
     /// and a vote.
     pub fn join(&self, invite: &Invite) -> Result<Arc<JoinedZone>> {
+        self.join_as(invite, self.about())
+    }
+
+    /// The same as a witness: it votes, and holds no content.
+    pub fn witness(&self, invite: &Invite) -> Result<Arc<JoinedZone>> {
+        self.join_as(invite, Member { witness: true, ..self.about() })
+    }
+
+    fn join_as(&self, invite: &Invite, about: Member) -> Result<Arc<JoinedZone>> {
         if self.zone(invite.zone).is_some() {
             return Err(Error::Exists);
         }
         let clock = self.parts.clock.clone();
         let key = NodeKey::create().map_err(|error| bad_identity(&error))?;
-        let about = self.about();
         let client = JoinClient::invited(invite, clock, self.handle.clone(), Timing::default());
         let (answer, _) = self
             .handle
@@ -437,6 +445,7 @@ impl ZoneNode {
 
     /// Takes a member out of a zone: its certificate counts for nothing from then on.
     pub fn remove_member(&self, joined: &JoinedZone, member: MemberId) -> Result<()> {
+        keeps_content_without(joined, member)?;
         steward::ask_to_remove(joined, member, steward::Parting::Removed)
     }
 
@@ -444,6 +453,7 @@ impl ZoneNode {
     pub fn leave(&self, joined: &Arc<JoinedZone>) -> Result<()> {
         let status = joined.zone().group().status();
         if status.membership.members.len() > 1 {
+            keeps_content_without(joined, joined.member())?;
             if status.role == Role::Leader {
                 joined.hand_on(&self.handle)?;
             }
@@ -492,6 +502,19 @@ impl Drop for ZoneNode {
         if let Some(runtime) = self.runtime.lock().take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Refuses that a zone is left to witnesses alone, which would have nobody's files.
+fn keeps_content_without(joined: &JoinedZone, member: MemberId) -> Result<()> {
+    let members = joined.zone().group().status().membership.members;
+    let is_witness = |id: &MemberId| members.get(id).is_some_and(|about| about.witness);
+    match is_witness(&member) || members.keys().any(|id| *id != member && !is_witness(id)) {
+        true => Ok(()),
+        false => Err(Error::Unavailable(
+            "only witnesses would be left, which hold no content: have another member join first, or destroy the zone"
+                .into(),
+        )),
     }
 }
 

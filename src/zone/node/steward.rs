@@ -42,7 +42,7 @@ pub const LEAVING: &str = "leaving/";
 
 /// Looks after a zone until it is gone.
 pub async fn run(zone: Weak<JoinedZone>) {
-    let (mut seen, mut relieved) = (None, Instant::now());
+    let (mut seen, mut relieved, mut offered) = (None, Instant::now(), Instant::now());
     let mut mark = Watched::default();
     loop {
         tokio::time::sleep(PAUSE).await;
@@ -63,6 +63,10 @@ pub async fn run(zone: Weak<JoinedZone>) {
             seen = None;
             continue;
         }
+        if joined.is_witness() && offered.elapsed() >= RELIEF {
+            offered = Instant::now();
+            hand_on(&joined).await;
+        }
         if let Err(error) = mark.end_left_behind(&joined).await {
             log::warn!("zone {} stays paused: {error}", joined.name());
         }
@@ -77,6 +81,20 @@ pub async fn run(zone: Weak<JoinedZone>) {
                 tokio::time::sleep(PAUSE * 5).await;
             }
         }
+    }
+}
+
+/// Has a member lead that is no witness, if one has the whole log: content is looked after by whoever leads.
+async fn hand_on(joined: &JoinedZone) {
+    let status = joined.zone().group().status();
+    let members = &status.membership.members;
+    let able = status.matched.iter().filter(|(id, at)| {
+        *id != joined.member() && at.map(|at| at.index) == status.last && members.get(id).is_some_and(|m| !m.witness)
+    });
+    if let Some((id, _)) = able.clone().next()
+        && let Err(error) = joined.zone().group().transfer(*id).await
+    {
+        log::debug!("a witness leads zone {} for now: {error}", joined.name());
     }
 }
 
