@@ -67,14 +67,15 @@ impl Notifier {
 
     /// Has the kernel let go of a node that no program uses. Other than for what is told of names, it needs
     /// no directory's lock for that, which whoever waits for an answer may hold: a thread that waits for
-    /// one can't be killed, and keeps a daemon that is killed from ending. Nothing is done before Linux 6.18.
-    pub fn unneeded(&self, node: u64) -> io::Result<()> {
+    /// one can't be killed, and keeps a daemon that is killed from ending. `false` before Linux 6.18, where
+    /// the kernel can't be asked.
+    pub fn unneeded(&self, node: u64) -> io::Result<bool> {
         if !self.prunes {
-            return Ok(());
+            return Ok(false);
         }
         let mut body = [0; 24];
         let encoded = Writer::new(&mut body).u32(1).u32(0).u64(0).u64(node).finish();
-        self.send(notify::PRUNE, body.get(..encoded.unwrap_or(0)).unwrap_or_default())
+        self.send(notify::PRUNE, body.get(..encoded.unwrap_or(0)).unwrap_or_default()).map(|()| true)
     }
 
     /// That the kernel does not know the node, or does not have the entry, is no failure.

@@ -63,6 +63,28 @@ fn what_the_kernel_keeps_goes_when_it_is_told() {
     });
 }
 
+/// Whoever changes a directory holds its lock until the answer comes. A thread that waited for that lock
+/// could not be killed, and the daemon with it.
+#[test]
+fn the_kernel_lets_go_of_a_node_while_its_directory_is_locked() {
+    each_transport(|transport| {
+        let mount = Mount::new(transport);
+        fs::metadata(mount.path("plain")).unwrap();
+        let path = mount.path("slow-0");
+        let unlinks = thread::spawn(move || fs::remove_file(path));
+        mount.state().wait_for(|state| state.blocked == 1);
+        if mount.notifier().unneeded(common::PLAIN).unwrap() {
+            let state = mount.state().wait_for(|state| state.forgotten.contains_key(&common::PLAIN));
+            assert_eq!(state.blocked, 1, "the directory was locked all the time");
+        } else {
+            println!("this kernel can't be asked to let go of a node");
+        }
+        assert!(mount.notifier().unneeded(12_345).is_ok(), "one that the kernel does not know");
+        mount.state().release();
+        unlinks.join().unwrap().unwrap();
+    });
+}
+
 #[test]
 fn a_signal_reaches_the_handler_that_works_for_its_process() {
     each_transport(|transport| {

@@ -157,6 +157,7 @@ impl Handler for TestFs {
                 self.0.change(|state| state.locks.push(request.flock));
                 Answer::Done
             }
+            Operation::Unlink { .. } => self.0.block(header.unique).map_or_else(Answer::Error, |()| Answer::Done),
             Operation::Statfs => Answer::Statfs(FsStat { bsize: 4096, namelen: 255, ..FsStat::default() }),
             Operation::Release { .. } | Operation::Releasedir { .. } | Operation::Fsync { .. } => Answer::Done,
             _ => Errno::ENOSYS.into(),
