@@ -121,6 +121,7 @@ impl SegmentStore {
 
     /// Waits for room after a write was refused with `full`; returns when it is worth another try.
     pub(super) fn await_room(&self, search: &mut Search, full: Error) -> Result<()> {
+        search.moved.get_or_insert((self.room.moved.load(Ordering::Relaxed), self.now_ms()));
         if self.wake.wait_for_room(Duration::from_millis(self.config.full_wait_ms), self.now_ms()) {
             search.tries += 1;
             if search.tries <= TRIES {
@@ -141,9 +142,10 @@ impl SegmentStore {
             Some((before, since)) if before == moved => {
                 self.room.sending.load(Ordering::Relaxed) > 0 && now.saturating_sub(since) < STILL_MS
             }
+            // Whether or not another one is on its way just now.
             _ => {
                 search.moved = Some((moved, now));
-                self.room.sending.load(Ordering::Relaxed) > 0
+                true
             }
         }
     }
