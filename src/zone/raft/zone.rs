@@ -256,7 +256,7 @@ impl Zone for RaftZone {
     }
 
     fn read_written(&self, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
-        self.replica().state().read(&mut |state| self.behind.read(state, read))
+        self.behind.read(|read| self.replica().state().read(read), read)
     }
 
     fn inode(&self, ino: Ino) -> Result<Option<Inode>> {

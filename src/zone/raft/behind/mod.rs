@@ -3,16 +3,17 @@
 //!
 //! A file has at most two layers: the one that takes writes, and the one that is being proposed.
 //! Readers of this node see both over the state. A layer that is applied is taken away only
-//! afterwards, and laid over the state that has it changes nothing, so that no reader sees less than
-//! before.
+//! afterwards, and from those who began to read before only when they have ended; laid over the state
+//! that has it, it changes nothing. So no reader sees less than before.
 
 mod layer;
 #[cfg(test)]
 mod tests;
+mod views;
 mod written;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 
 use layer::Layer;
+use views::Views;
 use written::Written;
 
 /// How long a write waits for others to be proposed with it.
@@ -57,6 +59,8 @@ type Layers = SmallVec<[Arc<Layer>; 2]>;
 /// What became of a layer, once that is known.
 type Fate = Arc<OnceLock<Result<()>>>;
 type Pins = Vec<Box<dyn Send>>;
+/// Who reads a state.
+type Reader<'a> = dyn FnMut(&dyn MetaRead) -> Result<()> + 'a;
 
 /// Writes that are put off, and the thread that ends that.
 pub struct Behind {
@@ -70,6 +74,8 @@ struct Shared {
     state: Mutex<State>,
     /// Files that have layers, readable without the lock.
     files: AtomicUsize,
+    /// Layers that have ended, readable without the lock.
+    ended: AtomicU64,
     /// For the thread: something is due earlier than it knows.
     due: Condvar,
     /// The fate of a layer is known.
@@ -85,10 +91,11 @@ struct State {
     due: BTreeSet<(Instant, Ino)>,
     /// When the thread will look; `None` if it has to be woken.
     looks: Option<Instant>,
+    views: Views,
     /// Writes in all layers.
     writes: usize,
     stopping: bool,
-    ended: bool,
+    stopped: bool,
 }
 
 struct File {
@@ -160,6 +167,7 @@ impl Behind {
             delay,
             state: Mutex::default(),
             files: AtomicUsize::new(0),
+            ended: AtomicU64::new(0),
             due: Condvar::new(),
             told: Condvar::new(),
         });
@@ -176,12 +184,23 @@ impl Behind {
         Ok(below()?.map(|inode| layers.iter().fold(inode, |inode, layer| layer.over(inode))))
     }
 
-    /// Runs `read` on a state that does not change meanwhile, with what was put off.
-    pub fn read(&self, state: &dyn MetaRead, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
-        if self.shared.is_clean() {
-            return read(state);
+    /// Runs `read` on a state with what was put off. `on` takes a state, which does not change then.
+    pub fn read(&self, on: impl Fn(&mut Reader<'_>) -> Result<()>, read: &mut Reader<'_>) -> Result<()> {
+        loop {
+            let ended = self.shared.ended.load(Ordering::SeqCst);
+            let mut is_missed = false;
+            on(&mut |state| match self.shared.view(ended) {
+                Some(view) if view.is_clean() => read(state),
+                Some(view) => read(&Written { state, layers: &|ino| view.layers(ino) }),
+                None => {
+                    is_missed = true;
+                    Ok(())
+                }
+            })?;
+            if !is_missed {
+                return Ok(());
+            }
         }
-        read(&Written { state, layers: &|ino| self.shared.layers(ino) })
     }
 
     /// Proposes what was put off of a file, and waits for it; how that went.
@@ -212,7 +231,7 @@ impl Behind {
         let mut state = self.shared.state.lock();
         state.stopping = true;
         self.shared.due.notify_one();
-        while !state.ended {
+        while !state.stopped {
             if self.shared.told.wait_until(&mut state, until).timed_out() {
                 return;
             }
@@ -277,9 +296,14 @@ impl Shared {
 
     fn write(&self, write: FileWrite) -> Result<Inode> {
         let ino = write.ino;
-        let below = self.sink.inode(ino)?.ok_or(Error::Stale)?;
         loop {
+            let ended = self.ended.load(Ordering::SeqCst);
+            let below = self.sink.inode(ino)?.ok_or(Error::Stale)?;
             let mut state = self.state.lock();
+            if self.ended.load(Ordering::SeqCst) != ended {
+                // What has ended may be in neither.
+                continue;
+            }
             if let Some(error) = state.lost.remove(&(ino, write.handle)) {
                 return Err(error);
             }
@@ -384,6 +408,7 @@ impl Shared {
         }
         let mut state = self.state.lock();
         let state = &mut *state;
+        state.views.keep(self.ended.fetch_add(1, Ordering::SeqCst) + 1, ino, &layer);
         state.writes = state.writes.saturating_sub(layer.len());
         let mut handles: SmallVec<[u64; 4]> = layer.handles().iter().copied().collect();
         if let Some(file) = state.files.get_mut(&ino) {
@@ -441,7 +466,7 @@ impl Shared {
                 None => self.due.wait(&mut state),
             }
         }
-        state.ended = true;
+        state.stopped = true;
         self.told.notify_all();
     }
 }

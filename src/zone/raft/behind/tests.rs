@@ -376,6 +376,50 @@ fn much_is_proposed_at_once_and_too_much_makes_writers_wait() {
     assert_eq!(lab.size(ino), at + 1);
 }
 
+/// What ends after a reader's state was taken is in its sight until it has read, and no longer.
+#[test]
+fn a_reader_sees_what_ends_after_its_state_was_taken() {
+    let (lab, behind, ino) = begin(NEVER);
+    behind.write(write(ino, 0, 10, 1000, 1)).unwrap();
+    let covered = |state: &dyn MetaRead| {
+        let found = extents(state, ino, 0, 100, usize::MAX).unwrap();
+        (state.inode(ino).unwrap().unwrap().size, places(&found, 100).iter().filter(|place| **place != 0).count())
+    };
+    let states = AtomicUsize::new(0);
+    let late = |read: &mut Reader<'_>| {
+        lab.zone.read(&mut |state| {
+            if states.fetch_add(1, Ordering::SeqCst) == 0 {
+                behind.settle(ino)?;
+            }
+            read(state)
+        })
+    };
+    let mut seen = None;
+    behind
+        .read(late, &mut |state| {
+            seen = Some(covered(state));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!((seen, states.load(Ordering::SeqCst)), (Some((10, 10)), 2), "before it looks, another state is taken");
+
+    behind.write(write(ino, 10, 10, 2000, 2)).unwrap();
+    let mut seen = Vec::new();
+    behind
+        .read(|read| lab.zone.read(read), &mut |state| {
+            for n in 2..5 {
+                behind.settle(ino)?;
+                seen.push(covered(state));
+                behind.write(write(ino, 10 * n, 10, 2000 * n, 2))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, [(20, 20), (30, 30), (40, 40)], "and when it has begun, it keeps what there was");
+    behind.settle(ino).unwrap();
+    assert!(behind.shared.state.lock().views.is_empty(), "nothing is kept for those who are gone");
+}
+
 /// Threads that write, sync and cut files, and readers: nobody sees a file shorter than what was
 /// acknowledged.
 #[test]
@@ -398,7 +442,7 @@ fn readers_never_see_less_than_was_acknowledged() {
                             covered = extents(state, *ino, 0, known, usize::MAX)?.iter().map(|(_, one)| one.len).sum();
                             Ok(())
                         };
-                        lab.zone.read(&mut |state| behind.read(state, &mut read)).unwrap();
+                        behind.read(|read| lab.zone.read(read), &mut read).unwrap();
                         assert!(covered >= known, "{covered} of {known}");
                     }
                 }

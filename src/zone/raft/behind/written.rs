@@ -1,6 +1,7 @@
 //! [`Written`]: a state, with what was written on this node and put off laid over it.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use nexus_kernel::metastore::Visitor;
@@ -21,16 +22,21 @@ pub struct Written<'a> {
 
 impl Written<'_> {
     /// Runs `read` on what the layers over a range's file make of it.
-    fn within(&self, range: Range, read: impl FnOnce(&dyn MetaRead) -> Result<()>) -> Result<()> {
-        let layers = (self.layers)(range.ino);
-        match layers.as_slice() {
-            [] => read(self.state),
-            [one] => read(&Over { below: self.state, layer: one, range }),
-            [one, other, ..] => {
-                let below = Over { below: self.state, layer: one, range };
-                read(&Over { below: &below, layer: other, range })
-            }
-        }
+    fn within(&self, range: Range, read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>) -> Result<()> {
+        over(self.state, &(self.layers)(range.ino), range, read)
+    }
+}
+
+/// Runs `read` on a state with layers over it, the lowest first.
+fn over(
+    below: &dyn MetaRead,
+    layers: &[Arc<Layer>],
+    range: Range,
+    read: &mut dyn FnMut(&dyn MetaRead) -> Result<()>,
+) -> Result<()> {
+    match layers {
+        [] => read(below),
+        [layer, above @ ..] => over(&Over { below, layer, range }, above, range, read),
     }
 }
 
@@ -41,14 +47,14 @@ impl MetaRead for Written<'_> {
 
     fn scan(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
         match Range::of(table, start, end) {
-            Some(range) => self.within(range, |state| state.scan(table, start, end, visit)),
+            Some(range) => self.within(range, &mut |state| state.scan(table, start, end, visit)),
             None => self.state.scan(table, start, end, visit),
         }
     }
 
     fn scan_back(&self, table: Table, start: &[u8], end: &[u8], visit: &mut Visitor<'_>) -> Result<()> {
         match Range::of(table, start, end) {
-            Some(range) => self.within(range, |state| state.scan_back(table, start, end, visit)),
+            Some(range) => self.within(range, &mut |state| state.scan_back(table, start, end, visit)),
             None => self.state.scan_back(table, start, end, visit),
         }
     }
