@@ -15,8 +15,9 @@ use crate::ids::{BlobId, Ino, StoreId};
 use crate::model::{FileLock, Inode, LockChange, LockSession, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
-/// version that has it, so that older builds read on as long as they can.
-pub const COMMAND_VERSION: u8 = 7;
+/// version that has it, so that older builds read on as long as they can. Version 8 brings no command: who knows
+/// it knows that a replicated zone may have witnesses.
+pub const COMMAND_VERSION: u8 = 8;
 /// Holds a process at an older version, for tests; only in builds with debug assertions.
 const VERSION_VARIABLE: &str = "NEXUS_COMMAND_VERSION";
 

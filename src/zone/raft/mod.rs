@@ -20,6 +20,7 @@ mod replica;
 mod rest;
 mod snapshot;
 mod versions;
+mod witness;
 mod zone;
 
 pub use consensus::{Consensus, GroupStatus, Role};
@@ -36,6 +37,7 @@ pub use replica::{Change, Deaf, Listener, Mark, Metastores, Replica, ReplicaConf
 pub use rest::{ProcessId, Rest, RestConfig, RestOffer, Timers};
 pub use snapshot::{Incoming, Outgoing};
 pub use versions::{BEFORE_ANNOUNCEMENTS, announced, version_key};
+pub use witness::{EVERYWHERE_KEY, WITNESS_VERSION};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};
 
 #[cfg(test)]

@@ -27,12 +27,15 @@ pub struct Network {
     pub links: Arc<dyn Links>,
     /// This node.
     pub me: MemberId,
+    /// Whether it is a witness, which has no state to send.
+    pub is_witness: bool,
 }
 
 /// The network to one member.
 pub struct LinkNetwork {
     link: Arc<dyn Link>,
     me: MemberId,
+    is_witness: bool,
     target: MemberId,
 }
 
@@ -41,7 +44,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &Member) -> LinkNetwork {
         let target = MemberId(target);
-        LinkNetwork { link: self.links.link(target, node), me: self.me, target }
+        LinkNetwork { link: self.links.link(target, node), me: self.me, is_witness: self.is_witness, target }
     }
 }
 
@@ -180,6 +183,10 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
             let error = Error::Invalid;
             return Err(StreamingError::Unreachable(Unreachable::new(&error)));
         };
+        if self.is_witness {
+            let error = "a witness has cut off entries of its log that the member lacks: who has the files must lead";
+            return Err(StreamingError::Unreachable(Unreachable::from_string(error)));
+        }
         // Cut off by the link where nothing moves; a large state may take its time.
         let sent = self.link.snapshot(vote(&sender), mark, state);
         match future::select(sent, Box::pin(cancel)).await {
