@@ -55,7 +55,9 @@ fn zone_of(args: &WatchArgs) -> Result<(MountOnly, String), String> {
         return Ok((args.on.clone(), args.zone.to_string_lossy().into_owned()));
     }
     let (volume, path) = find::containing_zones(&args.zone)?;
-    let on = MountOnly { mount: volume.mount.as_ref().map(|mount| mount.target.clone()) };
+    // A zone's own mount is no volume: its data folder tells which one it is of.
+    let place = volume.data.or(volume.mount.map(|mount| mount.target));
+    let on = MountOnly { mount: place };
     let (zones, ..) = list(&on)?;
     let of = |zone: &crate::control::ZoneView| {
         let inner =
