@@ -22,7 +22,8 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The steps that `src/kernel/failpoint.rs` names.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
+    "seal.sent",
     "seal.summed",
     "seal.stored",
     "seal.moved",
@@ -118,7 +119,15 @@ const SYNCED: u64 = 16;
 /// fsync has promised that content is in the bucket. Whatever step of copying it into another object the
 /// daemon dies at, it is there, though this disk's segments are lost as well.
 fn stays_there(lab: &Lab) -> Check {
-    for step in ["relocate.loaded", "seal.stored", "seal.moved", "relocate.copied", "relocate.told", "delete.stored"] {
+    for step in [
+        "relocate.loaded",
+        "seal.sent",
+        "seal.stored",
+        "seal.moved",
+        "relocate.copied",
+        "relocate.told",
+        "delete.stored",
+    ] {
         // Each file's own object is sealed first.
         let times = if step.starts_with("seal") { SYNCED + 1 } else { 1 };
         one_promise(lab, &format!("{step}:{times}")).during(format!("at {step}"))?;

@@ -8,10 +8,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The steps: first in the order in which a blob meets them.
-pub const STEPS: [&str; 13] = [
-    // A segment's checksums are written.
+pub const STEPS: [&str; 14] = [
+    // A segment's object is in a store that is far away, and its checksums are nowhere.
+    "seal.sent",
+    // Its checksums are written.
     "seal.summed",
-    // Its object is in the store.
+    // Both are, and a cache has its local file.
     "seal.stored",
     // Its local file is gone from where it was written; the metadata is not told.
     "seal.moved",

@@ -27,6 +27,11 @@ pub trait BlobSource: Send {
     fn local_file(&self) -> Option<&Path> {
         None
     }
+    /// Is called once the blob is where it is to be, before the local file is moved into a cache; an error
+    /// leaves the file where it is.
+    fn stored(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a store tells of a blob.

@@ -14,8 +14,8 @@ use crate::metadata::{KnownBlob, known_blobs};
 use crate::zones::{ZoneSet, is_own};
 use nexus_kernel::block_on;
 
-/// Blobs listed at a time.
-const LIST_BLOBS: usize = 1024;
+/// Blobs listed at a time: as many as services tell of in one answer.
+const LIST_BLOBS: usize = 1000;
 
 impl SegmentStore {
     /// Holds content against the metadata of all zones that use this store, once they are
@@ -173,16 +173,17 @@ impl SegmentStore {
             let mut lanes = store.lanes.lock();
             let mut segments = self.segments.write();
             let Some(segment) = segments.get(&id).cloned() else { continue };
-            if sealed.get(&id).is_some_and(|len| *len >= blob.len) {
+            let summed = self.sums_left(id, blob.len);
+            let stored = sealed.get(&id);
+            if stored.is_some_and(|len| *len >= blob.len) && (store.is_here() || summed.is_some()) {
                 // It was moved into the store, which is durable; that it left its old place was not.
                 segments.remove(&id);
                 self.remove_file(segment.path())?;
                 continue;
             }
-            let begun = self.upload_begun(id, blob.len);
-            segment.cut_tail(begun.unwrap_or(blob.len));
+            segment.cut_tail(summed.unwrap_or(blob.len));
             let limit = lanes.sizes().shared;
-            if blob.state == BlobState::Open && blob.len < limit && begun.is_none() {
+            if blob.state == BlobState::Open && blob.len < limit && summed.is_none() && stored.is_none() {
                 let file = self.disk.open(segment.path())?;
                 let tail = blob.len.next_multiple_of(4096);
                 let len = file.len()?;
@@ -196,9 +197,10 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// Bytes of a segment whose upload an earlier process began, as the checksums that it left tell. The
-    /// store may have the object, or still get it, so the segment must stay as it was sent.
-    fn upload_begun(&self, id: BlobId, known: u64) -> Option<u64> {
+    /// Bytes of a segment that an earlier process has sent to a store that is far away, as the checksums that
+    /// it left tell: the store has them, unless it was an older build that kept them before. Of one without
+    /// checksums the store may have an object all the same, or still get it; whoever sends it finds out.
+    fn sums_left(&self, id: BlobId, known: u64) -> Option<u64> {
         let sums = if self.is_far(id) { self.sums(id).ok()? } else { return None };
         (sums.len >= known).then_some(sums.len)
     }

@@ -93,6 +93,8 @@ pub struct SegmentStore {
     gauge: SpaceGauge,
     room: Room,
     group: GroupSync,
+    /// For files of checksums.
+    sums_group: GroupSync<Arc<dyn DiskFile>>,
     unsynced: Unsynced,
     patches: Patches,
     poison: Poison,
@@ -100,7 +102,7 @@ pub struct SegmentStore {
     /// What an earlier run left over was not looked at yet.
     undecided: Mutex<Option<BTreeSet<BlobId>>>,
     missing: Mutex<BTreeSet<BlobId>>,
-    /// A segment was made, and its name is not durable yet.
+    /// A segment was made, or has left, and the folder of segments was not synced since.
     new_names: Mutex<bool>,
     /// Blobs that no metadata knows any more. Their files are deleted once the zones are settled.
     condemned: Mutex<BTreeSet<BlobId>>,
@@ -153,6 +155,7 @@ impl SegmentStore {
             counter: Mutex::new(counter),
             segments: RwLock::new(segments),
             group: GroupSync::default(),
+            sums_group: GroupSync::default(),
             unsynced: Unsynced::default(),
             patches: Patches::default(),
             poison: Poison::default(),

@@ -1,7 +1,6 @@
 //! What a write does where there is no room: it waits while room is being made, and then is refused,
 //! or goes on waiting.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -45,7 +44,7 @@ pub struct Room {
     backlog: AtomicU64,
     waits: AtomicBool,
     /// Bytes that were handed to stores.
-    moved: Arc<AtomicU64>,
+    moved: AtomicU64,
     /// Objects on their way to stores that are far away.
     sending: AtomicUsize,
 }
@@ -64,7 +63,7 @@ impl Default for Room {
         Room {
             backlog: AtomicU64::new(u64::MAX),
             waits: AtomicBool::new(false),
-            moved: Arc::default(),
+            moved: AtomicU64::new(0),
             sending: AtomicUsize::new(0),
         }
     }
@@ -72,7 +71,7 @@ impl Default for Room {
 
 impl Room {
     /// Counts bytes that are handed to a store.
-    pub fn moved(&self) -> &Arc<AtomicU64> {
+    pub fn moved(&self) -> &AtomicU64 {
         &self.moved
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use nexus_kernel::disk::DiskFile;
@@ -12,6 +12,7 @@ use nexus_kernel::object_store::BlobSource;
 use nexus_kernel::{BlobId, Error, ObjectStore, Result, StoreId};
 
 use super::SegmentStore;
+use super::mounts::MountedStore;
 use super::segment::{OpenSegment, Segment};
 use super::sums::FrameSums;
 use nexus_kernel::block_on;
@@ -30,45 +31,86 @@ pub(crate) enum Where {
     Elsewhere,
 }
 
-/// Bytes of a segment that is read once, for its checksums and its store.
-const READ_WHOLE: u64 = 8 << 20;
+/// Bytes of an object that are held against a segment at a time.
+const COMPARE_BYTES: u64 = 1 << 20;
 
 /// A segment's file on its way into a store.
 struct SegmentSource<'a> {
+    store: &'a SegmentStore,
+    blob: BlobId,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     len: u64,
+    grain: u64,
     at: u64,
-    /// Bytes that were handed on, where they leave this disk.
-    moved: Arc<AtomicU64>,
-    /// Where the checksums are noted before the first byte is given away, unless that was done.
-    unsummed: Option<Unsummed<'a>>,
-    /// All of the blob, if it was read for its checksums.
+    sums: Sums,
+    /// What is left of the blob, if all of it was read for its checksums.
     whole: Bytes,
 }
 
-/// A blob without checksums.
-struct Unsummed<'a> {
-    store: &'a SegmentStore,
-    blob: BlobId,
-    grain: u64,
+/// What is known of a blob's checksums.
+enum Sums {
+    Unknown,
+    Made(FrameSums),
+    /// They are durable.
+    Kept,
 }
 
 impl SegmentSource<'_> {
-    /// Makes the checksums durable, if they are not.
-    fn sum(&mut self) -> Result<()> {
-        let Some(Unsummed { store, blob, grain }) = self.unsummed.take() else { return Ok(()) };
-        let sums = if self.len <= READ_WHOLE {
-            let mut whole = vec![0; self.len as usize];
-            self.file.read_at(&mut whole, 0)?;
-            self.whole = whole.into();
-            FrameSums::of_bytes(blob, &self.whole, grain)
-        } else {
-            FrameSums::of_file(blob, &*self.file, self.len, grain)?
-        };
-        store.write_sums(&sums)?;
-        reach("seal.summed");
+    /// Makes the checksums, with one read for who asks for all of the blob at once, and so has memory for it.
+    fn sum(&mut self, max: u64) -> Result<()> {
+        if matches!(self.sums, Sums::Unknown) {
+            self.sums = Sums::Made(if self.len <= max {
+                let mut whole = vec![0; self.len as usize];
+                self.file.read_at(&mut whole, 0)?;
+                self.whole = whole.into();
+                FrameSums::of_bytes(self.blob, &self.whole, self.grain)
+            } else {
+                FrameSums::of_file(self.blob, &*self.file, self.len, self.grain)?
+            });
+        }
         Ok(())
+    }
+
+    /// Makes the checksums durable.
+    fn keep_sums(&mut self) -> Result<()> {
+        self.sum(0)?;
+        if let Sums::Made(sums) = &self.sums {
+            self.store.write_sums(sums)?;
+            self.sums = Sums::Kept;
+            reach("seal.summed");
+        }
+        Ok(())
+    }
+
+    /// Whether an object has the same bytes.
+    fn is_same(&self, objects: &dyn ObjectStore) -> Result<bool> {
+        match block_on(objects.head(self.blob)) {
+            Ok(info) if info.len == self.len => {}
+            Ok(_) | Err(Error::NotFound | Error::Corrupt(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let mut at = 0;
+        while at < self.len {
+            let end = (at + COMPARE_BYTES).min(self.len);
+            let theirs = match block_on(objects.get_original(self.blob, at..end)) {
+                // What can't be decoded is not what would be stored now.
+                Err(Error::Corrupt(_) | Error::Invalid | Error::NotFound) => return Ok(false),
+                other => other?,
+            };
+            let mut ours = vec![0; (end - at) as usize];
+            self.file.read_at(&mut ours, at)?;
+            if theirs != ours {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// Begins anew.
+    fn rewind(&mut self) {
+        (self.at, self.sums, self.whole) = (0, Sums::Unknown, Bytes::new());
     }
 }
 
@@ -78,10 +120,11 @@ impl BlobSource for SegmentSource<'_> {
     }
 
     fn next(&mut self, max: usize) -> Result<Bytes> {
-        self.sum()?;
+        self.sum(max as u64)?;
         let step = (self.len - self.at).min(max as u64);
         self.at += step;
-        self.moved.fetch_add(step, Ordering::Relaxed);
+        // Bytes that were handed on, where they leave this disk.
+        self.store.room.moved().fetch_add(step, Ordering::Relaxed);
         if !self.whole.is_empty() {
             return Ok(self.whole.split_to(step as usize));
         }
@@ -92,6 +135,11 @@ impl BlobSource for SegmentSource<'_> {
 
     fn local_file(&self) -> Option<&Path> {
         Some(&self.path)
+    }
+
+    fn stored(&mut self) -> Result<()> {
+        reach("seal.sent");
+        self.keep_sums()
     }
 }
 
@@ -146,8 +194,11 @@ impl SegmentStore {
     /// Moves a settled segment into the object store; answers the blob's bytes. It is done
     /// again from the start where it was cut short.
     ///
-    /// Order: the bytes are durable, then their checksums, then the blob is in the store,
-    /// and only then may the metadata be told.
+    /// Order: the blob is in the store, then its checksums are durable, then the segment goes, and only
+    /// then may the metadata be told. So checksums that are there are those of what is in the store, and
+    /// while there is a segment it has all that the metadata knows of: what is durable of the metadata
+    /// implies that the segment is, or that it has gone ([`SegmentStore::leave_segment`]). For a store on
+    /// this disk, bytes and checksums are durable before the file is moved.
     pub(crate) fn seal(&self, blob: BlobId) -> Result<u64> {
         self.poison.check()?;
         let segment = self.segments.read().get(&blob).cloned().ok_or(Error::NotFound)?;
@@ -178,36 +229,79 @@ impl SegmentStore {
         if file.len()? != len {
             file.set_len(len)?;
         }
-        segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
-        let unsummed = Some(Unsummed { store: self, blob, grain: store.objects.grain() });
-        let (path, moved, whole) = (segment.path().to_owned(), Arc::clone(self.room.moved()), Bytes::new());
-        let mut source = SegmentSource { path, file: Arc::clone(&file), len, at: 0, moved, unsummed, whole };
+        // One that an earlier process left has no file that a sync could find once it has moved.
+        if store.is_here() || segment.held_file().is_none() {
+            segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
+        }
+        let (path, grain) = (segment.path().to_owned(), store.objects.grain());
+        let kept = Arc::clone(&file);
+        let mut source = SegmentSource {
+            store: self,
+            blob,
+            path,
+            file,
+            len,
+            grain,
+            at: 0,
+            sums: Sums::Unknown,
+            whole: Bytes::new(),
+        };
         if store.is_here() {
-            // Moved without a look at its bytes.
-            source.sum()?;
+            source.keep_sums()?;
         }
         let sending = (!store.is_here()).then(|| self.room.send());
-        let put = block_on(store.objects.put(blob, &mut source));
+        let put = match block_on(store.objects.put(blob, &mut source)) {
+            Err(Error::Exists) => self.put_again(&store, &mut source),
+            other => other,
+        };
         drop(sending);
-        match put {
-            Ok(()) => {}
-            // Put by an earlier attempt that could not note it.
-            Err(Error::Exists) if self.sealed_len(blob)? == len => {}
-            Err(error) => return Err(error),
-        }
-        source.sum()?;
+        put?;
+        source.keep_sums()?;
         reach("seal.stored");
-        self.leave_segment(&*store.objects, segment, file)?;
+        self.leave_segment(&store, segment, kept)?;
         reach("seal.moved");
         Ok(len)
     }
 
+    /// There is an object of that name already: from an attempt that nobody heard the end of. A power cut
+    /// may have taken bytes of the segment since, though none that the metadata knows of.
+    fn put_again(&self, store: &MountedStore, source: &mut SegmentSource<'_>) -> Result<()> {
+        let blob = source.blob;
+        if store.is_here() {
+            return if self.sealed_len(blob)? == source.len { Ok(()) } else { Err(Error::Exists) };
+        }
+        if source.is_same(&*store.objects)? {
+            return Ok(());
+        }
+        log::info!("blob {:016x} was stored with other bytes that no file has, and is stored anew", blob.0);
+        self.known_sums.remove(blob);
+        self.remove_file(&self.layout.sum(blob))?;
+        self.disk.sync_dir(&self.layout.sums).map_err(|error| self.poison.set(error))?;
+        block_on(store.objects.delete(blob))?;
+        source.rewind();
+        match block_on(store.objects.put(blob, source)) {
+            Err(Error::Exists) => {
+                Err(Error::Unavailable(format!("blob {:016x} was stored twice; it will be tried again", blob.0)))
+            }
+            other => other,
+        }
+    }
+
     /// From now on the blob is read from the object store.
-    fn leave_segment(&self, store: &dyn ObjectStore, segment: &Segment, file: Arc<dyn DiskFile>) -> Result<()> {
-        if store.local_path(segment.id()).is_some() {
+    ///
+    /// Of a store that is far away, the segment may not be durable itself. Then it has to be gone before
+    /// metadata is durable that counts on the store, or a power cut would bring it back as it is on the
+    /// medium: the next sync sees to the folder.
+    fn leave_segment(&self, store: &MountedStore, segment: &Segment, file: Arc<dyn DiskFile>) -> Result<()> {
+        if store.objects.local_path(segment.id()).is_some() {
             self.files.insert(segment.id(), file);
         } else {
             self.files.remove(segment.id());
+        }
+        if !store.is_here() {
+            // A store with a cache has moved it; where one has none, it goes now, while it is still known.
+            self.remove_file(segment.path())?;
+            *self.new_names.lock() = true;
         }
         self.segments.write().remove(&segment.id());
         // A store that moves files has taken it already.
@@ -219,17 +313,21 @@ impl SegmentStore {
         let is_there = self.sums(sums.id).is_ok_and(|there| there.encode() == sums.encode());
         let path = self.layout.sum(sums.id);
         if is_there {
-            return self.sync_sums(&*self.disk.open(&path)?);
+            return self.sync_sums(self.disk.open(&path)?);
         }
         self.known_sums.remove(sums.id);
         self.remove_file(&path)?;
         let file = self.disk.create(&path)?;
         file.write_at(&sums.encode(), 0)?;
-        self.sync_sums(&*file)
+        self.sync_sums(file)
     }
 
-    fn sync_sums(&self, file: &dyn DiskFile) -> Result<()> {
-        file.sync_data().and_then(|()| self.disk.sync_dir(&self.layout.sums)).map_err(|error| self.poison.set(error))
+    /// Segments that are sent side by side share what this costs.
+    fn sync_sums(&self, file: Arc<dyn DiskFile>) -> Result<()> {
+        self.sums_group.run([file], |files| {
+            let synced = files.iter().try_for_each(|file| file.sync_data());
+            synced.and_then(|()| self.disk.sync_dir(&self.layout.sums)).map_err(|error| self.poison.set(error))
+        })
     }
 
     /// Deletes all there is of blobs of one store; answers how many bytes that were. Nothing may refer

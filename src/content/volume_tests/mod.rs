@@ -10,4 +10,5 @@ mod promised;
 mod random;
 mod remote;
 pub(crate) mod rig;
+mod sent;
 mod threads;

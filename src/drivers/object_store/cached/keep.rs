@@ -57,9 +57,13 @@ impl Shared {
 
     fn keep_piece(&self, (place, offset, bytes): (Place, u64, Bytes)) {
         let (id, ..) = place;
-        let is_there = self.write_past(id, offset, &bytes) || {
-            let file = self.file(&mut self.state.lock(), id);
-            file.is_ok_and(|file| file.write_all_at(&bytes, offset).is_ok())
+        let file = self.file(&mut self.state.lock(), id);
+        let is_there = match file {
+            Ok(file) => self.write_past(id, offset, &bytes) || file.write_all_at(&bytes, offset).is_ok(),
+            Err(error) => {
+                log::debug!("blob {:016x} is not cached: {error}", id.0);
+                false
+            }
         };
         self.state.lock().written(place, is_there);
         self.kept.notify_all();

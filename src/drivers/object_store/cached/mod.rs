@@ -11,7 +11,6 @@ mod port;
 mod scan;
 mod state;
 
-use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::ops::Range;
@@ -29,6 +28,7 @@ use nexus_kernel::object_store::ObjectStore;
 use nexus_kernel::readers::PIECE;
 use parking_lot::{Condvar, Mutex};
 
+use super::transfer::{TRANSFER_BYTES, TransferMemory};
 use frames::{FRAME, Frames};
 use state::{Cached, Part, State};
 
@@ -109,9 +109,19 @@ impl CachedStore {
     /// A cache for `store` in the folder `dir`, which is made if missing. What an earlier run
     /// left there is used again.
     pub fn open(store: Arc<dyn ObjectStore>, dir: &Path, limits: CacheLimits) -> Result<CachedStore> {
+        CachedStore::within(store, dir, limits, TransferMemory::new(TRANSFER_BYTES))
+    }
+
+    /// The same with its part of a limit of memory, which other stores share.
+    pub fn within(
+        store: Arc<dyn ObjectStore>,
+        dir: &Path,
+        limits: CacheLimits,
+        memory: Arc<TransferMemory>,
+    ) -> Result<CachedStore> {
         fs::create_dir_all(dir).map_err(|error| Error::from_io(format!("make {}", dir.display()), &error))?;
         let unit = store.grain().clamp(1, FRAME);
-        let mut state = State::new(unit);
+        let mut state = State::new(unit, memory);
         for (id, frames, len) in scan::scan(dir, unit)? {
             state.clock += 1;
             state.bytes += frames.present() * unit;
@@ -194,13 +204,7 @@ impl Shared {
         let mut counted = false;
         let mut state = self.state.lock();
         loop {
-            let Some(cached) = self.cached(&mut state, id, len) else {
-                drop(state);
-                if !counted {
-                    self.reads.count(range.end - range.start, false);
-                }
-                return direct();
-            };
+            let cached = self.cached(&mut state, id, len);
             let life = cached.life;
             if !std::mem::replace(&mut counted, true) {
                 let hit = !cached.frames.is_loading(&wanted) && cached.frames.has_all(wanted.clone());
@@ -311,33 +315,28 @@ impl Shared {
         Ok(())
     }
 
-    /// A blob's entry, made if missing; `None` if the disk takes none.
-    fn cached<'s>(&self, state: &'s mut State, id: BlobId, len: u64) -> Option<&'s mut Cached> {
+    /// A blob's entry, made if missing. Its file is made when there is something to write to it.
+    fn cached<'s>(&self, state: &'s mut State, id: BlobId, len: u64) -> &'s mut Cached {
         state.clock += 1;
-        let now = state.clock;
-        let mut opened = None;
-        if let Entry::Vacant(place) = state.blobs.entry(id) {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            let made = options.open(self.path(id)).and_then(|file| file.set_len(len).map(|()| file));
-            let file = made.inspect_err(|error| log::debug!("blob {:016x} is not cached: {error}", id.0)).ok()?;
-            place.insert(Cached::new(now, None, len, Frames::none(len, self.unit)));
-            opened = Some(file);
-        }
-        if let Some(file) = opened {
-            state.opened(id, Arc::new(file));
-        }
-        let cached = state.blobs.get_mut(&id)?;
+        let (now, unit) = (state.clock, self.unit);
+        let cached = state.blobs.entry(id).or_insert_with(|| Cached::new(now, None, len, Frames::none(len, unit)));
         cached.used = now;
-        Some(cached)
+        cached
     }
 
-    /// A blob's file, opened if it is not.
+    /// A blob's file, opened if it is not, and made if there is none.
     fn file(&self, state: &mut State, id: BlobId) -> std::io::Result<Arc<File>> {
-        if let Some(file) = state.blobs.get(&id).and_then(|cached| cached.file.clone()) {
-            return Ok(file);
+        // One that was thrown out has none any more.
+        let cached = state.blobs.get(&id).ok_or(std::io::ErrorKind::NotFound)?;
+        if let Some(file) = &cached.file {
+            return Ok(Arc::clone(file));
         }
-        let file = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(id))?);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(self.path(id))?;
+        if file.metadata()?.len() != cached.len {
+            file.set_len(cached.len)?;
+        }
+        let file = Arc::new(file);
         state.opened(id, Arc::clone(&file));
         Ok(file)
     }
@@ -400,7 +399,7 @@ impl Shared {
     fn want(&self, id: BlobId, len: u64, range: Range<u64>) -> bool {
         let mut state = self.state.lock();
         state.lens.entry(id).or_insert(len);
-        let Some(cached) = self.cached(&mut state, id, len) else { return true };
+        let cached = self.cached(&mut state, id, len);
         let frames = range.start / FRAME..range.end.min(len).div_ceil(FRAME);
         for gap in cached.frames.missing(&frames) {
             for start in (gap.start..gap.end).step_by((PIECE * FRAME / self.unit) as usize) {

@@ -15,6 +15,7 @@ impl ObjectStore for CachedStore {
     fn put<'a>(&'a self, id: BlobId, source: &'a mut dyn BlobSource) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.0.store.put(id, source).await?;
+            source.stored()?;
             let len = source.len();
             if let Some(path) = source.local_file() {
                 self.0.adopt(id, path, len);

@@ -5,11 +5,13 @@
 //! <prefix>/blobs/<16 hex digits>  a blob, byte for byte
 //! ```
 
+mod body;
 mod bucket;
 mod connect;
 mod failure;
 mod fence;
 mod folder;
+mod inline;
 mod limits;
 mod probe;
 mod profile;
@@ -20,7 +22,7 @@ mod url;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,6 +41,7 @@ pub use probe::ProbeStep;
 pub use profile::CredentialsFile;
 pub use url::{Provider, StoreUrl};
 
+use super::transfer::{TRANSFER_BYTES, TransferMemory};
 use failure::explain;
 use limits::{Limited, Urgency};
 use unfinished::Unfinished;
@@ -61,7 +64,10 @@ pub struct CloudStore {
     leftovers: Option<folder::FolderStore>,
     runtime: Option<Runtime>,
     fence: Option<Fence>,
-    room: upload::Room,
+    /// For a bucket: small reads that somebody waits for.
+    inline: Option<inline::Inline>,
+    /// What uploads hold in memory.
+    memory: Arc<TransferMemory>,
     limiter: Option<Arc<Limiter>>,
     /// The same bucket, asked for no longer than whoever opens the volume waits.
     opening: Option<Arc<Remote>>,
@@ -74,6 +80,10 @@ pub struct CloudStore {
 /// A bucket with a prefix, as requests see it.
 struct Remote {
     objects: Arc<dyn object_store::ObjectStore>,
+    /// Stores an object in one request for less.
+    light: Option<Arc<dyn object_store::ObjectStore>>,
+    /// The service took from `objects` what it had refused from `light`.
+    is_light_refused: AtomicBool,
     /// As messages call it.
     name: String,
     prefix: String,
@@ -125,28 +135,40 @@ impl CloudStore {
         CloudStore::limited(url, options, Limiter::new(StoreLimits::default()))
     }
 
+    /// The same with its part of a limit of memory, which other stores share.
+    pub fn within(mut self, memory: Arc<TransferMemory>) -> CloudStore {
+        self.memory = memory;
+        self
+    }
+
     /// The same, under limits.
     pub fn limited(url: &StoreUrl, options: &CloudOptions, limiter: Arc<Limiter>) -> Result<CloudStore> {
         let counters = Arc::<Counters>::default();
-        let remote = |options: &CloudOptions| -> Result<Remote> {
-            let objects = connect::connect(url, options, &counters.failed_tries)?;
+        let (place, shared, theirs) = (url.clone(), limiter.clone(), counters.clone());
+        let remote = move |options: &CloudOptions| -> Result<Remote> {
+            let clients = connect::connect(&place, options, &theirs.failed_tries)?;
+            let limited = |client| Arc::new(Limited::new(client, shared.clone())) as Arc<dyn object_store::ObjectStore>;
             Ok(Remote {
-                objects: Arc::new(Limited::new(objects, limiter.clone())),
-                name: url.to_string(),
-                prefix: url.prefix.clone(),
-                is_volatile: url.is_volatile(),
-                deletes_at_once: url.deletes_at_once(),
-                counters: counters.clone(),
+                objects: limited(clients.objects),
+                light: clients.light.map(limited),
+                is_light_refused: AtomicBool::new(false),
+                name: place.to_string(),
+                prefix: place.prefix.clone(),
+                is_volatile: place.is_volatile(),
+                deletes_at_once: place.deletes_at_once(),
+                counters: theirs.clone(),
             })
         };
         let mut store = CloudStore::over_remote(remote(options)?)?;
         if url.is_bucket() {
             let patience = OPENING.min(options.deadline);
+            let usual = options.clone();
             let options = CloudOptions { request_timeout: patience, deadline: patience, ..options.clone() };
             store.opening = Some(Arc::new(remote(&options)?));
             if let Some((s3, region)) = connect::connect_parts(url, &options, &counters.failed_tries)?.s3 {
                 store.unfinished = Some(Arc::new(Unfinished::new(s3, region, url, &options)?));
             }
+            store.inline = Some(inline::Inline::new(Box::new(move || remote(&usual))));
         }
         store.leftovers = url.folder().map(folder::FolderStore::new);
         store.limiter = Some(limiter);
@@ -156,7 +178,16 @@ impl CloudStore {
     #[cfg(test)]
     fn over(objects: Arc<dyn object_store::ObjectStore>, name: String, prefix: String) -> Result<CloudStore> {
         let counters = Arc::default();
-        CloudStore::over_remote(Remote { objects, name, prefix, is_volatile: false, deletes_at_once: 1, counters })
+        CloudStore::over_remote(Remote {
+            objects,
+            light: None,
+            is_light_refused: AtomicBool::new(false),
+            name,
+            prefix,
+            is_volatile: false,
+            deletes_at_once: 1,
+            counters,
+        })
     }
 
     fn over_remote(remote: Remote) -> Result<CloudStore> {
@@ -171,7 +202,8 @@ impl CloudStore {
             leftovers: None,
             runtime: Some(runtime),
             fence: None,
-            room: upload::Room::new(),
+            inline: None,
+            memory: TransferMemory::new(TRANSFER_BYTES),
             limiter: None,
             opening: None,
             unfinished: None,
@@ -418,6 +450,10 @@ impl ObjectStore for CloudStore {
     }
 
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        // The one who waits is the one who polls, so this thread may be kept.
+        if let Some(got) = self.inline.as_ref().and_then(|inline| inline.get(id, &range)) {
+            return Box::pin(std::future::ready(got));
+        }
         let remote = self.remote.clone();
         self.spawn(async move { remote.get(id, range, Urgency::Demand).await })
     }
