@@ -74,7 +74,7 @@ pub(super) fn rolling(lab: &Lab) -> Check {
         nodes.agree()?;
     }
     for node in &nodes.0 {
-        wait_until("all know the newest", PATIENCE, || says(node, 7))?;
+        wait_until("all know the newest", PATIENCE, || says(node, 8))?;
         ensure!(lock(node).is_ok(), "a lock is refused though all members know of them");
     }
     // Who is older than what the zone uses is not let in.

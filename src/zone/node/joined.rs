@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::admissions::Admissions;
 use super::copies::{CopyParts, ZoneCopies, encode_replicas};
 use super::files::ZoneFiles;
 use super::leases::{self, LeaseParts, Leases};
@@ -35,6 +36,7 @@ pub struct JoinedZone {
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
     copies: Arc<ZoneCopies>,
+    admissions: Admissions,
     leases: Arc<Leases>,
     openings: Vec<u64>,
     mirror: Arc<MirrorStore>,
@@ -158,6 +160,7 @@ impl JoinedZone {
             log,
             links,
             copies,
+            admissions: Admissions::default(),
             leases,
             openings,
             mirror: node.mirror.clone(),
@@ -192,6 +195,11 @@ impl JoinedZone {
     /// Numbers of the times that this node's folder has opened the zone, the newest last.
     pub(super) fn openings(&self) -> &[u64] {
         &self.openings
+    }
+
+    /// Who was found to be a member.
+    pub(super) fn admissions(&self) -> &Admissions {
+        &self.admissions
     }
 
     /// Sessions by which locks are held.

@@ -13,12 +13,15 @@ mod messages;
 mod patience;
 mod pause;
 mod pending;
+mod pledges;
 mod proposal;
 mod proposer;
 mod questions;
 mod replica;
 mod rest;
 mod snapshot;
+mod tail;
+mod vantage;
 mod versions;
 mod zone;
 
@@ -35,6 +38,7 @@ pub use proposal::Batch;
 pub use replica::{Change, Deaf, Listener, Mark, Metastores, Replica, ReplicaConfig};
 pub use rest::{ProcessId, Rest, RestConfig, RestOffer, Timers};
 pub use snapshot::{Incoming, Outgoing};
+pub use tail::Tail;
 pub use versions::{BEFORE_ANNOUNCEMENTS, announced, version_key};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};
 
