@@ -391,11 +391,13 @@ impl ZoneMounts {
                 name: member.about.name.clone(),
                 addresses: member.about.addresses.clone(),
                 votes: member.votes,
+                witness: member.about.witness,
                 leads: member.leads,
                 here: member.id == report.member,
                 lag: last.zip(member.matched).map(|(last, matched)| last.saturating_sub(matched)),
             });
             ZoneView {
+                witness: report.members.iter().any(|member| member.id == report.member && member.about.witness),
                 name: report.name.clone(),
                 id: report.id.to_string(),
                 mounts: self.places(report.index),

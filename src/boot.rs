@@ -298,6 +298,8 @@ impl Volume {
             }
             _ => None,
         };
+        // A witness has no files to show, nor content to keep.
+        let joined: Vec<_> = joined.into_iter().filter(|joined| !joined.is_witness()).collect();
         zones.extend(joined.iter().map(|joined| joined.zone().clone() as Arc<dyn Zone>));
         let zones = ZoneSet::new(zones);
         let closed = node.as_ref().map(|node| node.closed()).unwrap_or_default();

@@ -208,6 +208,13 @@ impl Volume {
         invite.to_text().map_err(|error| Error::Setting { place: "--listen".to_owned(), problem: error.to_string() })
     }
 
+    /// An invitation for a witness, as text.
+    pub fn invite_witness(&self, joined: &JoinedZone, ttl: Duration) -> Result<String> {
+        let invite = self.node()?.invite_witness(joined, ttl);
+        let invite = invite.map_err(|error| self.failed("invite to a zone of", error))?;
+        invite.to_text().map_err(|error| Error::Setting { place: "--listen".to_owned(), problem: error.to_string() })
+    }
+
     /// How the zones are.
     pub fn zone_reports(&self) -> Vec<ZoneReport> {
         let zones = self.node_if_any().map(|node| node.zones()).unwrap_or_default();
@@ -222,6 +229,9 @@ impl Volume {
     /// Leaves a zone. It must be mounted nowhere any more.
     pub fn leave_zone(&self, joined: &Arc<JoinedZone>) -> Result<()> {
         let failed = |error| self.failed("leave a zone with", error);
+        if joined.is_witness() {
+            return self.node()?.leave(joined).map_err(failed);
+        }
         let dynamic: Arc<dyn Zone> = joined.zone().clone();
         let detached = self.fs.router().detach(joined.index()).map_err(failed)?;
         if let Err(error) = self.node()?.leave(joined) {

@@ -65,6 +65,14 @@ fn open_below(path: &std::path::Path) -> Vec<String> {
 
 /// Joins a zone.
 pub fn join(args: &JoinArgs) -> Result<String, String> {
+    if args.witness {
+        let [invite] = args.places.as_slice() else {
+            return Err("a witness is mounted nowhere: give the invitation alone, and --mount to say which node".into());
+        };
+        let ask = ZoneAsk::Witness { invite: invite.to_string_lossy().into_owned() };
+        let name = text_of(ask_on(&MountOnly { mount: args.mount.clone() }, ask)?)?;
+        return Ok(format!("this node is a witness of zone {name}"));
+    }
     let (invite, path) = match args.places.as_slice() {
         [path] => (None, path),
         [invite, path] => (Some(invite.to_string_lossy().into_owned()), path),
@@ -132,7 +140,8 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
             }
         }
         ZoneCommand::Invite(args) => {
-            let ask = ZoneAsk::Invite { name: args.named.zone.clone(), ttl_sec: args.ttl.as_secs() };
+            let (name, ttl_sec) = (args.named.zone.clone(), args.ttl.as_secs());
+            let ask = ZoneAsk::Invite { name, ttl_sec, witness: args.witness };
             text_of(ask_on(&args.named.on, ask)?)
         }
         ZoneCommand::RemoveMember(args) => {
@@ -222,7 +231,13 @@ fn trash_line(zone: &ZoneView) -> Option<String> {
 fn line(zone: &ZoneView) -> String {
     let quorum = if zone.has_quorum { "" } else { ", NO QUORUM" };
     let places: Vec<String> = zone.mounts.iter().map(|path| path.display().to_string()).collect();
-    let places = if places.is_empty() { "not mounted".to_owned() } else { places.join(", ") };
+    let places = if zone.witness {
+        "witness, mounted nowhere".to_owned()
+    } else if places.is_empty() {
+        "not mounted".to_owned()
+    } else {
+        places.join(", ")
+    };
     format!("{}  {} members, {}{quorum}  {places}", zone.name, zone.members.len(), zone.role)
 }
 
@@ -230,6 +245,7 @@ fn describe(zone: &ZoneView) -> String {
     let mut out = String::new();
     let number = |at: Option<u64>| at.map_or_else(|| "none".to_owned(), |at| at.to_string());
     let quorum = if zone.has_quorum { "a majority is there" } else { "NO MAJORITY: changes wait" };
+    let quorum = if zone.witness { format!("witness, {quorum}") } else { quorum.to_owned() };
     let rests = if zone.resting { ", at rest" } else { "" };
     let _ = writeln!(out, "{} ({}): {}, term {}, {quorum}{rests}", zone.name, zone.id, zone.role, zone.term);
     for path in &zone.mounts {
@@ -245,8 +261,9 @@ fn describe(zone: &ZoneView) -> String {
         ByteSize(zone.log_bytes)
     );
     let _ = writeln!(out, "  metadata   {}", ByteSize(zone.metastore_bytes));
-    let copies = if zone.members.len() < zone.replicas as usize {
-        format!("{} wanted, more than there are members", zone.replicas)
+    let keepers = zone.members.iter().filter(|member| !member.witness).count();
+    let copies = if keepers < zone.replicas as usize {
+        format!("{} wanted, more than there are members that keep files", zone.replicas)
     } else if zone.lacking_bytes > 0 {
         format!("{} wanted; {} written here have too few yet", zone.replicas, ByteSize(zone.lacking_bytes))
     } else {
@@ -268,6 +285,7 @@ fn describe(zone: &ZoneView) -> String {
             }
             .to_owned(),
         ];
+        words.extend(member.witness.then(|| "witness".to_owned()));
         words.extend(member.here.then(|| "this node".to_owned()));
         words.extend(member.lag.map(|lag| format!("{lag} behind")));
         let _ = writeln!(

@@ -27,9 +27,11 @@ Examples:
   mkdir -p /mnt/nexus/work/project
   nexus-fuse join nexus://10.0.0.1:7420/join/... /mnt/nexus/work/project
   nexus-fuse join /mnt/nexus/work/project/plans    a zone within that one, if it is open
+  nexus-fuse join --witness nexus://10.0.0.1:7420/join/...    votes, and has none of the files
 
 An invitation works once, for one node; `nexus-fuse zone invite` makes another. The members must
-be able to reach each other, in both directions, at the ports where they listen.";
+be able to reach each other, in both directions, at the ports where they listen. A witness lets two
+others go on without one of them: it holds the zone's log, and is mounted nowhere.";
 
 pub(in crate::cli) const ZONE_HELP: &str = "\
 Examples:
@@ -70,7 +72,8 @@ They ask a member of both zones, which invites them. A zone in no other zone is 
 const INVITE_HELP: &str = "\
 Examples:
   nexus-fuse zone invite project
-  nexus-fuse zone invite project --ttl 30m";
+  nexus-fuse zone invite project --ttl 30m
+  nexus-fuse zone invite project --witness     for a node that only votes: `join --witness`";
 
 const LS_HELP: &str = "\
 Examples:
@@ -154,6 +157,12 @@ pub struct JoinArgs {
     /// if missing; or only the directory of a zone that stands in another and is open to its members
     #[arg(value_names = ["INVITATION", "DIRECTORY"], num_args = 1..=2, required = true)]
     pub places: Vec<PathBuf>,
+    /// Be a witness: only vote, and have none of the files; takes an invitation alone
+    #[arg(long)]
+    pub witness: bool,
+    /// With --witness, the mount whose node is meant [default: the only one]
+    #[arg(long, value_name = "MOUNT", requires = "witness")]
+    pub mount: Option<PathBuf>,
 }
 
 /// Commands about zones.
@@ -305,6 +314,9 @@ pub struct InviteArgs {
     /// How long the invitation holds: 30m, 24h, 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_time)]
     pub ttl: Duration,
+    /// For a witness alone, which votes and has none of the files
+    #[arg(long)]
+    pub witness: bool,
 }
 
 /// Arguments of `zone open`.

@@ -26,6 +26,11 @@ pub enum ZoneAsk {
         /// The directory's inode number.
         inode: u64,
     },
+    /// Join a zone as a witness, which is mounted nowhere.
+    Witness {
+        /// The invitation.
+        invite: String,
+    },
     /// Say whether members of the zones that it stands in may join a zone without an invitation.
     Open {
         /// The zone.
@@ -41,6 +46,9 @@ pub enum ZoneAsk {
         name: String,
         /// For how many seconds the invitation is to hold.
         ttl_sec: u64,
+        /// Whether for a witness.
+        #[serde(default)]
+        witness: bool,
     },
     /// Take a member out.
     RemoveMember {
@@ -127,6 +135,9 @@ pub struct ZoneView {
     pub mounts: Vec<std::path::PathBuf>,
     /// What this node does in it: leader, follower, candidate, learner, stopped.
     pub role: String,
+    /// Whether it is a witness.
+    #[serde(default)]
+    pub witness: bool,
     /// Since when it is in the trash, if it is, in seconds since 1970.
     #[serde(default)]
     pub trashed_since: Option<i64>,
@@ -213,6 +224,9 @@ pub struct ZoneMember {
     pub addresses: Vec<String>,
     /// Whether it votes.
     pub votes: bool,
+    /// Whether it has none of the files.
+    #[serde(default)]
+    pub witness: bool,
     /// Whether it leads.
     pub leads: bool,
     /// Whether it is this node.

@@ -49,11 +49,21 @@ impl ZoneMounts {
                 self.refresh();
                 Ok(Reply::Text { text: joined.name().to_owned() })
             }
+            ZoneAsk::Witness { invite } => {
+                let invite = Invite::parse(&invite, SystemClock.now()).map_err(|error| error.to_string())?;
+                self.ensure_listening()?;
+                let joined = self.volume.join_as_witness(&invite).map_err(text)?;
+                Ok(Reply::Text { text: joined.name().to_owned() })
+            }
             ZoneAsk::List => {
                 let (zones, closed, elsewhere) = (self.views(), self.closed(), self.elsewhere());
                 Ok(Reply::Zones { zones, closed, elsewhere })
             }
-            ZoneAsk::Invite { name, ttl_sec } => self.invitation(&*self.named(&name)?, ttl_sec),
+            ZoneAsk::Invite { name, ttl_sec, witness: true } => {
+                let invite = self.volume.invite_witness(&*self.named(&name)?, Duration::from_secs(ttl_sec));
+                Ok(Reply::Text { text: invite.map_err(text)? })
+            }
+            ZoneAsk::Invite { name, ttl_sec, witness: false } => self.invitation(&*self.named(&name)?, ttl_sec),
             ZoneAsk::RemoveMember { name, member } => {
                 let joined = self.named(&name)?;
                 let member = find_member(&joined, &member)?;
@@ -112,6 +122,9 @@ impl ZoneMounts {
             }
             ZoneAsk::Digest { name } => {
                 let joined = self.named(&name)?;
+                if joined.is_witness() {
+                    return Err(format!("this node is a witness of zone {name}, and has none of its files"));
+                }
                 let (index, digest) = joined.zone().digest().map_err(|error| error.to_string())?;
                 Ok(Reply::Text { text: format!("{digest:032x} at {index}") })
             }

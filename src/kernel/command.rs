@@ -16,7 +16,7 @@ use crate::model::{FileLock, Inode, LockChange, LockSession, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
 /// version that has it, so that older builds read on as long as they can. None came with 8: who knows that
-/// keeps pledges (`nexus-zone`, `raft/pledges.rs`).
+/// keeps pledges (`nexus-zone`, `raft/pledges.rs`), and knows that a zone may have witnesses.
 pub const COMMAND_VERSION: u8 = 8;
 /// Holds a process at an older version, for tests; only in builds with debug assertions.
 const VERSION_VARIABLE: &str = "NEXUS_COMMAND_VERSION";

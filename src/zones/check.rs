@@ -50,6 +50,10 @@ impl Volume {
         let mut checked = vec![told(&summary)];
         if let Some(node) = self.node_if_any() {
             for joined in node.zones() {
+                if joined.is_witness() {
+                    checked.push(witness(joined.name()));
+                    continue;
+                }
                 let summary = self.check_zone(joined.name(), deep, &mut findings, &mut |read| joined.zone().read(read));
                 checked.push(format!("zone {}: {}", joined.name(), told(&summary.map_err(failed)?)));
             }
@@ -58,7 +62,12 @@ impl Volume {
             }
         } else if has_zones {
             for (index, name, files) in stored_zones(&self.path().join("zones")).map_err(failed)? {
+                let is_witness = files.as_ref().is_ok_and(|files| files.record.about.witness);
                 let stored = files.and_then(|files| self.stored(index, &files, deep));
+                if is_witness && stored.is_ok() {
+                    checked.push(witness(&name));
+                    continue;
+                }
                 let summary = stored
                     .and_then(|stored| self.check_zone(&name, deep, &mut findings, &mut |read| stored.read(read)));
                 match summary {
@@ -101,6 +110,10 @@ impl Volume {
 /// Whether it is only that a blob belongs to none of the zone's files.
 fn is_unused(finding: &Finding) -> bool {
     finding.severity == Severity::Note && finding.text.ends_with(NO_FILE)
+}
+
+fn witness(name: &str) -> String {
+    format!("zone {name}: this node is a witness, and has none of its files")
 }
 
 fn told(summary: &CheckSummary) -> String {

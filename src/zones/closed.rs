@@ -59,6 +59,7 @@ impl Volume {
         }
         for joined in node.zones() {
             if !self.fs.is_read_only()
+                && !joined.is_witness()
                 && joined.zone().group().status().role == Role::Leader
                 && let Err(error) = self.fs.empty_detached(joined.index())
             {

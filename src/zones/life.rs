@@ -48,6 +48,10 @@ impl Volume {
     /// Has a zone that this node takes part in stand at the empty directory `dir`, too. One that was in the
     /// trash is there no more.
     pub fn mount_zone(&self, joined: &JoinedZone, dir: NodeId) -> Result<()> {
+        if joined.is_witness() {
+            let problem = "this node is only a witness of it and has none of its files: leave it, and join it";
+            return Err(Error::Setting { place: format!("zone {}", joined.name()), problem: problem.to_owned() });
+        }
         self.refuse_loop(joined.id(), dir.zone())?;
         let node = self.node()?;
         if !self.standing_at(joined.id(), dir)? {
@@ -118,7 +122,9 @@ impl Volume {
     pub fn delete_zone_here(&self, joined: &Arc<JoinedZone>) -> Result<()> {
         let failed = |error| self.failed("delete a zone of", error);
         let dynamic: Arc<dyn Zone> = joined.zone().clone();
-        self.fs.router().detach(joined.index()).map_err(failed)?;
+        if !joined.is_witness() {
+            self.fs.router().detach(joined.index()).map_err(failed)?;
+        }
         self.node()?.forget(joined).map_err(failed)?;
         self.zones.remove(&dynamic);
         self.take_from_places(joined.id())
@@ -134,6 +140,10 @@ impl Volume {
     /// members whose content can't be brought together any more.
     pub fn recover_zone(&self, joined: &Arc<JoinedZone>, plan: &RecoveryPlan) -> Result<Vec<String>> {
         let failed = |error| self.failed("recover a zone of", error);
+        if joined.is_witness() {
+            let problem = "a witness has none of its files: recover it at a member that has them".to_owned();
+            return Err(Error::Setting { place: format!("zone {}", joined.name()), problem });
+        }
         let members = joined.zone().group().status().membership.members;
         let (index, before): (_, Arc<dyn Zone>) = (joined.index(), joined.zone().clone());
         // It is closed for a moment, in which nobody knows what it refers to.

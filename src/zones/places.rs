@@ -20,6 +20,10 @@ impl Volume {
         self.refuse_loop(invite.zone, dir.zone())?;
         let node = self.node()?;
         let joined = match node.zone(invite.zone) {
+            Some(joined) if joined.is_witness() => {
+                let problem = "this node is a witness of it: leave it first".to_owned();
+                return Err(Error::Setting { place: format!("zone {}", joined.name()), problem });
+            }
             Some(joined) => joined,
             None => {
                 let joined = node.join(invite).map_err(failed)?;
@@ -38,6 +42,11 @@ impl Volume {
             self.put_at(dir, &target)?;
         }
         Ok(joined)
+    }
+
+    /// Joins the zone of an invitation as a witness, which has none of its files and shows it nowhere.
+    pub fn join_as_witness(&self, invite: &Invite) -> Result<Arc<JoinedZone>> {
+        self.node()?.witness(invite).map_err(|error| self.failed("join a zone with", error))
     }
 
     /// Becomes a member of the zone that stands at `dir` within another, if it is open to that one's

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::links::ClientLinks;
 use super::records::{DEFAULT_REPLICAS, REPLICAS_KEY, read};
 use crate::mirror::Part;
-use crate::net::PeerClient;
+use crate::net::{CallError, PeerClient};
 use crate::raft::{Consensus, Copies, Copying, Member, MemberId, Patience, Replica, Span};
 
 /// Bytes that one message carries.
@@ -33,6 +33,14 @@ const FIRST: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long a member that failed is asked after all others.
 const AWAY: Duration = Duration::from_secs(10);
+/// Where a majority may be there without any other member that keeps content: how long one may take at first, and
+/// how long it then has to show that it lives.
+const FIRST_BESIDE_WITNESS: Duration = Duration::from_millis(1500);
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+/// How often it is tried to reach one within that time.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often those are asked for it that are taken to be lost.
+const PROBE: Duration = Duration::from_secs(1);
 
 struct Request {
     spans: Vec<Span>,
@@ -64,6 +72,8 @@ struct Shared {
     parts: CopyParts,
     places: Arc<Semaphore>,
     away: Mutex<HashMap<MemberId, Instant>>,
+    /// Nobody else keeps content now: what is written is on this node alone, until one is there again.
+    alone: AtomicBool,
     /// Less was copied than the zone asks for, since this was looked at.
     behind: AtomicBool,
     /// Bytes of which there are too few copies, as far as is known.
@@ -78,6 +88,7 @@ impl ZoneCopies {
             parts,
             places: Arc::new(Semaphore::new(IN_FLIGHT)),
             away: Mutex::default(),
+            alone: AtomicBool::new(false),
             behind: AtomicBool::new(true),
             lacking: AtomicU64::new(0),
         });
@@ -228,10 +239,17 @@ impl Shared {
     }
 
     /// Has as many others keep these bytes as the zone asks for. Where not so many answer, one
-    /// must, and the rest is made up for later.
-    async fn copy(&self, spans: &[Span]) -> Result<()> {
+    /// must, and the rest is made up for later. Only where the others could go on without all that keep content, as
+    /// witnesses are among them, none has to if none lives.
+    async fn copy(self: &Arc<Self>, spans: &[Span]) -> Result<()> {
         let until = Instant::now() + self.parts.patience.get();
-        let mut limit = FIRST + Duration::from_millis(bytes(spans) / 5_000);
+        let may_be_alone = self.may_be_alone();
+        if may_be_alone && self.alone.load(Ordering::Acquire) {
+            self.behind.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let mut limit =
+            if may_be_alone { FIRST_BESIDE_WITNESS } else { FIRST } + Duration::from_millis(bytes(spans) / 5_000);
         let mut messages = None;
         loop {
             let (keepers, wanted) = (self.keepers(), self.wanted());
@@ -250,6 +268,10 @@ impl Shared {
                 }
                 return Ok(());
             }
+            if may_be_alone && !self.any_lives(&keepers).await {
+                self.go_on_alone();
+                return Ok(());
+            }
             if Instant::now() >= until {
                 let why = failure.unwrap_or_default();
                 return Err(Error::NoMajority(format!(
@@ -259,6 +281,58 @@ impl Shared {
             limit = AGAIN;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Whether a majority can be there without any other member that keeps content.
+    fn may_be_alone(&self) -> bool {
+        let (me, membership) = (self.parts.replica.me(), self.parts.group.status().membership);
+        let stays = |id: &MemberId| *id == me || membership.members.get(id).is_some_and(|about| about.witness);
+        let is_majority = |voters: &BTreeSet<MemberId>| 2 * voters.iter().filter(|id| stays(id)).count() > voters.len();
+        membership.has_witness() && membership.voters.iter().all(is_majority)
+    }
+
+    /// Whether any of these members answers at all.
+    async fn any_lives(&self, keepers: &[(MemberId, Member)]) -> bool {
+        let until = Instant::now() + SIGN_OF_LIFE;
+        let asked: FuturesUnordered<_> =
+            keepers.iter().map(|(id, member)| async move { self.lives(*id, member, until).await }).collect();
+        asked.any(|lives| async move { lives }).await
+    }
+
+    async fn lives(&self, id: MemberId, member: &Member, until: Instant) -> bool {
+        let Ok(client) = self.parts.links.client(id, member) else { return false };
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match client.kept_content(&[], left).await {
+                // A connection may have broken that can be made anew.
+                Err(CallError::Unreachable(_)) if Instant::now() + LOOK < until => tokio::time::sleep(LOOK).await,
+                answer => return !matches!(answer, Err(CallError::Unreachable(_) | CallError::TimedOut)),
+            }
+        }
+    }
+
+    /// From now on nobody is waited for, until one of the others is there again.
+    fn go_on_alone(self: &Arc<Self>) {
+        self.behind.store(true, Ordering::Release);
+        if self.alone.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        log::warn!("no other member that keeps content answers: what is written now has no copies until one does");
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PROBE).await;
+                let Some(shared) = shared.upgrade() else { return };
+                let keepers = shared.keepers();
+                if shared.any_lives(&keepers).await || !shared.may_be_alone() {
+                    shared.away.lock().clear();
+                    shared.alone.store(false, Ordering::Release);
+                    // What was written meanwhile is made up for.
+                    shared.behind.store(true, Ordering::Release);
+                    return;
+                }
+            }
+        });
     }
 
     /// How many members keep the messages, and why another does not.

@@ -32,6 +32,7 @@ pub struct JoinedZone {
     id: ZoneId,
     name: String,
     member: MemberId,
+    is_witness: bool,
     zone: Arc<RaftZone>,
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
@@ -112,7 +113,8 @@ impl JoinedZone {
         let session = node.session()?;
         let listener = parts.listeners.listener(index);
         let replica = Replica::open(record.member, session, metastore, metastores, listener, parts.replica.clone())?;
-        let replica = Arc::new(replica);
+        let is_witness = record.about.witness;
+        let replica = Arc::new(if is_witness { replica.of_witness() } else { replica });
         if replica.mark().applied < log.state().purged {
             return Err(Error::Corrupt(format!(
                 "the metastore of zone {} (meta/zone-{index}-*.redb) is missing, or older than the log",
@@ -156,6 +158,7 @@ impl JoinedZone {
             id: record.zone(),
             name: record.name.clone(),
             member: record.member,
+            is_witness,
             zone,
             log,
             links,
@@ -172,18 +175,22 @@ impl JoinedZone {
 
     /// Has tasks look after members that come and go, after the log, and after copies of content.
     pub(super) fn look_after(self: &Arc<JoinedZone>, node: &ZoneNode) {
-        let steward = steward::run(Arc::downgrade(self));
+        self.tasks.lock().extend([
+            self.runtime.spawn(steward::run(Arc::downgrade(self))),
+            self.runtime.spawn(renewal::run(Arc::downgrade(self), renewal::Renewal::new(node))),
+            self.runtime.spawn(versions::run(Arc::downgrade(self))),
+        ]);
+        if self.is_witness {
+            // It has neither files nor locks nor content to look after.
+            return;
+        }
         let recopier = recopy::run(Arc::downgrade(self), node.mirror.clone(), node.parts.writer);
         let leases = leases::run(Arc::downgrade(self));
         let orphans = orphans::run(Arc::downgrade(self));
-        let renewal = renewal::run(Arc::downgrade(self), renewal::Renewal::new(node));
         self.tasks.lock().extend([
-            self.runtime.spawn(steward),
             self.runtime.spawn(recopier),
             self.runtime.spawn(leases),
             self.runtime.spawn(orphans),
-            self.runtime.spawn(renewal),
-            self.runtime.spawn(versions::run(Arc::downgrade(self))),
         ]);
     }
 
@@ -241,6 +248,16 @@ impl JoinedZone {
     /// This node as a member.
     pub fn member(&self) -> MemberId {
         self.member
+    }
+
+    /// Whether this node only votes here, and has none of the files.
+    pub fn is_witness(&self) -> bool {
+        self.is_witness
+    }
+
+    /// Whether a member is a witness.
+    pub(super) fn is_another_witness(&self, id: MemberId) -> bool {
+        self.zone.group().status().membership.members.get(&id).is_some_and(|about| about.witness)
     }
 
     /// This node's certificate.
@@ -303,13 +320,13 @@ impl JoinedZone {
         })
     }
 
-    /// Has another member lead; any that votes.
+    /// Has another member lead; any that votes and has the files.
     pub(super) fn hand_on(&self, runtime: &Handle) -> Result<()> {
         let status = self.zone.group().status();
-        let other = status.membership.voters.iter().flatten().find(|id| **id != self.member);
+        let other = status.membership.another_keeper(self.member);
         let Some(other) = other else { return Ok(()) };
         runtime.block_on(async {
-            self.zone.group().transfer(*other).await?;
+            self.zone.group().transfer(other).await?;
             match self.zone.group().other_leader(Some(self.member), HAND_ON).await {
                 Some(_) => Ok(()),
                 None => Err(Error::Unavailable("no other member has taken over as leader; try again".into())),

@@ -83,8 +83,8 @@ impl ClientLinks {
 impl Links for ClientLinks {
     fn link(&self, id: MemberId, member: &Member) -> Arc<dyn Link> {
         match self.client(id, member) {
-            Ok(client) => Arc::new(ClientLink(Ok(client))),
-            Err(error) => Arc::new(ClientLink(Err(error))),
+            Ok(client) => Arc::new(ClientLink(Ok(client), member.witness)),
+            Err(error) => Arc::new(ClientLink(Err(error), member.witness)),
         }
     }
 }
@@ -92,7 +92,8 @@ impl Links for ClientLinks {
 /// What an append follows, and what it ends with.
 type Sent = (Option<Position>, Option<Position>);
 
-struct ClientLink(Result<PeerClient>);
+/// A way to a member, and whether that is a witness.
+struct ClientLink(Result<PeerClient>, bool);
 
 /// A failed call, as the group takes it: what was lost on the way can be tried again at once.
 fn failed(error: CallError) -> Error {
@@ -169,14 +170,15 @@ impl Link for ClientLink {
     }
 
     fn snapshot(&self, vote: Vote, mark: Mark, state: Arc<dyn MetaSnapshot>) -> BoxFuture<'static, Result<Vote>> {
-        let client = self.0.clone();
+        let (client, to_witness) = (self.0.clone(), self.1);
+        let outgoing = move |state| if to_witness { Outgoing::to_witness(state) } else { Outgoing::new(state) };
         async move {
             let client = client?;
             // Told ahead, so that a state that was cut short is known to be.
-            let total_bytes = tokio::task::block_in_place(|| framed_bytes(state.clone()))?;
+            let total_bytes = tokio::task::block_in_place(|| framed_bytes(outgoing(state.clone())))?;
             let id = mark.applied.map_or_else(|| "empty".to_owned(), |at| at.to_string());
             let head = SnapshotHead { vote, id, last: mark.applied, membership: mark.encode()?, total_bytes };
-            let pieces = stream::unfold(Some(Outgoing::new(state)), |outgoing| async move {
+            let pieces = stream::unfold(Some(outgoing(state)), |outgoing| async move {
                 let mut outgoing = outgoing?;
                 // What can't be read ends the stream before its time, and so voids the snapshot.
                 let piece = tokio::task::block_in_place(|| outgoing.piece());
@@ -225,8 +227,8 @@ fn frame(piece: &[u8]) -> Bytes {
     framed.freeze()
 }
 
-fn framed_bytes(state: Arc<dyn MetaSnapshot>) -> Result<u64> {
-    let (mut outgoing, mut bytes) = (Outgoing::new(state), 0);
+fn framed_bytes(mut outgoing: Outgoing) -> Result<u64> {
+    let mut bytes = 0;
     while let Some(piece) = outgoing.piece()? {
         bytes += 4 + piece.len() as u64;
     }

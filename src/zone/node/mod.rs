@@ -22,6 +22,7 @@ mod serve;
 mod steward;
 mod stored;
 mod versions;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -43,11 +44,11 @@ use crate::net::{
 };
 use crate::raft::{
     Flusher, GroupConfig, GroupLog, Listener, Member, MemberId, Metastores, ProcessId, RaftZoneConfig, ReplicaConfig,
-    Role, version_key,
+    Role, WITNESS_VERSION, version_key,
 };
 
 use files::{ZoneFolder, ZoneRecord};
-use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key, pin_key};
+use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key, pin_key, witness_invite_key};
 
 pub use closed::ClosedZone;
 pub use content::SharedContent;
@@ -267,6 +268,9 @@ impl ZoneNode {
     pub fn transfer(&self, joined: &JoinedZone, to: MemberId) -> Result<()> {
         let group = joined.zone().group();
         let leader = group.status().leader;
+        if joined.is_another_witness(to) {
+            return Err(witness::no_files("another member must lead"));
+        }
         if leader == Some(to) {
             return Ok(());
         }
@@ -392,15 +396,35 @@ impl ZoneNode {
         })
     }
 
+    /// An invitation for a witness alone.
+    pub fn invite_witness(&self, joined: &JoinedZone, ttl: Duration) -> Result<Invite> {
+        if joined.zone().replica().commands() < WITNESS_VERSION {
+            let why = "members of the zone do not know witnesses yet: upgrade them first";
+            return Err(Error::Unavailable(why.into()));
+        }
+        let invite = self.invite(joined, ttl)?;
+        let key = witness_invite_key(&invite.token.hash());
+        joined.zone().propose(&Command::SetSys { key, value: Some(vec![1]) })?;
+        Ok(invite)
+    }
+
     /// Becomes a member of the zone that an invitation is for; done when this node has its state
     /// and a vote.
     pub fn join(&self, invite: &Invite) -> Result<Arc<JoinedZone>> {
+        self.join_as(invite, self.about())
+    }
+
+    /// The same as a witness, which votes, and has none of the files.
+    pub fn witness(&self, invite: &Invite) -> Result<Arc<JoinedZone>> {
+        self.join_as(invite, Member { witness: true, ..self.about() })
+    }
+
+    fn join_as(&self, invite: &Invite, about: Member) -> Result<Arc<JoinedZone>> {
         if self.zone(invite.zone).is_some() {
             return Err(Error::Exists);
         }
         let clock = self.parts.clock.clone();
         let key = NodeKey::create().map_err(|error| bad_identity(&error))?;
-        let about = self.about();
         let client = JoinClient::invited(invite, clock, self.handle.clone(), Timing::default());
         let (answer, _) = self
             .handle
@@ -440,6 +464,7 @@ impl ZoneNode {
 
     /// Takes a member out of a zone: its certificate counts for nothing from then on.
     pub fn remove_member(&self, joined: &JoinedZone, member: MemberId) -> Result<()> {
+        leaves_files(joined, member)?;
         steward::ask_to_remove(joined, member, steward::Parting::Removed)
     }
 
@@ -447,6 +472,7 @@ impl ZoneNode {
     pub fn leave(&self, joined: &Arc<JoinedZone>) -> Result<()> {
         let status = joined.zone().group().status();
         if status.membership.members.len() > 1 {
+            leaves_files(joined, joined.member())?;
             if status.role == Role::Leader {
                 joined.hand_on(&self.handle)?;
             }
@@ -495,6 +521,20 @@ impl Drop for ZoneNode {
         if let Some(runtime) = self.runtime.lock().take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Refuses that a zone is left to witnesses alone.
+fn leaves_files(joined: &JoinedZone, member: MemberId) -> Result<()> {
+    let membership = joined.zone().group().status().membership;
+    let is_keeper = |id: &MemberId| membership.members.get(id).is_some_and(|about| !about.witness);
+    match !is_keeper(&member) || membership.members.keys().any(|id| *id != member && is_keeper(id)) {
+        true => Ok(()),
+        false => Err(Error::Unavailable(
+            "only witnesses would be left, which have none of the files: have another member join first, or remove the \
+             witnesses, or destroy the zone"
+                .into(),
+        )),
     }
 }
 

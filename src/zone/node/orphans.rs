@@ -175,10 +175,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Io(error.to_string()))?
 }
 
-/// What each member says, this one too.
+/// What each member says that has files, this one too.
 async fn ask(joined: &Arc<JoinedZone>, inodes: &[Ino], applied: u64) -> Vec<(MemberId, Option<Vec<Ino>>)> {
     let members = joined.zone().group().status().membership.members;
-    let asked = members.iter().map(|(id, about)| async move {
+    let users = members.iter().filter(|(_, about)| !about.witness);
+    let asked = users.map(|(id, about)| async move {
         if *id == joined.member() {
             let (joined, inodes) = (joined.clone(), inodes.to_vec());
             return (*id, blocking(move || in_use(&joined, inodes, applied)).await.ok());

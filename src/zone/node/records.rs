@@ -62,6 +62,11 @@ pub fn invite_key(hash: &TokenHash) -> String {
     format!("invite/{digits}")
 }
 
+/// Name of what says that an invitation is for a witness alone.
+pub fn witness_invite_key(hash: &TokenHash) -> String {
+    format!("{}/witness", invite_key(hash))
+}
+
 /// A record, if it is there.
 pub fn read<T: serde::de::DeserializeOwned>(state: &dyn MetaRead, key: &str) -> Result<Option<T>> {
     let found = state.get(Table::Sys, &keys::sys(key))?;

@@ -14,14 +14,16 @@ use super::ZoneNode;
 use super::joined::JoinedZone;
 use super::links::Frames;
 use super::orphans;
-use super::records::{CA_KEY, InviteRecord, MemberRecord, invite_key, is_member, member_key, pin_key, read};
+use super::records::{
+    CA_KEY, InviteRecord, MemberRecord, invite_key, is_member, member_key, pin_key, read, witness_invite_key,
+};
 use super::steward::JOINING;
 use crate::mirror::{Part, Ranges};
 use crate::net::{
     self, Answer, BlobRange, BoxStream, Caller, Fingerprint, Guard, Invite, JoinRequest, Joined, Peer, Proposal,
     Resolved, SnapshotHead, ZoneAddress, ZoneCa, ZoneId,
 };
-use crate::raft::{self, Incoming, Mark, MemberId, Position, ProcessId, RestOffer, Vote, version_key};
+use crate::raft::{self, Mark, MemberId, Position, ProcessId, RestOffer, Vote, WITNESS_VERSION, version_key};
 
 /// Bytes of a blob that are read and sent at a time.
 const PIECE: u64 = 256 << 10;
@@ -59,7 +61,8 @@ impl Guard for ZoneNode {
             let (mut known, mut any) = (false, false);
             joined.zone().read(&mut |state| {
                 let own = member_key(joined.member());
-                any = state.zone_info()?.is_some() && read::<MemberRecord>(state, &own)?.is_some();
+                any = (joined.is_witness() || state.zone_info()?.is_some())
+                    && read::<MemberRecord>(state, &own)?.is_some();
                 known = is_member(state, caller.member, &caller.certificate, &caller.key)?;
                 Ok(())
             })?;
@@ -84,6 +87,9 @@ impl Peer for ZoneNode {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
             let net::TransferLeader { from, to, last } = request;
+            if joined.is_witness() && to == joined.member() {
+                return Err(net::Refusal::Denied("a witness does not lead".into()));
+            }
             let request = raft::TransferLeader { from, to, last };
             match joined.zone().group().on_transfer_leader(request).await {
                 Ok(true) => Ok(()),
@@ -129,13 +135,17 @@ impl Peer for ZoneNode {
     ) -> Answer<'_, Vote> {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
+            // It has none of the files.
+            if joined.is_another_witness(caller.member) {
+                return Err(net::Refusal::Denied("a witness has no state to give".into()));
+            }
             let mark = Mark::decode(&head.membership).map_err(|error| net::Refusal::Invalid(error.to_string()))?;
             let work = |work: &mut dyn FnMut() -> Result<()>| {
                 tokio::task::block_in_place(work).map_err(|error| refused(&error))
             };
             let mut incoming = None;
             work(&mut || {
-                incoming = Some(Incoming::new(joined.zone().replica().stage()?));
+                incoming = Some(joined.zone().replica().stage()?);
                 Ok(())
             })?;
             let mut incoming = incoming.ok_or_else(|| refused(&Error::Invalid))?;
@@ -168,6 +178,9 @@ impl Peer for ZoneNode {
     fn keep_content(&self, caller: Caller, parts: Vec<Part>, durable: Vec<BlobId>) -> Answer<'_, ()> {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
+            if joined.is_witness() {
+                return Err(net::Refusal::Denied("a witness keeps no content".into()));
+            }
             tokio::task::block_in_place(|| {
                 let mut blobs = parts.iter().map(|part| part.blob).chain(durable.iter().copied());
                 let mut record = None;
@@ -334,10 +347,12 @@ impl ZoneNode {
         let zone = joined.zone();
         zone.be_current(Interest::Anything).map_err(failed)?;
         let key = invite_key(&request.token.hash());
-        let (mut invite, mut ca, mut clash) = (None, None, false);
+        let only_witness = witness_invite_key(&request.token.hash());
+        let (mut invite, mut ca, mut clash, mut is_for_witness) = (None, None, false, false);
         zone.read(&mut |state| {
             invite = state.get(Table::Sys, &keys::sys(&key))?;
             ca = read::<String>(state, CA_KEY)?;
+            is_for_witness = state.get(Table::Sys, &keys::sys(&only_witness))?.is_some();
             Ok(())
         })
         .map_err(failed)?;
@@ -353,6 +368,12 @@ impl ZoneNode {
         }
         if clash {
             return Err(denied("a member of the zone already has the data folder that this node's was copied from"));
+        }
+        if is_for_witness && !request.member.witness {
+            return Err(denied("the invitation is for a witness: `nexus-fuse join INVITATION --witness`"));
+        }
+        if request.member.witness && zone.replica().commands() < WITNESS_VERSION {
+            return Err(denied("members of the zone do not know witnesses yet: upgrade them first"));
         }
         let used = zone.replica().commands().min(known_version());
         if request.commands < used {
@@ -373,6 +394,9 @@ impl ZoneNode {
             Error::Conflict => denied("the invitation was used already"),
             other => refused(&other),
         })?;
+        if is_for_witness {
+            zone.propose(&Command::SetSys { key: only_witness, value: None }).map_err(failed)?;
+        }
         let record = MemberRecord {
             certificate: Fingerprint::of(&certificate).0,
             writer: request.member.writer,

@@ -12,6 +12,7 @@ use nexus_kernel::{Command, Error, MetaRead, Result, Table, Zone};
 use super::joined::JoinedZone;
 use super::pulse;
 use super::records::{member_key, opening_key, pin_key};
+use super::witness;
 use crate::raft::{Member, MemberId, PAUSE_LEASE, Role, version_key};
 
 /// How often it looks.
@@ -20,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const RELIEF: Duration = Duration::from_secs(2);
 /// Bytes of entries in memory from which on a snapshot is to make them unnecessary.
 const MOST_LOG_BYTES: usize = 16 << 20;
+/// How often a witness offers that another leads.
+const OFFER: Duration = Duration::from_secs(1);
 /// How long a member that is to go may take to be out.
 const REMOVAL: Duration = Duration::from_secs(30);
 /// The same for one that leaves, whose content is copied first.
@@ -42,7 +45,7 @@ pub const LEAVING: &str = "leaving/";
 
 /// Looks after a zone until it is gone.
 pub async fn run(zone: Weak<JoinedZone>) {
-    let (mut seen, mut relieved) = (None, Instant::now());
+    let (mut seen, mut relieved, mut offered) = (None, Instant::now(), None);
     let mut mark = Watched::default();
     loop {
         tokio::time::sleep(PAUSE).await;
@@ -51,8 +54,15 @@ pub async fn run(zone: Weak<JoinedZone>) {
         if relieved.elapsed() >= RELIEF {
             relieved = Instant::now();
             let log = joined.log().clone();
-            if log.bytes() > MOST_LOG_BYTES {
+            if joined.is_witness() {
+                witness::cut_off(&joined).await;
+            } else if log.bytes() > MOST_LOG_BYTES {
                 joined.zone().group().compact().await;
+            }
+            if joined.zone().group().status().role == Role::Leader
+                && let Err(error) = witness::note(&joined).await
+            {
+                log::debug!("how far all members are is not noted yet: {error}");
             }
             let relief = tokio::task::spawn_blocking(move || log.relieve()).await;
             if let Ok(Err(error)) = relief {
@@ -60,7 +70,14 @@ pub async fn run(zone: Weak<JoinedZone>) {
             }
         }
         if joined.zone().group().status().role != Role::Leader {
-            seen = None;
+            (seen, offered) = (None, None);
+            continue;
+        }
+        if joined.is_witness() {
+            // Offering it stops changes for a moment.
+            if offered.is_none_or(|at: Instant| at.elapsed() >= OFFER) && witness::hand_on(&joined).await {
+                offered = Some(Instant::now());
+            }
             continue;
         }
         if let Err(error) = mark.end_left_behind(&joined).await {
@@ -116,8 +133,7 @@ async fn tend(joined: &JoinedZone) -> Result<()> {
     for (id, value) in listed(joined, LEAVING)? {
         if id == joined.member() {
             // Somebody else leads it out.
-            let other = group.status().membership.voters.iter().flatten().find(|other| **other != id).copied();
-            if let Some(other) = other {
+            if let Some(other) = group.status().membership.another_keeper(id) {
                 group.transfer(other).await?;
             }
             continue;
@@ -157,7 +173,7 @@ async fn tend(joined: &JoinedZone) -> Result<()> {
     Ok(())
 }
 
-async fn set(joined: &JoinedZone, key: String, value: Option<Vec<u8>>) -> Result<()> {
+pub(super) async fn set(joined: &JoinedZone, key: String, value: Option<Vec<u8>>) -> Result<()> {
     propose(joined, Command::SetSys { key, value }).await
 }
 

@@ -50,6 +50,7 @@ impl StoredZone {
         // All of it stays in memory: nothing can be drained.
         let config = ReplicaConfig { memtable_bytes: u64::MAX / 4, cache_bytes: 1 << 20 };
         let replica = Replica::open(files.record.member, 0, metastore, Arc::new(Fixed), Arc::new(Deaf), config)?;
+        let replica = if files.record.about.witness { replica.of_witness() } else { replica };
         let flusher = Flusher::start(log)?;
         let group = GroupLog::open(flusher.clone(), index);
         flusher.stop();

@@ -99,6 +99,9 @@ pub trait Consensus: Send + Sync {
     /// Has the log cut off as far as the state has it, whoever may be late.
     fn compact(&self) -> BoxFuture<'static, ()>;
 
+    /// Has the log cut off up to `index`, as far as the state has it.
+    fn compact_to(&self, index: u64) -> BoxFuture<'static, ()>;
+
     /// A member asks for a vote.
     fn on_vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteReply>>;
 

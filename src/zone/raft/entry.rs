@@ -69,6 +69,25 @@ pub struct Membership {
     pub members: BTreeMap<MemberId, Member>,
 }
 
+impl Membership {
+    /// Members that vote and are no witnesses.
+    pub fn keepers(&self) -> impl Iterator<Item = MemberId> {
+        let is_keeper = |id: &&MemberId| self.members.get(id).is_some_and(|about| !about.witness);
+        let all: BTreeSet<MemberId> = self.voters.iter().flatten().filter(is_keeper).copied().collect();
+        all.into_iter()
+    }
+
+    /// One of them other than `me`.
+    pub fn another_keeper(&self, me: MemberId) -> Option<MemberId> {
+        self.keepers().find(|id| *id != me)
+    }
+
+    /// Whether any member is a witness.
+    pub fn has_witness(&self) -> bool {
+        self.members.values().any(|about| about.witness)
+    }
+}
+
 /// What an entry brings.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Payload {

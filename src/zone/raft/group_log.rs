@@ -121,6 +121,24 @@ impl GroupLog {
         self.content.lock().bytes
     }
 
+    /// The newest entry that may be cut off so that about `bytes` of entries are left; none if there are no more.
+    pub fn beyond(&self, bytes: usize) -> Option<u64> {
+        let content = self.content.lock();
+        let mut left = content.bytes;
+        let cut = content.entries.iter().take_while(|kept| {
+            let goes = left > bytes;
+            left -= kept.bytes.min(left);
+            goes
+        });
+        cut.last().map(|kept| kept.entry.position.index)
+    }
+
+    /// Bytes of entries behind `index`.
+    pub fn bytes_after(&self, index: u64) -> usize {
+        let content = self.content.lock();
+        content.entries.iter().rev().take_while(|kept| kept.entry.position.index > index).map(|kept| kept.bytes).sum()
+    }
+
     /// Saves a vote, and has `flushed` called once it is durable.
     pub fn save_vote(&self, vote: Vote, flushed: Flushed) -> Result<()> {
         let mut content = self.content.lock();

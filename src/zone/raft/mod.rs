@@ -23,6 +23,7 @@ mod snapshot;
 mod tail;
 mod vantage;
 mod versions;
+mod witness;
 mod zone;
 
 pub use consensus::{Consensus, GroupStatus, Role};
@@ -40,6 +41,7 @@ pub use rest::{ProcessId, Rest, RestConfig, RestOffer, Timers};
 pub use snapshot::{Incoming, Outgoing};
 pub use tail::Tail;
 pub use versions::{BEFORE_ANNOUNCEMENTS, announced, version_key};
+pub use witness::{EVERYWHERE_KEY, WITNESS_VERSION};
 pub use zone::{RaftParts, RaftZone, RaftZoneConfig};
 
 #[cfg(test)]

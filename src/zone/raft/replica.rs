@@ -19,7 +19,9 @@ use smallvec::SmallVec;
 use super::entry::{Entry, MemberId, Membership, Payload, Position, decode, encode};
 use super::pending::Pending;
 use super::proposal::{Batch, Session, Turn, is_answer};
+use super::snapshot::Incoming;
 use super::versions::{VERSION_PREFIX, agreed};
+use super::witness;
 use crate::replica::{Base, MemTable, Reader, State};
 
 /// How often an apply that waits for a drain looks again.
@@ -100,6 +102,8 @@ pub struct ReplicaConfig {
 /// The state of a zone that others have too.
 pub struct Replica {
     me: MemberId,
+    /// Whether it keeps no more than who the members are.
+    is_witness: bool,
     session: u64,
     config: ReplicaConfig,
     metastores: Arc<dyn Metastores>,
@@ -157,6 +161,7 @@ impl Replica {
         let applying = Applying { drained: mark.clone(), mark, ..Applying::default() };
         Ok(Replica {
             me,
+            is_witness: false,
             session,
             config,
             metastores,
@@ -176,6 +181,16 @@ impl Replica {
             commands,
             announced: AtomicBool::new(false),
         })
+    }
+
+    /// The same of a witness.
+    pub fn of_witness(self) -> Replica {
+        Replica { is_witness: true, ..self }
+    }
+
+    /// Whether it keeps no more than who the members are.
+    pub fn is_witness(&self) -> bool {
+        self.is_witness
     }
 
     /// The mark that the zone is paused by, if it is.
@@ -350,6 +365,9 @@ impl Replica {
 
     fn apply_command(&self, state: &State, at: Position, command: &[u8], ours: bool) -> Result<Outcome> {
         let command = Command::decode(command)?;
+        if self.is_witness && !witness::takes(&command) {
+            return Ok(Outcome::default());
+        }
         if self.paused.load(Ordering::Acquire) && !command.passes_pause() {
             return Err(Error::Paused);
         }
@@ -357,6 +375,7 @@ impl Replica {
             let view = state.view.read_recursive();
             machine::apply(&Reader { view: &view, caches: &state.caches }, &command)?
         };
+        debug_assert!(!self.is_witness || applied.writes.iter().all(|(table, key, _)| witness::keeps(*table, key)));
         let outcome = applied.outcome.clone();
         let inodes: SmallVec<[Ino; 4]> = applied.inodes.iter().map(|(ino, _)| *ino).collect();
         let info = {
@@ -474,9 +493,10 @@ impl Replica {
         Ok((read_mark(&*snapshot)?, snapshot))
     }
 
-    /// An empty metastore for a state that comes in.
-    pub fn stage(&self) -> Result<Arc<dyn Metastore>> {
-        self.metastores.stage()
+    /// Takes a state in that comes, beside the one in use.
+    pub fn stage(&self) -> Result<Incoming> {
+        let staged = self.metastores.stage()?;
+        Ok(if self.is_witness { Incoming::at_witness(staged) } else { Incoming::new(staged) })
     }
 
     /// Goes on with the state in `staged`, which must go as far as `expect`.

@@ -1,4 +1,4 @@
-//! A zone's state on its way to another member: its pairs in order, in pieces.
+//! A zone's state on its way to another member: its pairs in order, in pieces. To a witness goes what that keeps.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use nexus_kernel::{Error, Metastore, Result, Table};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{decode, encode};
+use super::witness;
 
 /// About how many bytes of pairs a piece holds.
 const PIECE_BYTES: usize = 512 << 10;
@@ -25,12 +26,18 @@ pub struct Outgoing {
     state: Arc<dyn MetaSnapshot>,
     /// Where to go on.
     next: Option<(usize, Vec<u8>)>,
+    to_witness: bool,
 }
 
 impl Outgoing {
     /// All of `state`.
     pub fn new(state: Arc<dyn MetaSnapshot>) -> Outgoing {
-        Outgoing { state, next: Some((0, Vec::new())) }
+        Outgoing { state, next: Some((0, Vec::new())), to_witness: false }
+    }
+
+    /// What a witness keeps of `state`.
+    pub fn to_witness(state: Arc<dyn MetaSnapshot>) -> Outgoing {
+        Outgoing { to_witness: true, ..Outgoing::new(state) }
     }
 
     /// The next piece; `None` after the last.
@@ -39,8 +46,15 @@ impl Outgoing {
         let mut bytes = 0;
         while let Some((place, start)) = self.next.take() {
             let Some(table) = Table::ALL.get(place).copied() else { break };
+            if self.to_witness && table != Table::Sys {
+                self.next = Some((place + 1, Vec::new()));
+                continue;
+            }
             let mut resume = None;
             self.state.scan(table, &start, &LAST, &mut |key, value| {
+                if self.to_witness && !witness::keeps(table, key) {
+                    return ControlFlow::Continue(());
+                }
                 bytes += key.len() + value.len() + 8;
                 piece.pairs.push((table as u8, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 if bytes < PIECE_BYTES {
@@ -64,12 +78,18 @@ impl Outgoing {
 /// Takes pieces in.
 pub struct Incoming {
     staged: Arc<dyn Metastore>,
+    at_witness: bool,
 }
 
 impl Incoming {
     /// Into an empty metastore.
     pub fn new(staged: Arc<dyn Metastore>) -> Incoming {
-        Incoming { staged }
+        Incoming { staged, at_witness: false }
+    }
+
+    /// The same at a witness, which takes what it keeps of any state.
+    pub fn at_witness(staged: Arc<dyn Metastore>) -> Incoming {
+        Incoming { staged, at_witness: true }
     }
 
     /// Takes a piece in.
@@ -80,6 +100,9 @@ impl Incoming {
             let table = Table::ALL.into_iter().find(|known| *known as u8 == table);
             let table = table.ok_or_else(|| Error::UnknownVersion("snapshot: a table is not known".into()))?;
             batch.writes.push((table, Key::from_slice(&key), Some(value)));
+        }
+        if self.at_witness {
+            witness::cut_down(&mut batch.writes);
         }
         self.staged.commit(&batch, Durability::Buffered)
     }
@@ -124,5 +147,42 @@ mod tests {
         let to = into.finish().unwrap();
         let digest = |store: &Arc<dyn Metastore>| crate::digest(&*store.snapshot().unwrap()).unwrap();
         assert_eq!(digest(&from), digest(&to));
+    }
+
+    #[test]
+    fn a_witness_is_sent_and_takes_only_records_of_members() {
+        let from: Arc<dyn Metastore> = Arc::new(MemoryMetastore::new());
+        let pair = |table, key: &[u8]| (table, Key::from_slice(key), Some(Bytes::from_static(b"x")));
+        let writes = vec![
+            pair(Table::Inode, b"zone/ca"),
+            pair(Table::Dentry, b"12345678name"),
+            pair(Table::Sys, b"applied"),
+            pair(Table::Sys, b"member/0a"),
+            pair(Table::Sys, b"mount/7"),
+            pair(Table::Sys, b"zone/ca"),
+        ];
+        from.commit(&WriteBatch { writes, ..WriteBatch::default() }, Durability::Buffered).unwrap();
+        let found = |outgoing: Outgoing, at_witness: bool| {
+            let to: Arc<dyn Metastore> = Arc::new(MemoryMetastore::new());
+            let mut into = if at_witness { Incoming::at_witness(to) } else { Incoming::new(to) };
+            let mut outgoing = outgoing;
+            while let Some(piece) = outgoing.piece().unwrap() {
+                into.take(&piece).unwrap();
+            }
+            let state = into.finish().unwrap().snapshot().unwrap();
+            let mut found = Vec::new();
+            for table in Table::ALL {
+                state
+                    .scan(table, &[], &LAST, &mut |key, _| {
+                        found.push(String::from_utf8_lossy(key).into_owned());
+                        ControlFlow::Continue(())
+                    })
+                    .unwrap();
+            }
+            found
+        };
+        let kept = ["applied", "member/0a", "zone/ca"];
+        assert_eq!(found(Outgoing::to_witness(from.snapshot().unwrap()), false), kept);
+        assert_eq!(found(Outgoing::new(from.snapshot().unwrap()), true), kept);
     }
 }

@@ -105,7 +105,7 @@ impl Link for NetLink {
         let peer = self.peer();
         async move {
             let (group, replica) = peer?;
-            let (mut out, mut into) = (Outgoing::new(state), Incoming::new(replica.stage()?));
+            let (mut out, mut into) = (Outgoing::new(state), replica.stage()?);
             while let Some(piece) = out.piece()? {
                 into.take(&piece)?;
             }

@@ -81,10 +81,10 @@ impl Group {
         links: Arc<dyn Links>,
         config: &GroupConfig,
     ) -> Result<Group> {
-        let me = replica.me();
+        let (me, is_witness) = (replica.me(), replica.is_witness());
         let (rest, grace) = (config.rest.clone(), config.election / 2);
         let millis = |time: Duration| time.as_millis() as u64;
-        let config = Config {
+        let mut config = Config {
             cluster_name: "zone".into(),
             heartbeat_interval: millis(config.heartbeat),
             election_timeout_min: millis(config.election),
@@ -102,9 +102,15 @@ impl Group {
             enable_leader_restore: Some(false),
             ..Config::default()
         };
+        if is_witness {
+            // Its log is cut off by who knows what the others have: it has no state to send them instead. And it
+            // leads only where no other can.
+            (config.snapshot_policy, config.max_in_snapshot_log_to_keep) = (SnapshotPolicy::Never, u64::MAX);
+            config.election_timeout_min = config.election_timeout_max - config.election_timeout_max / 10;
+        }
         let config = config.validate().map_err(|error| Error::Io(format!("settings of a zone's group: {error}")))?;
         let (pledges, tail) = (Arc::<Pledges>::default(), Arc::<Tail>::default());
-        let network = Network { links, me, pledges: pledges.clone() };
+        let network = Network { links, me, is_witness, pledges: pledges.clone() };
         let log = Tailed::new(log, tail.clone(), replica.clone()).await;
         let log = log.map_err(|error| Error::Io(format!("the zone's log can't be read: {error}")))?;
         let raft = Raft::new(me.0, Arc::new(config), network, log, Machine(replica.clone()))
@@ -359,6 +365,16 @@ impl Consensus for Group {
         async move { raft.trigger().transfer_leader(to.0).await.map_err(stopped) }.boxed()
     }
 
+    fn compact_to(&self, index: u64) -> BoxFuture<'static, ()> {
+        let raft = self.raft.clone();
+        async move {
+            // What stops it is told elsewhere.
+            let _ = raft.trigger().snapshot().await;
+            let _ = raft.trigger().purge_log(index).await;
+        }
+        .boxed()
+    }
+
     fn compact(&self) -> BoxFuture<'static, ()> {
         let raft = self.raft.clone();
         async move {
@@ -466,7 +482,10 @@ impl Consensus for Group {
                 return false;
             }
             let members = metrics.membership_config.membership();
-            members.voter_ids().filter(|id| *id != offer.vote.candidate.0 && *id < self.me.0).count()
+            // Witnesses come last.
+            let place = |id: u64| (members.get_node(&id).is_some_and(|member| member.witness), id);
+            let ahead = |id: &u64| *id != offer.vote.candidate.0 && place(*id) < place(self.me.0);
+            members.voter_ids().filter(ahead).count()
         };
         self.rest.follow(offer, u32::try_from(rank).unwrap_or(u32::MAX), std::time::Instant::now())
     }

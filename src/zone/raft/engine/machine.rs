@@ -54,8 +54,8 @@ fn in_place<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// A state of this process in a metastore of its own.
-fn copy(state: Arc<dyn MetaSnapshot>, staged: Arc<dyn Metastore>) -> nexus_kernel::Result<Arc<dyn Metastore>> {
-    let (mut from, mut into) = (Outgoing::new(state), Incoming::new(staged));
+fn copy(state: Arc<dyn MetaSnapshot>, mut into: Incoming) -> nexus_kernel::Result<Arc<dyn Metastore>> {
+    let mut from = Outgoing::new(state);
     while let Some(piece) = from.piece()? {
         into.take(&piece)?;
     }

@@ -30,12 +30,15 @@ pub struct Network {
     pub me: MemberId,
     /// What others are told of before it is committed.
     pub pledges: Arc<Pledges>,
+    /// Whether it is a witness, which has no state to send.
+    pub is_witness: bool,
 }
 
 /// The network to one member.
 pub struct LinkNetwork {
     link: Arc<dyn Link>,
     me: MemberId,
+    is_witness: bool,
     target: MemberId,
     pledges: Arc<Pledges>,
 }
@@ -45,7 +48,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &Member) -> LinkNetwork {
         let target = MemberId(target);
-        LinkNetwork { link: self.links.link(target, node), me: self.me, target, pledges: self.pledges.clone() }
+        let (link, pledges) = (self.links.link(target, node), self.pledges.clone());
+        LinkNetwork { link, me: self.me, is_witness: self.is_witness, target, pledges }
     }
 }
 
@@ -210,6 +214,10 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
             let error = Error::Invalid;
             return Err(StreamingError::Unreachable(Unreachable::new(&error)));
         };
+        if self.is_witness {
+            let error = "a witness has cut off entries of its log that the member lacks: who has the files must lead";
+            return Err(StreamingError::Unreachable(Unreachable::from_string(error)));
+        }
         // Cut off by the link where nothing moves; a large state may take its time.
         let sent = self.link.snapshot(vote(&sender), mark, state);
         match future::select(sent, Box::pin(cancel)).await {

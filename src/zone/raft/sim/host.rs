@@ -62,6 +62,7 @@ pub struct Running {
 /// A machine.
 pub struct Host {
     pub id: MemberId,
+    pub is_witness: bool,
     pub running: Option<Arc<Running>>,
     disk: SimDisk,
     store: Arc<dyn Metastore>,
@@ -70,8 +71,9 @@ pub struct Host {
 
 impl Host {
     /// An empty one.
-    pub fn new(id: MemberId) -> Host {
-        Host { id, running: None, disk: SimDisk::new(), store: Arc::new(MemoryMetastore::new()), session: 0 }
+    pub fn new(id: MemberId, is_witness: bool) -> Host {
+        let (disk, store) = (SimDisk::new(), Arc::new(MemoryMetastore::new()));
+        Host { id, is_witness, running: None, disk, store, session: 0 }
     }
 
     /// Starts its member.
@@ -91,7 +93,7 @@ impl Host {
         let settings = ReplicaConfig { memtable_bytes: 1 << 20, cache_bytes: 1 << 16 };
         let replica =
             Replica::open(self.id, self.session, self.store.clone(), place.clone(), Arc::new(Deaf), settings).unwrap();
-        let replica = Arc::new(replica);
+        let replica = Arc::new(if self.is_witness { replica.of_witness() } else { replica });
         let alive = Arc::new(AtomicBool::new(true));
         let links = Arc::new(SimLinks { net: net.clone(), from: self.id, alive: alive.clone() });
         let group = Group::start(replica.clone(), LogStore(group_log), links.clone(), config).await.unwrap();

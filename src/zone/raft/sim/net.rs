@@ -15,7 +15,7 @@ use nexus_kernel::{Error, Result};
 use parking_lot::Mutex;
 
 use crate::raft::messages::{Append, AppendReply, Link, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
-use crate::raft::{Consensus, Incoming, Mark, Member, MemberId, Outgoing, Position, Replica, Vote};
+use crate::raft::{Consensus, Mark, Member, MemberId, Outgoing, Position, Replica, Vote};
 use crate::testing::Random;
 
 type Peer = (Arc<dyn Consensus>, Arc<Replica>);
@@ -202,7 +202,7 @@ impl Link for SimLink {
         let this = self.clone();
         async move {
             let (group, replica) = this.there().await?;
-            let (mut out, mut into) = (Outgoing::new(state), Incoming::new(replica.stage()?));
+            let (mut out, mut into) = (Outgoing::new(state), replica.stage()?);
             while let Some(piece) = out.piece()? {
                 this.there().await?;
                 into.take(&piece)?;
