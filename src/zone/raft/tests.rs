@@ -20,6 +20,8 @@ use tokio::runtime::{Handle, Runtime};
 use super::engine::memory_log::MemoryLog;
 use super::*;
 
+mod paused;
+
 /// Metastores in memory.
 struct InMemory;
 
@@ -173,10 +175,14 @@ impl Cluster {
 
     /// A member that is not in the group yet.
     fn start(&self, id: u64) -> RaftZone {
+        self.start_heard(id, Arc::new(Deaf))
+    }
+
+    fn start_heard(&self, id: u64, listener: Arc<dyn Listener>) -> RaftZone {
         let me = MemberId(id);
         let metastore: Arc<dyn Metastore> = Arc::new(MemoryMetastore::new());
         let config = ReplicaConfig { memtable_bytes: 200_000, cache_bytes: 1 << 20 };
-        let replica = Replica::open(me, 1, metastore, Arc::new(InMemory), Arc::new(Deaf), config).unwrap();
+        let replica = Replica::open(me, 1, metastore, Arc::new(InMemory), listener, config).unwrap();
         let replica = Arc::new(replica);
         let links = Arc::new(NetLinks { net: self.net.clone(), from: me });
         let group =
@@ -199,7 +205,11 @@ impl Cluster {
 
     /// A group of one member, formatted.
     fn found(&self, id: u64) -> RaftZone {
-        let zone = self.start(id);
+        self.found_heard(id, Arc::new(Deaf))
+    }
+
+    fn found_heard(&self, id: u64, listener: Arc<dyn Listener>) -> RaftZone {
+        let zone = self.start_heard(id, listener);
         self.runtime.block_on(zone.group().found(member(id))).unwrap();
         let now = zone.now();
         let format = Command::Format { id: [5; 16], hash_seed: 9, mode: 0o755, uid: 0, gid: 0, now };
