@@ -4,6 +4,7 @@
 
 mod asks;
 mod audit;
+mod changes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

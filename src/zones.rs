@@ -31,7 +31,9 @@ pub use life::Unmounted;
 pub use metastores::RedbZones;
 
 pub use nexus_zone::net::{Invite, ZoneId};
-pub use nexus_zone::node::{ClosedZone, JoinedZone, MemberStatus, NoRecovery, RecoveryPlan, plan_recovery};
+pub use nexus_zone::node::{
+    ClosedZone, JoinedZone, MemberStatus, NamedChange, NoRecovery, RecoveryPlan, WatchEvent, plan_recovery,
+};
 pub use nexus_zone::raft::{MemberId as ZoneMemberId, Role};
 
 /// Port that a node listens at, if nobody says.

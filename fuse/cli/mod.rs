@@ -22,6 +22,7 @@ mod store;
 mod umount;
 mod zone;
 mod zone_args;
+mod zone_watch;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -104,7 +105,9 @@ fn run_store(command: &StoreCommand) -> Result<ExitCode, String> {
 }
 
 fn print(text: &str) -> ExitCode {
-    println!("{text}");
+    if !text.is_empty() {
+        println!("{text}");
+    }
     ExitCode::SUCCESS
 }
 

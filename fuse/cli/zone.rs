@@ -197,6 +197,7 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
             let ask = ZoneAsk::Recover { name, keep: args.keep.clone(), yes: args.yes, user };
             Ok(format!("zone {}: {}", args.zone, text_of(ask_on(&args.on, ask)?)?))
         }
+        ZoneCommand::Watch(args) => super::zone_watch::watch(args),
         ZoneCommand::Audit(on) => text_of(ask_on(on, ZoneAsk::Audit)?).map(|text| text.trim_end().to_owned()),
         ZoneCommand::Leave(named) => {
             ask_on(&named.on, ZoneAsk::Leave { name: named.zone.clone() })?;
@@ -206,9 +207,9 @@ pub fn run(command: &ZoneCommand) -> Result<String, String> {
     }
 }
 
-type Listed = (Vec<ZoneView>, Vec<ClosedView>, Vec<ElsewhereView>);
+pub(super) type Listed = (Vec<ZoneView>, Vec<ClosedView>, Vec<ElsewhereView>);
 
-fn list(on: &MountOnly) -> Result<Listed, String> {
+pub(super) fn list(on: &MountOnly) -> Result<Listed, String> {
     match ask_on(on, ZoneAsk::List)? {
         Reply::Zones { zones, closed, elsewhere } => Ok((zones, closed, elsewhere)),
         other => Err(unexpected(&other)),
@@ -300,7 +301,7 @@ fn describe(zone: &ZoneView) -> String {
     out.trim_end().to_owned()
 }
 
-fn ask_on(on: &MountOnly, ask: ZoneAsk) -> Result<Reply, String> {
+pub(super) fn ask_on(on: &MountOnly, ask: ZoneAsk) -> Result<Reply, String> {
     let volume = match &on.mount {
         Some(path) => find::by_name(Some(path), None)?,
         None => {
@@ -329,6 +330,6 @@ fn text_of(reply: Reply) -> Result<String, String> {
     }
 }
 
-fn unexpected(reply: &Reply) -> String {
+pub(super) fn unexpected(reply: &Reply) -> String {
     format!("the daemon answered something else: {reply:?}")
 }

@@ -126,6 +126,16 @@ Only where a majority of the members is gone for good: this node goes on, alone 
 `zone status`, is the highest. The others are no members any more, whatever they bring back; should they
 come back, `zone destroy --here` there, then they may join anew. `zone audit` keeps a record of it.";
 
+const WATCH_HELP: &str = "\
+Examples:
+  nexus-fuse zone watch /mnt/nexus/project     until it is interrupted
+  nexus-fuse zone watch project --from 1042    from there on, as a line before has told
+  nexus-fuse zone watch project --member bob --json --count 10
+
+A line for each name that came (`made`) or went (`removed`), and for each inode that is `changed` otherwise, with
+where to go on after it. Who is too slow, or asks for what is too long ago, is told `missed`: changes were
+left out, and whatever was known of the zone before is to be looked at anew. Nobody waits for a watcher.";
+
 const AUDIT_HELP: &str = "\
 Examples:
   nexus-fuse zone audit
@@ -207,6 +217,9 @@ pub enum ZoneCommand {
     /// Go on with a zone whose majority is lost for good
     #[command(after_help = RECOVER_HELP)]
     Recover(RecoverArgs),
+    /// Print what changes in a zone, as it does
+    #[command(after_help = WATCH_HELP)]
+    Watch(WatchArgs),
     /// Print what was done to zones that can't be undone
     #[command(after_help = AUDIT_HELP)]
     Audit(MountOnly),
@@ -317,6 +330,28 @@ pub struct InviteArgs {
     /// For a witness alone, which votes and has none of the files
     #[arg(long)]
     pub witness: bool,
+}
+
+/// Arguments of `zone watch`.
+#[derive(Args, Debug, Clone)]
+pub struct WatchArgs {
+    /// Where the zone stands, its name, or the beginning of its id
+    pub zone: PathBuf,
+    /// Go on from here, as a line before has told [default: from now on]
+    #[arg(long, value_name = "NEXT")]
+    pub from: Option<u64>,
+    /// Have this member tell: its name, or the beginning of its id [default: this node]
+    #[arg(long)]
+    pub member: Option<String>,
+    /// End after so many lines
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Which mount.
+    #[command(flatten)]
+    pub on: MountOnly,
 }
 
 /// Arguments of `zone open`.

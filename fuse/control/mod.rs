@@ -13,4 +13,4 @@ pub use protocol::{
     StorePlace, StoreStatus, VERSION, ZoneStatus,
 };
 pub use server::{Handler, Server};
-pub use zones::{ClosedView, ElsewhereView, ZoneAsk, ZoneMember, ZoneView};
+pub use zones::{ClosedView, ElsewhereView, ZoneAsk, ZoneChange, ZoneMember, ZoneView};

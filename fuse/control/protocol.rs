@@ -219,6 +219,13 @@ pub struct StoreLimitsText {
 pub enum Reply {
     /// It is done.
     Done,
+    /// Answer to [`super::ZoneAsk::Changes`].
+    Changes {
+        /// Where to go on.
+        next: u64,
+        /// What there was.
+        changes: Vec<super::ZoneChange>,
+    },
     /// Answer to [`Request::AttachmentSet`].
     Limits {
         /// What holds now.

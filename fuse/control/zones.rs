@@ -117,6 +117,17 @@ pub enum ZoneAsk {
         /// The zone.
         name: String,
     },
+    /// The next changes of a zone.
+    Changes {
+        /// The zone.
+        name: String,
+        /// From this index of its log on; none: from now on.
+        from: Option<u64>,
+        /// The member to ask; none: this node.
+        member: Option<String>,
+        /// How long to wait for a change.
+        wait_ms: u64,
+    },
     /// A sum over the zone's state, the same at every member that is up to date.
     Digest {
         /// The zone.
@@ -211,6 +222,21 @@ impl ElsewhereView {
              {name}` there), then `nexus-fuse join INVITATION {path}`"
         )
     }
+}
+
+/// What an entry of a zone's log changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ZoneChange {
+    /// Where to go on after it: one more than the entry's index.
+    pub next: u64,
+    /// What happened: `made`, `removed`, `changed`, or `missed` where changes were left out.
+    pub change: String,
+    /// Where, from the zone's root on, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The inode, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 /// A member of a zone.

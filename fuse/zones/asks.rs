@@ -120,6 +120,11 @@ impl ZoneMounts {
                 self.refresh();
                 left.map(|()| Reply::Done)
             }
+            ZoneAsk::Changes { name, from, member, wait_ms } => {
+                let joined = self.named(&name)?;
+                let by = member.map(|member| find_member(&joined, &member)).transpose()?;
+                self.changes(&joined, from, by, Duration::from_millis(wait_ms))
+            }
             ZoneAsk::Digest { name } => {
                 let joined = self.named(&name)?;
                 if joined.is_witness() {

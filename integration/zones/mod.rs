@@ -19,6 +19,7 @@ mod proof;
 mod recover;
 mod rest;
 mod upgrade;
+mod watch;
 mod witness;
 
 use std::fs::{self, File, OpenOptions};
@@ -67,6 +68,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("a witness lets two go on without any one of three", witness::of_two),
         Case::new("a witness hands on what it alone has", witness::hands_on),
         Case::new("a witness keeps so much and no more", witness::within_bounds),
+        Case::new("what changes in a zone is told to who watches it", watch::told),
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
         Case::new("content files of a zone that are missing are made up for", missing::made_up),

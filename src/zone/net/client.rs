@@ -21,12 +21,12 @@ use super::convert::{self, Malformed, Step};
 use super::identity::ZoneId;
 use super::invite::Invite;
 use super::peer::{
-    Alive, Append, AppendReply, BlobRange, BoxStream, Proposal, Refusal, SnapshotHead, TransferLeader, VoteReply,
-    VoteRequest,
+    Alive, Append, AppendReply, BlobRange, BoxStream, Proposal, Query, QueryAnswer, Refusal, SnapshotHead,
+    TransferLeader, VoteReply, VoteRequest, WatchEvent,
 };
 use super::service::{MAX_LARGE, MAX_SMALL, split};
-use super::tls;
 use super::{NodeIdentity, PkiError};
+use super::{tls, watching};
 use crate::mirror::{Part, Ranges};
 use crate::raft::{MemberId, Position, ProcessId, RestOffer, Vote};
 
@@ -304,6 +304,24 @@ impl PeerClient {
                 Err(error) => (Err(error), None),
             })
         })))
+    }
+
+    /// Reads metadata as of now, and at least of what is before `at_least`.
+    pub async fn query(&self, at_least: u64, query: Query, limit: Duration) -> Result<QueryAnswer, CallError> {
+        let request = watching::to_query(self.zone, at_least, query);
+        Ok(watching::answer(within(limit, self.api.clone().query(request)).await?)?)
+    }
+
+    /// Changes from `from` on, or from now on, as they come; the first event says where the zone is. `limit` is for
+    /// opening it alone. Who takes them too slowly misses some, and is told so.
+    pub async fn watch(
+        &self,
+        from: Option<u64>,
+        limit: Duration,
+    ) -> Result<BoxStream<Result<WatchEvent, CallError>>, CallError> {
+        let request = proto::WatchRequest { header: convert::to_header(self.zone), from };
+        let events = within(limit, self.api.clone().watch(request)).await?;
+        Ok(Box::pin(replies_of(events, |event| Ok(watching::event(event)?))))
     }
 
     /// Makes an invitation that holds for `ttl`, whole seconds up to 2^32-1: to this zone, or to one that

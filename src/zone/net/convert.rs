@@ -31,6 +31,8 @@ const MAX_ITEMS: usize = 65_536;
 pub const MAX_OPENINGS: usize = 512;
 /// Most inodes that are asked for at once.
 pub const MAX_INODES: usize = 65_536;
+/// Most entries of a directory, or extents of a file, in an answer.
+pub const MAX_ENTRIES: usize = 1024;
 /// Most blobs that one message is about.
 pub const MAX_BLOBS: usize = 4096;
 /// Most zones that one sign of life is for.

@@ -17,16 +17,18 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod watching;
 
 pub use client::{CallError, PeerClient};
 pub use connect::Timing;
-pub use convert::{MAX_BATCH, MAX_CHUNK, MAX_INODES, MAX_OPENINGS, MAX_RESTING, PROTOCOL_VERSION};
+pub use convert::{MAX_BATCH, MAX_CHUNK, MAX_ENTRIES, MAX_INODES, MAX_OPENINGS, MAX_RESTING, PROTOCOL_VERSION};
 pub use identity::{Fingerprint, ParseIdError, ZoneId};
 pub use invite::{Invite, InviteError, MAX_ADDRESSES, Token, TokenHash, check_address};
 pub use join::JoinClient;
 pub use peer::{
-    Alive, Answer, Append, AppendReply, BlobRange, BoxStream, Caller, Guard, JoinRequest, Joined, Peer, Proposal,
-    Refusal, Resolved, SnapshotHead, TransferLeader, VoteReply, VoteRequest, ZoneAddress,
+    Alive, Answer, Append, AppendReply, BlobRange, BoxStream, Caller, Guard, JoinRequest, Joined, NamedChange, Peer,
+    Proposal, Query, QueryAnswer, Refusal, Resolved, SnapshotHead, TransferLeader, VoteReply, VoteRequest, WatchEvent,
+    ZoneAddress,
 };
 pub use pki::{NodeIdentity, NodeKey, PeerCertificate, PkiError, ZoneCa};
 pub use refusals::{Reason, Refusals};

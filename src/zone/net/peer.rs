@@ -184,6 +184,54 @@ pub struct Joined {
     pub member: MemberId,
 }
 
+/// A read of metadata.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Query {
+    /// An inode's attributes.
+    Inode(Ino),
+    /// What a name is the name of, and its attributes.
+    Lookup(Ino, Vec<u8>),
+    /// Entries of a directory behind a position, so many.
+    ReadDir(Ino, u64, usize),
+    /// Extents of a file that end behind an offset, so many.
+    Extents(Ino, u64, usize),
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueryAnswer {
+    /// It is as of what is before this index.
+    pub index: u64,
+    /// As the query asks for; see the `.proto` file.
+    pub records: Vec<Bytes>,
+}
+
+/// A name that came or went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedChange {
+    /// In which directory.
+    pub parent: Ino,
+    /// The name.
+    pub name: Bytes,
+    /// What it is the name of, if that is known.
+    pub inode: Option<Ino>,
+    /// Whether it is gone.
+    pub removed: bool,
+}
+
+/// What an entry of the log changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WatchEvent {
+    /// Where to go on.
+    pub next: u64,
+    /// Inodes that changed.
+    pub inodes: Vec<Ino>,
+    /// Names that came and went.
+    pub names: Vec<NamedChange>,
+    /// Changes before `next` were left out.
+    pub fell_behind: bool,
+}
+
 /// Where a zone is to be found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ZoneAddress {
@@ -296,6 +344,13 @@ pub trait Peer: Send + Sync + 'static {
     /// Makes an invitation that holds for `ttl`, whole seconds: to the caller's zone, or to one that
     /// stands in that and is open to its members.
     fn invite(&self, caller: Caller, child: Option<ZoneId>, ttl: Duration) -> Answer<'_, Invite>;
+
+    /// Reads metadata, as of now; also at least of what is before `at_least`.
+    fn query(&self, caller: Caller, at_least: u64, query: Query) -> Answer<'_, QueryAnswer>;
+
+    /// Tells of changes from `from` on, or from now on, as they come. Nobody waits for who does not take them:
+    /// what is too long ago is left out, and that told.
+    fn watch(&self, caller: Caller, from: Option<u64>) -> Answer<'_, BoxStream<Result<WatchEvent, Refusal>>>;
 
     /// Where the path of these names, each a valid one, leads: from the zone's root on, at most
     /// 4,096 names. The asker may be a stranger: say nothing but what the way needs.

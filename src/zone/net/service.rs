@@ -21,6 +21,7 @@ use super::identity::ZoneId;
 use super::peer::{Answer, Append, BoxStream, Caller, Refusal, SnapshotHead};
 use super::refusals::Reason;
 use super::server::Connection;
+use super::watching;
 
 const TRANSPORT: &str = "/nexus.zone.v1.ZoneTransportService/";
 const API: &str = "/nexus.zone.v1.ZoneApiService/";
@@ -466,13 +467,23 @@ impl ZoneApiService for Service {
     }
 
     async fn query(&self, request: Request<proto::QueryRequest>) -> Reply<proto::QueryReply> {
-        self.0.member(request.into_inner().header.as_ref())?;
-        Err(Status::unimplemented("this node answers no queries of clients"))
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let (at_least, query) = watching::query(request).map_err(|error| self.0.malformed(error))?;
+        let answer = self.0.plain(self.0.shared.parts.peer.query(caller, at_least, query)).await?;
+        Ok(Response::new(watching::to_answer(answer)))
     }
 
     async fn watch(&self, request: Request<proto::WatchRequest>) -> Reply<Self::WatchStream> {
-        self.0.member(request.into_inner().header.as_ref())?;
-        Err(Status::unimplemented("this node tells clients of no changes"))
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let events = self.0.plain(self.0.shared.parts.peer.watch(caller, request.from)).await?;
+        let connection = Arc::clone(&self.0);
+        let events = events.map(move |event| {
+            connection.current()?;
+            event.map(watching::to_event).map_err(status)
+        });
+        Ok(Response::new(Box::pin(events)))
     }
 }
 

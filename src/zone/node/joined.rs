@@ -15,6 +15,7 @@ use super::files::ZoneFiles;
 use super::leases::{self, LeaseParts, Leases};
 use super::links::ClientLinks;
 use super::records::REPLICAS_KEY;
+use super::watch::{Hub, Overheard};
 use super::{Listeners, ZoneNode};
 use super::{orphans, recopy, renewal, steward, versions};
 use crate::mirror::MirrorStore;
@@ -40,6 +41,7 @@ pub struct JoinedZone {
     admissions: Admissions,
     leases: Arc<Leases>,
     openings: Vec<u64>,
+    hub: Arc<Hub>,
     mirror: Arc<MirrorStore>,
     runtime: Handle,
     listeners: Arc<dyn Listeners>,
@@ -111,10 +113,12 @@ impl JoinedZone {
         let (metastore, metastores) = parts.metastores.open(index)?;
         parts.log.activate()?;
         let session = node.session()?;
-        let listener = parts.listeners.listener(index);
+        let hub = Hub::new();
+        let listener = Arc::new(Overheard { listener: parts.listeners.listener(index), hub: hub.clone() });
         let replica = Replica::open(record.member, session, metastore, metastores, listener, parts.replica.clone())?;
         let is_witness = record.about.witness;
         let replica = Arc::new(if is_witness { replica.of_witness() } else { replica });
+        hub.begin(replica.applied());
         if replica.mark().applied < log.state().purged {
             return Err(Error::Corrupt(format!(
                 "the metastore of zone {} (meta/zone-{index}-*.redb) is missing, or older than the log",
@@ -166,6 +170,7 @@ impl JoinedZone {
             admissions: Admissions::default(),
             leases,
             openings,
+            hub,
             mirror: node.mirror.clone(),
             runtime: node.handle.clone(),
             listeners: parts.listeners.clone(),
@@ -192,6 +197,11 @@ impl JoinedZone {
             self.runtime.spawn(leases),
             self.runtime.spawn(orphans),
         ]);
+    }
+
+    /// Its newest changes.
+    pub(super) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// Copies of its content on other members.
@@ -337,6 +347,7 @@ impl JoinedZone {
     /// Ends it on this node.
     pub(super) fn close(&self) -> Result<()> {
         self.leases.end();
+        self.hub.close();
         self.tasks.lock().drain(..).for_each(|task| task.abort());
         self.zone.close()
     }

@@ -22,6 +22,7 @@ mod serve;
 mod steward;
 mod stored;
 mod versions;
+mod watch;
 mod witness;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ use crate::raft::{
 use files::{ZoneFolder, ZoneRecord};
 use records::{CA_KEY, InviteRecord, MemberRecord, NAME_KEY, invite_key, member_key, pin_key, witness_invite_key};
 
+pub use crate::net::{NamedChange, WatchEvent};
 pub use closed::ClosedZone;
 pub use content::SharedContent;
 pub use files::ZoneFiles;

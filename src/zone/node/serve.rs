@@ -330,6 +330,24 @@ impl Peer for ZoneNode {
         })
     }
 
+    fn query(&self, caller: Caller, at_least: u64, query: net::Query) -> Answer<'_, net::QueryAnswer> {
+        Box::pin(async move {
+            let joined = self.asked(caller.zone)?;
+            tokio::task::block_in_place(|| joined.query(at_least, &query))
+        })
+    }
+
+    fn watch(
+        &self,
+        caller: Caller,
+        from: Option<u64>,
+    ) -> Answer<'_, BoxStream<std::result::Result<net::WatchEvent, net::Refusal>>> {
+        Box::pin(async move {
+            let events = self.asked(caller.zone)?.watch(from)?;
+            Ok(Box::pin(events.map(Ok)) as BoxStream<_>)
+        })
+    }
+
     fn resolve(&self, zone: ZoneId, _components: Vec<Vec<u8>>) -> Answer<'_, Resolved> {
         Box::pin(async move {
             let joined = self.asked(zone)?;

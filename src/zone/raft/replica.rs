@@ -79,6 +79,9 @@ pub trait Listener: Send + Sync {
 
     /// Everything may have changed.
     fn replaced(&self);
+
+    /// All entries before `next` are applied, or in the state that has come.
+    fn reached(&self, _next: u64) {}
 }
 
 /// A listener that hears nothing.
@@ -299,6 +302,7 @@ impl Replica {
         }
         applying.mark.applied = Some(entry.position);
         self.applied.store(entry.position.index + 1, Ordering::Release);
+        self.listener.reached(entry.position.index + 1);
         drop(applying);
         self.tell();
         Ok(())
@@ -519,6 +523,7 @@ impl Replica {
         self.commands.store(agreed_version(&state, &applying.mark.membership)?, Ordering::Release);
         self.answer_from(&state)?;
         self.listener.replaced();
+        self.listener.reached(self.applied());
         self.locks.ring();
         drop(applying);
         self.tell();

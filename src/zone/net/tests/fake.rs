@@ -266,6 +266,26 @@ impl Peer for Arc<Fake> {
         })
     }
 
+    fn query(&self, caller: Caller, at_least: u64, query: Query) -> Answer<'_, QueryAnswer> {
+        self.called(caller);
+        Box::pin(async move {
+            match query {
+                Query::Lookup(_, name) => Ok(QueryAnswer { index: at_least + 1, records: vec![Bytes::from(name)] }),
+                _ => Err(Refusal::NotFound("no such thing".into())),
+            }
+        })
+    }
+
+    fn watch(&self, caller: Caller, from: Option<u64>) -> Answer<'_, BoxStream<Result<WatchEvent, Refusal>>> {
+        self.called(caller);
+        Box::pin(async move {
+            let event = |next| WatchEvent { next, inodes: vec![Ino(next)], ..WatchEvent::default() };
+            let first = from.unwrap_or(100);
+            let events = [Ok(event(first)), Ok(event(first + 1)), Err(Refusal::Unavailable("it ends".into()))];
+            Ok(Box::pin(stream::iter(events)) as BoxStream<_>)
+        })
+    }
+
     fn resolve(&self, zone: ZoneId, components: Vec<Vec<u8>>) -> Answer<'_, Resolved> {
         assert_eq!(zone, ZONE);
         Box::pin(async move {

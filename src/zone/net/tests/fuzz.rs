@@ -1,7 +1,7 @@
 //! Every parser takes anything without a panic: valid inputs with seeded changes, and noise.
 
 use bytes::Bytes;
-use nexus_kernel::BlobId;
+use nexus_kernel::{BlobId, Ino};
 use nexus_proto as proto;
 use prost::Message;
 
@@ -9,6 +9,7 @@ use super::fake::{CLIENT, ZONE, append, at, newcomer, vote};
 use crate::mirror::{Part, Ranges};
 use crate::net::convert::{self, Step};
 use crate::net::testing::TestClock;
+use crate::net::watching;
 use crate::net::*;
 use crate::raft::{ProcessId, RestOffer};
 use crate::testing::fuzz;
@@ -62,6 +63,8 @@ fn messages() {
         }};
     }
     let content = Part { blob: BlobId(1), offset: 7, bytes: Bytes::from_static(b"content") };
+    let named = NamedChange { parent: Ino(1), name: Bytes::from_static(b"name"), inode: Some(Ino(7)), removed: true };
+    let event = WatchEvent { next: 6, inodes: vec![Ino(1), Ino(7)], names: vec![named], fell_behind: true };
     let mut kept = Ranges::default();
     kept.add(3, 300);
     kept.add(1_000, 2_000);
@@ -97,6 +100,11 @@ fn messages() {
         proto::Joined, convert::to_joined(joined), convert::joined;
         proto::InviteRequest, proto::InviteRequest { header: None, ttl_s: 60, child: Bytes::from_static(&[7; 16]) },
             |request: proto::InviteRequest| convert::ttl(&request).and_then(|_| convert::child(&request));
+        proto::QueryRequest, watching::to_query(ZONE, 3, Query::ReadDir(Ino(1), 7, 9)), watching::query;
+        proto::QueryRequest, watching::to_query(ZONE, 0, Query::Lookup(Ino(1), b"name".to_vec())), watching::query;
+        proto::QueryReply, watching::to_answer(QueryAnswer { index: 5, records: vec![Bytes::from_static(b"r")] }),
+            watching::answer;
+        proto::WatchEvent, watching::to_event(event), watching::event;
         proto::ResolveRequest, proto::ResolveRequest { header: None, components },
             |request: proto::ResolveRequest| convert::components(request.components);
         proto::ResolveReply, convert::to_resolved(mount), |reply| convert::resolved(reply, 1);
