@@ -217,6 +217,51 @@ fn a_member_that_was_away_catches_up_and_a_leader_that_stops_is_replaced() {
 }
 
 #[test]
+fn a_member_answers_queries_as_of_all_that_was_acknowledged() {
+    let machines = [Machine::new(1), Machine::new(2)];
+    let nodes: Vec<_> = machines.iter().map(Machine::started).collect();
+    let a = nodes[0].found("project", ROOT).unwrap();
+    let b = nodes[1].join(&nodes[0].invite(&a, Duration::from_secs(60)).unwrap()).unwrap();
+    let members = b.zone().group().status().membership.members;
+    let client = b.links().client(a.member(), &members[&a.member()]).unwrap();
+    let ask = |query: crate::net::Query| b.block_on(client.query(0, query, Duration::from_secs(20))).unwrap();
+    let mut seen = 0;
+    for n in 0..30 {
+        let name = format!("file {n}");
+        create(&**b.zone(), &name).unwrap();
+        let found = ask(crate::net::Query::Lookup(Ino::ROOT, name.clone().into_bytes()));
+        assert_eq!(found.records.len(), 2, "{name} is not seen");
+        let ino = u64::from_be_bytes(found.records[0][..].try_into().unwrap());
+        assert_eq!(ask(crate::net::Query::Inode(Ino(ino))).records, found.records[1..]);
+        assert!(found.index > seen);
+        seen = found.index;
+    }
+    assert!(ask(crate::net::Query::Lookup(Ino::ROOT, b"none".to_vec())).records.is_empty());
+    // In pages, each name once.
+    let (mut after, mut names) = (0, std::collections::BTreeSet::new());
+    loop {
+        let page = ask(crate::net::Query::ReadDir(Ino::ROOT, after, 7)).records;
+        let Some(last) = page.last() else { break };
+        after = u64::from_be_bytes(last[..8].try_into().unwrap());
+        for record in &page {
+            let bytes = record.slice(8..);
+            let dentry = nexus_kernel::model::Dentry::decode(&bytes).unwrap();
+            assert!(names.insert(dentry.name.to_vec()), "twice");
+        }
+    }
+    assert_eq!(names.len(), 30);
+    assert!(ask(crate::net::Query::Extents(Ino::ROOT, 0, 9)).records.is_empty());
+    // What changes is told, whoever is asked, from where the answer was on.
+    create(&**a.zone(), "told").unwrap();
+    for by in [None, Some(a.member())] {
+        let events = b.changes(Some(seen), by, Duration::from_secs(20)).unwrap();
+        let named = events.iter().flat_map(|event| &event.names).any(|named| &named.name[..] == b"told");
+        assert!(named && !events.iter().any(|event| event.fell_behind), "{events:?}");
+    }
+    nodes.iter().for_each(|node| node.close().unwrap());
+}
+
+#[test]
 fn a_copied_data_folder_is_refused() {
     let machines = [Machine::new(1), Machine::new(1)];
     let nodes: Vec<_> = machines.iter().map(Machine::started).collect();

@@ -65,6 +65,34 @@ fn what_one_member_asks_another_comes_back() {
 }
 
 #[test]
+fn queries_and_watches_come_back_until_the_caller_is_no_member_any_more() {
+    let world = World::new();
+    let client = world.client();
+    world.runtime.block_on(async {
+        let answer = client.query(4, Query::Lookup(Ino(1), b"name".to_vec()), LIMIT).await;
+        assert_eq!(answer, Ok(QueryAnswer { index: 5, records: vec![Bytes::from_static(b"name")] }));
+        let none = client.query(4, Query::Extents(Ino(7), 0, MAX_ENTRIES), LIMIT).await;
+        assert_eq!(none, Err(Refusal::NotFound("no such thing".into()).into()));
+        for wrong in [Query::Inode(Ino(0)), Query::ReadDir(Ino(1), 0, MAX_ENTRIES + 1), Query::ReadDir(Ino(1), 0, 0)] {
+            let refused = client.query(0, wrong, LIMIT).await;
+            assert!(matches!(refused, Err(CallError::Refused(Refusal::Invalid(_)))), "{refused:?}");
+        }
+        assert_eq!(world.count(Reason::Malformed), 3);
+        for (from, first) in [(None, 100), (Some(7), 7)] {
+            let events: Vec<_> = client.watch(from, LIMIT).await.unwrap().collect().await;
+            let next: Vec<_> = events.iter().map(|event| event.as_ref().map(|event| event.next).ok()).collect();
+            assert_eq!(next, [Some(first), Some(first + 1), None]);
+            assert_eq!(events[2], Err(Refusal::Unavailable("it ends".into()).into()));
+        }
+        world.fake.revoked.lock().insert(world.identity.certificate().fingerprint);
+        let refused = client.watch(None, LIMIT).await.err();
+        assert!(matches!(refused, Some(CallError::Refused(Refusal::Denied(_)))), "{refused:?}");
+        assert!(client.query(0, Query::Inode(Ino(1)), LIMIT).await.is_err());
+        assert_eq!(world.count(Reason::Revoked), 2);
+    });
+}
+
+#[test]
 fn a_thousand_appends_on_their_way_keep_their_order() {
     let world = World::new();
     let replies: Vec<_> = world.runtime.block_on(async {
