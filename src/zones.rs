@@ -2,6 +2,7 @@
 
 mod check;
 mod closed;
+mod hops;
 mod life;
 mod metastores;
 mod missing;

@@ -78,6 +78,11 @@ pub fn join(args: &JoinArgs) -> Result<String, String> {
         [invite, path] => (Some(invite.to_string_lossy().into_owned()), path),
         _ => return Err("give an invitation and a directory, or the directory of a zone".to_owned()),
     };
+    if let Some((address, names)) = invite.as_deref().and_then(path_from_node) {
+        let (volume, path, inode) = empty_directory(path)?;
+        let name = text_of(ask_volume(&volume, ZoneAsk::JoinByPath { address, names, inode })?)?;
+        return Ok(format!("zone {name} is at {}", path.display()));
+    }
     if invite.is_none() && !path.exists() {
         return Err(format!("{} is not there: give an invitation and a directory", path.display()));
     }
@@ -85,6 +90,16 @@ pub fn join(args: &JoinArgs) -> Result<String, String> {
     let ask = ZoneAsk::Join { invite, inode };
     let name = text_of(ask_volume(&volume, ask)?)?;
     Ok(format!("zone {name} is at {}", path.display()))
+}
+
+/// The node and the names of `nexus://HOST:PORT/PATH`, where that is no invitation.
+fn path_from_node(text: &str) -> Option<(String, Vec<String>)> {
+    let (address, path) = text.strip_prefix("nexus://")?.split_once('/')?;
+    let names: Vec<String> = path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let is_invitation = names.first().is_some_and(|name| name == "join");
+    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { address.to_owned() } else { format!("{address}:{}", nexus::zones::DEFAULT_PORT) };
+    (!is_invitation && !names.is_empty()).then_some((address, names))
 }
 
 /// An empty directory on a mount, or one that a zone stands at which was not joined; made if it is
@@ -332,4 +347,20 @@ fn text_of(reply: Reply) -> Result<String, String> {
 
 pub(super) fn unexpected(reply: &Reply) -> String {
     format!("the daemon answered something else: {reply:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_from_a_node_is_no_invitation() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(path_from_node("nexus://a:1/x/y/"), Some(("a:1".into(), names(&["x", "y"]))));
+        assert_eq!(path_from_node("nexus://a/x"), Some(("a:7420".into(), names(&["x"]))));
+        assert_eq!(path_from_node("nexus://[::1]:9//x"), Some(("[::1]:9".into(), names(&["x"]))));
+        for other in ["nexus://a:1/join/AAAA", "nexus://a:1/", "nexus://a:1", "/x/y"] {
+            assert_eq!(path_from_node(other), None, "{other}");
+        }
+    }
 }

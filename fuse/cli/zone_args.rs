@@ -27,10 +27,13 @@ Examples:
   mkdir -p /mnt/nexus/work/project
   nexus-fuse join nexus://10.0.0.1:7420/join/... /mnt/nexus/work/project
   nexus-fuse join /mnt/nexus/work/project/plans    a zone within that one, if it is open
+  nexus-fuse join nexus://10.0.0.1:7420/plans/2026 /mnt/nexus/2026
   nexus-fuse join --witness nexus://10.0.0.1:7420/join/...    votes, and has none of the files
 
 An invitation works once, for one node; `nexus-fuse zone invite` makes another. The members must
-be able to reach each other, in both directions, at the ports where they listen. A witness lets two
+be able to reach each other, in both directions, at the ports where they listen. A path from a node,
+nexus://HOST:PORT/PATH, is for members of a zone that this node is in, from whose root it leads, over zones
+that are open to the members of those around them; all on the way are joined. A witness lets two
 others go on without one of them: it holds the zone's log, and is mounted nowhere.";
 
 pub(in crate::cli) const ZONE_HELP: &str = "\
@@ -164,7 +167,8 @@ pub struct ShareArgs {
 #[derive(Args, Debug, Clone)]
 pub struct JoinArgs {
     /// The invitation, as `share` or `zone invite` printed it, and an empty directory on a mount of Nexus, made
-    /// if missing; or only the directory of a zone that stands in another and is open to its members
+    /// if missing; a path from a node in place of the invitation; or only the directory of a zone that stands in
+    /// another and is open to its members
     #[arg(value_names = ["INVITATION", "DIRECTORY"], num_args = 1..=2, required = true)]
     pub places: Vec<PathBuf>,
     /// Be a witness: only vote, and have none of the files; takes an invitation alone

@@ -26,6 +26,15 @@ pub enum ZoneAsk {
         /// The directory's inode number.
         inode: u64,
     },
+    /// Join the zone that stands at a path, from the root of a zone that has a member at an address, and mount it.
+    JoinByPath {
+        /// The address, `HOST:PORT`.
+        address: String,
+        /// The names that lead there.
+        names: Vec<String>,
+        /// The inode number of an empty directory.
+        inode: u64,
+    },
     /// Join a zone as a witness, which is mounted nowhere.
     Witness {
         /// The invitation.

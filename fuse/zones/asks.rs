@@ -49,6 +49,13 @@ impl ZoneMounts {
                 self.refresh();
                 Ok(Reply::Text { text: joined.name().to_owned() })
             }
+            ZoneAsk::JoinByPath { address, names, inode } => {
+                self.ensure_listening()?;
+                let names: Vec<_> = names.into_iter().map(|name| name.into_bytes().into()).collect();
+                let joined = self.volume.join_by_path(&address, &names, node(inode)).map_err(text)?;
+                self.refresh();
+                Ok(Reply::Text { text: joined.name().to_owned() })
+            }
             ZoneAsk::Witness { invite } => {
                 let invite = Invite::parse(&invite, SystemClock.now()).map_err(|error| error.to_string())?;
                 self.ensure_listening()?;

@@ -79,6 +79,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("a directory of a zone becomes a zone within it", nested::within),
         Case::new("a share within a zone that is cut short", nested::cut_short),
         Case::new("a zone within another is joined by its path", open::by_path),
+        Case::new("a zone is found by a path from a node", open::by_address),
         Case::new("a zone is made, mounted, put in the trash and destroyed", life::alone),
         Case::new("a zone is left, and destroyed for all", life::destroyed),
         Case::new("a zone that can't be opened is given up", life::given_up),

@@ -61,3 +61,36 @@ pub(super) fn by_path(lab: &Lab) -> Check {
     nodes.agree()?;
     nodes.finish()
 }
+
+/// A path from a node leads over open zones to another, for members of the first.
+pub(super) fn by_address(lab: &Lab) -> Check {
+    let nodes = Nodes::new(lab, 2)?;
+    let [a, c] = nodes.0.as_slice() else { fail!("two nodes") };
+    let stranger = Node::new(lab, "dave")?;
+    fs::create_dir_all(a.path("some/inner/deep"))?;
+    fs::write(a.path("some/inner/deep/file"), "of a")?;
+    a.mount.program().arg("share").arg(a.path("some/inner")).ok()?;
+    a.mount.program().arg("share").arg(a.path("some/inner/deep")).arg("--open").ok()?;
+    let said = a.zone(&["status", "zone"]).ok()?;
+    let own = said.lines().find(|line| line.contains("this node"));
+    let Some(address) = own.and_then(|line| line.split_whitespace().last()) else { fail!("{said}") };
+    let elsewhere = |node: &Node| node.mount.point().join("elsewhere");
+    let by = |node: &Node, address: &str, path: &str| {
+        node.mount.program().arg("join").arg(format!("nexus://{address}/{path}")).arg(elsewhere(node))
+    };
+    refused(by(c, address, "some/inner/deep"), "not open")?;
+    a.zone(&["open", "inner"]).ok()?;
+    refused(by(c, address, "some/other"), "no zone stands at some/other")?;
+    refused(by(c, "127.0.0.1:1", "some/inner/deep"), "with a member at")?;
+    refused(by(&stranger, address, "some/inner/deep"), "ask for an invitation")?;
+    by(c, address, "some/inner/deep").ok()?;
+    expect(&elsewhere(c).join("file"), b"of a")?;
+    fs::write(elsewhere(c).join("back"), "of c")?;
+    expect(&a.path("some/inner/deep/back"), b"of c")?;
+    // What was on the way is joined, too, and shows where it stands.
+    expect(&c.path("some/inner/deep/file"), b"of a")?;
+    let mut stranger = stranger;
+    stranger.stop()?;
+    nodes.agree()?;
+    nodes.finish()
+}
