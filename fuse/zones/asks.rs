@@ -51,7 +51,7 @@ impl ZoneMounts {
             }
             ZoneAsk::JoinByPath { address, names, inode } => {
                 self.ensure_listening()?;
-                let names: Vec<_> = names.into_iter().map(|name| name.into_bytes().into()).collect();
+                let names: Vec<_> = names.into_iter().map(String::into_bytes).collect();
                 let joined = self.volume.join_by_path(&address, &names, node(inode)).map_err(text)?;
                 self.refresh();
                 Ok(Reply::Text { text: joined.name().to_owned() })

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use nexus_kernel::{NodeId, Zone};
 use nexus_zone::node::{JoinedZone, ZoneNode};
 
@@ -22,7 +21,7 @@ fn refused(problem: String) -> Error {
 impl Volume {
     /// Joins the zone that stands where these names lead, from the root of a zone of this node that has a member at
     /// `address`, and mounts it on the empty directory `dir`. All zones on the way must be open.
-    pub fn join_by_path(&self, address: &str, names: &[Bytes], dir: NodeId) -> Result<Arc<JoinedZone>> {
+    pub fn join_by_path(&self, address: &str, names: &[Vec<u8>], dir: NodeId) -> Result<Arc<JoinedZone>> {
         let node = self.node()?;
         let is_there = |joined: &&Arc<JoinedZone>| {
             let members = joined.zone().group().status().membership.members;
@@ -53,7 +52,7 @@ impl Volume {
         node: &Arc<ZoneNode>,
         start: Arc<JoinedZone>,
         address: &str,
-        names: &[Bytes],
+        names: &[Vec<u8>],
         dir: NodeId,
     ) -> Result<Arc<JoinedZone>> {
         let failed = |error| self.failed("join a zone with", error);
@@ -61,7 +60,9 @@ impl Volume {
         for _ in 0..MOST_HOPS {
             outer.zone().be_current().map_err(failed)?;
             let places = self.fs.zone_mounts(outer.index()).map_err(failed)?;
-            let place = places.into_iter().find(|place| left.starts_with(&place.path));
+            let place = places.into_iter().find(|place| {
+                place.path.len() <= left.len() && place.path.iter().zip(left).all(|(one, other)| one == other)
+            });
             let Some(place) = place else {
                 let path: Vec<_> = left.iter().map(|name| String::from_utf8_lossy(name)).collect();
                 return Err(refused(format!("no zone stands at {} in zone {}", path.join("/"), outer.name())));
