@@ -135,9 +135,10 @@ Examples:
   nexus-fuse zone watch project --from 1042    from there on, as a line before has told
   nexus-fuse zone watch project --member bob --json --count 10
 
-A line for each name that came (`made`) or went (`removed`), and for each inode that is `changed` otherwise, with
-where to go on after it. Who is too slow, or asks for what is too long ago, is told `missed`: changes were
-left out, and whatever was known of the zone before is to be looked at anew. Nobody waits for a watcher.";
+A line for each name that came (`made`) or went (`removed`), and for each inode that is
+`changed` otherwise, with where to go on after it. Who is too slow, or asks for what is too
+long ago, is told `missed`: changes were left out, and whatever was known of the zone before
+is to be looked at anew. Nobody waits for a watcher.";
 
 const AUDIT_HELP: &str = "\
 Examples:
