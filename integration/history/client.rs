@@ -82,8 +82,11 @@ impl<'a> Client<'a> {
         self.number.checked_rem(nodes).unwrap_or(0)
     }
 
-    /// Makes calls until told to stop.
+    /// Makes calls until told to stop, in a thread of its own.
     pub fn run(&mut self) {
+        if let Err(errno) = own_descriptors() {
+            self.wrong.push(format!("a thread cannot have descriptors of its own: {errno}"));
+        }
         while !self.common.stop.load(Ordering::Relaxed) {
             let epoch = self.common.began.elapsed().as_millis() / EPOCH.as_millis();
             let number = epoch as u32 * AT_ONCE as u32 + self.random.below(AT_ONCE) as u32;
@@ -96,6 +99,8 @@ impl<'a> Client<'a> {
             // So that there is no more of each thing than can be judged.
             std::thread::sleep(Duration::from_micros(self.random.below(6000)));
         }
+        // It is one of this thread's.
+        self.root = None;
     }
 
     /// Reads everything that anybody was told of, or has to do with.
@@ -298,6 +303,14 @@ fn unlink(root: &OwnedFd, name: &str) -> Result<(), Errno> {
     rustix::fs::unlinkat(root, name, AtFlags::empty())
 }
 
+/// Has descriptors of this thread be its own. Else a program that the suite starts would get a copy of each that is
+/// open, and close it as it begins: which waits for ever where the daemon is suspended that the program is to go on.
+#[expect(unsafe_code, reason = "descriptors of other threads mean nothing afterwards, or something else")]
+fn own_descriptors() -> Result<(), Errno> {
+    // SAFETY: a client has no descriptor at this point, and gives none away.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }
+}
+
 /// Closes; whether that went well, which dropping would not tell.
 #[expect(unsafe_code, reason = "no safe function closes a descriptor and tells what came of it")]
 fn close(file: OwnedFd) -> bool {
@@ -324,6 +337,6 @@ fn numbers(bytes: &[u8]) -> Vec<u64> {
 
 /// A file's number as the kernel has it, without asking the file system.
 fn ino(file: &OwnedFd) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let text = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
 }
