@@ -371,38 +371,42 @@ fn make_files(folder: &Path, who: &str, stop: &AtomicBool) -> (Vec<String>, Dura
     (made, longest)
 }
 
+/// Makes files in all folders at once; half a second later something happens, and six more later it ends.
+/// Answers which were made, and how long the slowest took.
+fn files_beside(folders: &[PathBuf], who: &str, happens: impl FnOnce() -> Check) -> Check<(Vec<String>, Duration)> {
+    let stop = AtomicBool::new(false);
+    let (mut acknowledged, mut slowest) = (Vec::new(), Duration::ZERO);
+    std::thread::scope(|scope| {
+        let made = |(place, folder): (usize, &PathBuf)| {
+            let (folder, stop, who) = (folder.clone(), &stop, format!("{who} maker {place}"));
+            scope.spawn(move || make_files(&folder, &who, stop))
+        };
+        let makers: Vec<_> = folders.iter().enumerate().map(made).collect();
+        std::thread::sleep(Duration::from_millis(500));
+        let happened = happens();
+        std::thread::sleep(Duration::from_secs(6));
+        stop.store(true, Ordering::Relaxed);
+        for maker in makers {
+            if let Ok((made, longest)) = maker.join() {
+                acknowledged.extend(made);
+                slowest = slowest.max(longest);
+            }
+        }
+        happened
+    })?;
+    Ok((acknowledged, slowest))
+}
+
 fn leader_killed(lab: &Lab) -> Check {
     let mut nodes = Nodes::new(lab, 3)?;
     for round in 0..2 {
         let leader = nodes.leader()?;
-        let stop = AtomicBool::new(false);
         let (others, killed): (Vec<_>, Vec<_>) =
             nodes.0.iter_mut().enumerate().partition(|(place, _)| *place != leader);
         let killed = killed.into_iter().next().map(|(_, node)| node);
         let folders: Vec<PathBuf> = others.iter().map(|(_, node)| node.zone.clone()).collect();
-        let mut acknowledged = Vec::new();
-        let mut slowest = Duration::ZERO;
-        std::thread::scope(|scope| {
-            let makers: Vec<_> = folders
-                .iter()
-                .enumerate()
-                .map(|(place, folder)| {
-                    let stop = &stop;
-                    scope.spawn(move || make_files(folder, &format!("round {round} maker {place}"), stop))
-                })
-                .collect();
-            std::thread::sleep(Duration::from_millis(500));
-            let killing = killed.map_or(Ok(()), |node| node.mount.kill());
-            std::thread::sleep(Duration::from_secs(6));
-            stop.store(true, Ordering::Relaxed);
-            for maker in makers {
-                if let Ok((made, longest)) = maker.join() {
-                    acknowledged.extend(made);
-                    slowest = slowest.max(longest);
-                }
-            }
-            killing
-        })?;
+        let (acknowledged, slowest) =
+            files_beside(&folders, &format!("round {round}"), || killed.map_or(Ok(()), |node| node.mount.kill()))?;
         println!("    {} files, the slowest took {slowest:?}", acknowledged.len());
         ensure!(slowest < FAILOVER, "a file took {slowest:?} when the leader was gone");
         ensure!(acknowledged.len() > 20, "only {} files were made", acknowledged.len());

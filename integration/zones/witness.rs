@@ -3,12 +3,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Signal;
 
-use super::{FAILOVER, Node, Nodes, PATIENCE, errno, expect, make_files};
+use super::{FAILOVER, Node, Nodes, PATIENCE, errno, expect, files_beside};
 use crate::failure::{Check, During, ensure, fail};
 use crate::lab::Lab;
 use crate::mount::signal;
@@ -83,32 +82,10 @@ pub(super) fn of_two(lab: &Lab) -> Check {
     refused(witness.zone(&["digest", "zone"]), "none of its files")?;
     refused(nodes.at(0)?.zone(&["transfer-leader", "zone", &witness.member()?]), "none of the zone's files")?;
     for lost in 0..3 {
-        let stop = AtomicBool::new(false);
         let folders: Vec<PathBuf> =
             nodes.0.iter().enumerate().filter(|(place, _)| *place != lost).map(|(_, node)| node.zone.clone()).collect();
         let killed = if lost == 2 { &mut witness } else { nodes.at_mut(lost)? };
-        let (mut acknowledged, mut slowest) = (Vec::new(), Duration::ZERO);
-        std::thread::scope(|scope| {
-            let makers: Vec<_> = folders
-                .iter()
-                .enumerate()
-                .map(|(place, folder)| {
-                    let stop = &stop;
-                    scope.spawn(move || make_files(folder, &format!("without {lost} maker {place}"), stop))
-                })
-                .collect();
-            std::thread::sleep(Duration::from_millis(500));
-            let killing = killed.mount.kill();
-            std::thread::sleep(Duration::from_secs(6));
-            stop.store(true, Ordering::Relaxed);
-            for maker in makers {
-                if let Ok((made, longest)) = maker.join() {
-                    acknowledged.extend(made);
-                    slowest = slowest.max(longest);
-                }
-            }
-            killing
-        })?;
+        let (acknowledged, slowest) = files_beside(&folders, &format!("without {lost}"), || killed.mount.kill())?;
         println!("    {} files without {lost}, the slowest took {slowest:?}", acknowledged.len());
         ensure!(slowest < FAILOVER, "a file took {slowest:?} without {lost}");
         ensure!(acknowledged.len() > 20, "only {} files were made", acknowledged.len());
