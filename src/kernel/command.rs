@@ -15,9 +15,9 @@ use crate::ids::{BlobId, Ino, StoreId};
 use crate::model::{FileLock, Inode, LockChange, LockSession, Piece, Placement};
 
 /// Newest version of commands that this build knows. A command is written under the oldest
-/// version that has it, so that older builds read on as long as they can. Version 8 brings no command: who knows
-/// it knows that a replicated zone may have witnesses.
-pub const COMMAND_VERSION: u8 = 8;
+/// version that has it, so that older builds read on as long as they can. No command came with the last two: who knows
+/// 8 knows that a zone may have witnesses, and who knows 9 keeps pledges (`nexus-zone`, `raft/pledges.rs`).
+pub const COMMAND_VERSION: u8 = 9;
 /// Holds a process at an older version, for tests; only in builds with debug assertions.
 const VERSION_VARIABLE: &str = "NEXUS_COMMAND_VERSION";
 
@@ -29,6 +29,17 @@ pub fn known_version() -> u8 {
         let held = held.and_then(|text| text.parse().ok()).unwrap_or(COMMAND_VERSION);
         held.clamp(1, COMMAND_VERSION)
     })
+}
+
+/// What a reader is about to rely on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interest<'a> {
+    /// Whatever there is.
+    Anything,
+    /// What a name in a directory stands for, but not the state of that.
+    Name(Ino, &'a [u8]),
+    /// A file with its content, or a directory with its entries.
+    Inode(Ino),
 }
 
 /// Bytes of a name or attribute.
@@ -396,6 +407,36 @@ impl Command {
             | Command::Import { .. }
             | Command::Pause { .. }
             | Command::EndLocks { .. } => SmallVec::new(),
+        }
+    }
+
+    /// Whether it is certain, whatever the state, that applying the command changes nothing of `interest`.
+    pub fn spares(&self, interest: Interest<'_>) -> bool {
+        match (self, interest) {
+            (_, Interest::Anything) => false,
+            (Command::Fenced { command, .. }, _) => command.spares(interest),
+            (Command::ReserveInos { .. }, _) => true,
+            (Command::Create { parent, name, .. }, Interest::Name(dir, looked)) => {
+                *parent != dir || name.as_slice() != looked
+            }
+            (Command::Create { parent, ino, .. }, Interest::Inode(looked)) => *parent != looked && *ino != looked,
+            (
+                Command::SetAttr { .. }
+                | Command::SetAtime { .. }
+                | Command::Write { .. }
+                | Command::Append { .. }
+                | Command::WriteMany { .. },
+                Interest::Name(..),
+            ) => true,
+            (
+                Command::SetAttr { ino, .. }
+                | Command::SetAtime { ino, .. }
+                | Command::Write { ino, .. }
+                | Command::Append { ino, .. }
+                | Command::WriteMany { ino, .. },
+                Interest::Inode(looked),
+            ) => *ino != looked,
+            _ => false,
         }
     }
 

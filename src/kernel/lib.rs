@@ -35,7 +35,7 @@ pub mod zone;
 
 pub use block_on::block_on;
 pub use clock::{Clock, SystemClock, Timestamp};
-pub use command::{Command, Outcome};
+pub use command::{Command, Interest, Outcome};
 pub use content::ContentStore;
 pub use error::{Error, Result};
 pub use fs::NexusFs;

@@ -3,7 +3,7 @@
 
 use crate::behind::WriteBehind;
 use crate::clock::Timestamp;
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Interest, Outcome};
 use crate::error::Result;
 use crate::ids::{Ino, Lsn};
 use crate::locks::LockSessions;
@@ -83,15 +83,17 @@ pub trait Zone: Send + Sync {
         self.sync()
     }
 
-    /// Waits until reads see everything that was acknowledged to anybody, on any machine,
+    /// Waits until reads of `interest` see everything that was acknowledged to anybody, on any machine,
     /// before this call, or until it is clear that this can't be waited for. `false` where it is
     /// always so.
-    fn catch_up(&self) -> Result<bool> {
+    fn catch_up(&self, interest: Interest<'_>) -> Result<bool> {
+        let _ = interest;
         Ok(false)
     }
 
     /// As [`Zone::catch_up`], but fails where it can't be known that nothing is missing.
-    fn be_current(&self) -> Result<()> {
+    fn be_current(&self, interest: Interest<'_>) -> Result<()> {
+        let _ = interest;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nexus_content::{Held, ZoneSet};
 use nexus_kernel::zone::SETTLED_KEY;
-use nexus_kernel::{Command, Result as KernelResult};
+use nexus_kernel::{Command, Interest, Result as KernelResult};
 use nexus_zone::node::{ClosedZone, JoinedZone};
 use nexus_zone::raft::Role;
 
@@ -77,7 +77,7 @@ impl Volume {
         // Behind this, none that was proposed before is applied any more: who has given up an answer
         // says so with the next proposal.
         let settled = Command::SetSys { key: SETTLED_KEY.into(), value: None };
-        if around.propose(&settled).is_err() || around.be_current().is_err() {
+        if around.propose(&settled).is_err() || around.be_current(Interest::Anything).is_err() {
             return Ok(false);
         }
         if self.fs.zone_mounts(index)?.iter().any(|place| place.target.zone == joined.id().0) {

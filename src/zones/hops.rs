@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use nexus_kernel::{NodeId, Zone};
+use nexus_kernel::{Interest, NodeId, Zone};
 use nexus_zone::node::{JoinedZone, ZoneNode};
 
 use super::ZoneId;
@@ -58,7 +58,7 @@ impl Volume {
         let failed = |error| self.failed("join a zone with", error);
         let (mut outer, mut left) = (start, names);
         for _ in 0..MOST_HOPS {
-            outer.zone().be_current().map_err(failed)?;
+            outer.zone().be_current(Interest::Anything).map_err(failed)?;
             let places = self.fs.zone_mounts(outer.index()).map_err(failed)?;
             let place = places.into_iter().find(|place| {
                 place.path.len() <= left.len() && place.path.iter().zip(left).all(|(one, other)| one == other)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexus_content::ReclaimConfig;
 use nexus_kernel::model::BlobState;
 use nexus_kernel::scan::find_blob;
-use nexus_kernel::{BlobId, Command, Result as KernelResult, Zone};
+use nexus_kernel::{BlobId, Command, Interest, Result as KernelResult, Zone};
 
 use crate::boot::Volume;
 
@@ -43,7 +43,7 @@ impl Volume {
         for joined in self.node_if_any().map(|node| node.zones()).unwrap_or_default() {
             let zone: Arc<dyn Zone> = joined.zone().clone();
             let Some(known) = find_blob(&*zone, blob)? else { continue };
-            zone.be_current()?;
+            zone.be_current(Interest::Anything)?;
             if known.live > 0 {
                 let collector = self.collector(ReclaimConfig::default()).reading(self.shared.clone());
                 let bytes = collector.take_over(&zone, &[blob])?;

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use nexus_kernel::failpoint::reach;
 use nexus_kernel::model::{Blob, BlobState};
-use nexus_kernel::{BlobId, Clock, Command, ContentStore, Error, Result, StoreId, Zone};
+use nexus_kernel::{BlobId, Clock, Command, ContentStore, Error, Interest, Result, StoreId, Zone};
 use parking_lot::Mutex;
 
 use crate::config::ReclaimConfig;
@@ -189,7 +189,7 @@ impl Reclaimer {
         if !self.store.is_undecided() || self.zones.holds_everything() {
             return Ok(());
         }
-        if self.zones.all().iter().all(|zone| zone.be_current().is_ok()) {
+        if self.zones.all().iter().all(|zone| zone.be_current(Interest::Anything).is_ok()) {
             self.store.decide(&self.zones)?;
         }
         Ok(())

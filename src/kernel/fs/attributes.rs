@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::locks::Fence;
 use super::{Attr, Caller, FsStats, NexusFs, answered, live, regular};
-use crate::command::{AttrChange, Command, RangeOp};
+use crate::command::{AttrChange, Command, Interest, RangeOp};
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId};
 use crate::metastore::Table;
@@ -21,7 +21,7 @@ impl NexusFs {
     /// Attributes.
     pub fn getattr(&self, node: NodeId) -> Result<Attr> {
         let (zone, ino) = self.router.resolve(node)?;
-        self.freshen_if_strict(&*zone)?;
+        self.freshen_if_strict(&*zone, Interest::Inode(ino))?;
         Ok(Attr { node, inode: live(&*zone, ino)? })
     }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::NexusFs;
 use super::releases::Releases;
-use crate::command::Command;
+use crate::command::{Command, Interest};
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId};
 use crate::locks::{LockSessions, LockSignal};
@@ -292,7 +292,7 @@ impl NexusFs {
     pub fn lock_in_way(&self, node: NodeId, ask: &LockAsk) -> Result<Option<LockFound>> {
         let (zone, ino) = self.router.resolve(node)?;
         let session = sessions(&*zone)?.begin()?;
-        zone.catch_up()?;
+        zone.catch_up(Interest::Anything)?;
         let (wanted, mut found) = (ask.of(session), None);
         zone.read(&mut |state| {
             found = locks_of(state, ino)?.blockers(&wanted).next().copied();

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::command::Outcome;
+use crate::command::{Interest, Outcome};
 use crate::content::ContentStore;
 use crate::error::{Errno, Error, Result};
 use crate::ids::{Ino, NodeId, ZoneIndex};
@@ -199,17 +199,17 @@ impl NexusFs {
 
     /// Before what a program relies on being as others left it: opens, names that are not there. Answers
     /// whether anything may have changed by waiting.
-    fn freshen(&self, zone: &dyn Zone) -> Result<bool> {
+    fn freshen(&self, zone: &dyn Zone, interest: Interest<'_>) -> Result<bool> {
         match self.consistency() {
-            Consistency::CloseToOpen => zone.catch_up(),
-            Consistency::Strict => zone.be_current().map(|()| zone.is_replicated()),
+            Consistency::CloseToOpen => zone.catch_up(interest),
+            Consistency::Strict => zone.be_current(interest).map(|()| zone.is_replicated()),
             Consistency::Relaxed => Ok(false),
         }
     }
 
     /// Before a name or attributes that are here are told: only where nothing may be missed.
-    fn freshen_if_strict(&self, zone: &dyn Zone) -> Result<bool> {
-        if self.is_strict() && zone.is_replicated() { self.freshen(zone) } else { Ok(false) }
+    fn freshen_if_strict(&self, zone: &dyn Zone, interest: Interest<'_>) -> Result<bool> {
+        if self.is_strict() && zone.is_replicated() { self.freshen(zone, interest) } else { Ok(false) }
     }
 
     /// Whether readers of zones miss nothing that was acknowledged anywhere before they asked.

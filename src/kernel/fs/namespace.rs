@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Attr, Caller, NexusFs, answered, directory_inode, live};
-use crate::command::{Command, NewKind, RenameMode, SmallBytes};
+use crate::command::{Command, Interest, NewKind, RenameMode, SmallBytes};
 use crate::error::{Error, Result};
 use crate::ids::{Ino, NodeId, ZoneIndex};
 use crate::machine;
@@ -27,9 +27,9 @@ impl NexusFs {
         }
         let name = Name::new(name)?;
         let index = parent.zone();
-        let is_fresh = self.freshen_if_strict(&*zone)?;
+        let is_fresh = self.freshen_if_strict(&*zone, Interest::Anything)?;
         let mut found = zone.lookup(dir, name)?;
-        if found.is_none() && !is_fresh && self.freshen(&*zone)? {
+        if found.is_none() && !is_fresh && self.freshen(&*zone, Interest::Name(dir, name.as_bytes()))? {
             // Somebody elsewhere may have made it.
             found = zone.lookup(dir, name)?;
         }

@@ -2,7 +2,7 @@
 
 use super::OpenOptions;
 use super::{Attr, Caller, NexusFs, answered, directory_inode, live};
-use crate::command::{AttrChange, Command, NewKind};
+use crate::command::{AttrChange, Command, Interest, NewKind};
 use crate::error::{Error, Result};
 use crate::ids::NodeId;
 use crate::model::{FileKind, Inode};
@@ -21,7 +21,7 @@ impl NexusFs {
     fn open_node(&self, node: NodeId, options: OpenOptions) -> Result<u64> {
         let (zone, ino) = self.router.resolve(node)?;
         let before = zone.inode(ino)?;
-        if self.freshen(&*zone)? && before.is_some_and(|inode| inode.nlink > 0) {
+        if self.freshen(&*zone, Interest::Inode(ino))? && before.is_some_and(|inode| inode.nlink > 0) {
             // The client found the file by a name that has another meaning by now: it is to
             // look once more.
             let after = zone.inode(ino)?;
@@ -145,7 +145,7 @@ impl NexusFs {
     /// Opens a directory; answers the handle.
     pub fn opendir(&self, node: NodeId) -> Result<u64> {
         let (zone, ino) = self.router.resolve(node)?;
-        self.freshen(&*zone)?;
+        self.freshen(&*zone, Interest::Inode(ino))?;
         directory_inode(&self.router, &*zone, ino)?;
         Ok(self.next_handle.fetch_add(1, Ordering::Relaxed))
     }

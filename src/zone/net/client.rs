@@ -248,10 +248,20 @@ impl PeerClient {
 
     /// An index that, once applied, makes a read see all that was acknowledged before.
     pub async fn read_index(&self, limit: Duration) -> Result<u64, CallError> {
+        Ok(self.index(false, limit).await?.0)
+    }
+
+    /// The same; and whether the member, which leads, commits nothing without this one for a time.
+    pub async fn pledge(&self, limit: Duration) -> Result<(u64, bool), CallError> {
+        self.index(true, limit).await
+    }
+
+    async fn index(&self, pledge: bool, limit: Duration) -> Result<(u64, bool), CallError> {
         use proto::read_index_reply::Outcome;
-        let request = proto::ReadIndexRequest { header: convert::to_header(self.zone) };
-        match within(limit, self.api.clone().read_index(request)).await?.outcome {
-            Some(Outcome::Index(index)) => Ok(index),
+        let request = proto::ReadIndexRequest { header: convert::to_header(self.zone), pledge };
+        let reply = within(limit, self.api.clone().read_index(request)).await?;
+        match reply.outcome {
+            Some(Outcome::Index(index)) => Ok((index, reply.pledged)),
             Some(Outcome::Refusal(refusal)) => Err(convert::refusal(refusal)?.into()),
             None => Err(empty()),
         }

@@ -329,6 +329,9 @@ pub trait Peer: Send + Sync + 'static {
     /// An index that, once applied, makes a read see all that was acknowledged before the call.
     fn read_index(&self, caller: Caller) -> Answer<'_, u64>;
 
+    /// The same; and whether nothing is committed without the caller for a time, which only the leader can say.
+    fn pledge(&self, caller: Caller) -> Answer<'_, (u64, bool)>;
+
     /// Hears that the caller's locks of a session are in use. Denied if they have ended.
     fn renew_locks(&self, caller: Caller, session: u64) -> Answer<'_, ()>;
 

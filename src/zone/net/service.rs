@@ -390,12 +390,18 @@ impl ZoneApiService for Service {
 
     async fn read_index(&self, request: Request<proto::ReadIndexRequest>) -> Reply<proto::ReadIndexReply> {
         use proto::read_index_reply::Outcome;
-        let caller = self.0.member(request.into_inner().header.as_ref())?;
-        let outcome = match self.0.within(self.0.shared.parts.peer.read_index(caller)).await? {
-            Ok(index) => Outcome::Index(index),
-            Err(refused) => Outcome::Refusal(convert::to_refusal(refused).map_err(status)?),
+        let request = request.into_inner();
+        let caller = self.0.member(request.header.as_ref())?;
+        let peer = &self.0.shared.parts.peer;
+        let answer = match request.pledge {
+            true => self.0.within(peer.pledge(caller)).await?,
+            false => self.0.within(peer.read_index(caller)).await?.map(|index| (index, false)),
         };
-        Ok(Response::new(proto::ReadIndexReply { outcome: Some(outcome) }))
+        let (outcome, pledged) = match answer {
+            Ok((index, pledged)) => (Outcome::Index(index), pledged),
+            Err(refused) => (Outcome::Refusal(convert::to_refusal(refused).map_err(status)?), false),
+        };
+        Ok(Response::new(proto::ReadIndexReply { outcome: Some(outcome), pledged }))
     }
 
     async fn renew_locks(&self, request: Request<proto::RenewLocksRequest>) -> Reply<proto::RenewLocksReply> {

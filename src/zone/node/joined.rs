@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::admissions::Admissions;
 use super::copies::{CopyParts, ZoneCopies, encode_replicas};
 use super::files::ZoneFiles;
 use super::leases::{self, LeaseParts, Leases};
@@ -37,6 +38,7 @@ pub struct JoinedZone {
     log: Arc<GroupLog>,
     links: Arc<ClientLinks>,
     copies: Arc<ZoneCopies>,
+    admissions: Admissions,
     leases: Arc<Leases>,
     openings: Vec<u64>,
     hub: Arc<Hub>,
@@ -165,6 +167,7 @@ impl JoinedZone {
             log,
             links,
             copies,
+            admissions: Admissions::default(),
             leases,
             openings,
             hub,
@@ -209,6 +212,11 @@ impl JoinedZone {
     /// Numbers of the times that this node's folder has opened the zone, the newest last.
     pub(super) fn openings(&self) -> &[u64] {
         &self.openings
+    }
+
+    /// Who was found to be a member.
+    pub(super) fn admissions(&self) -> &Admissions {
+        &self.admissions
     }
 
     /// Sessions by which locks are held.

@@ -190,12 +190,21 @@ impl Link for ClientLink {
         .boxed()
     }
 
-    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>> {
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
         let client = self.0.clone();
         async move {
             let client = client.map_err(|error| Refusal::Unclear(error.to_string()))?;
             let proposal = Proposal { bytes: batch, deadline: PROPOSAL };
-            client.propose(vec![proposal], PROPOSAL).await.map(drop).map_err(refusal)
+            client.propose(vec![proposal], PROPOSAL).await.map_err(refusal)
+        }
+        .boxed()
+    }
+
+    fn pledge(&self) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>> {
+        let client = self.0.clone();
+        async move {
+            let client = client.map_err(|error| Refusal::Unclear(error.to_string()))?;
+            client.pledge(QUESTION).await.map_err(refusal)
         }
         .boxed()
     }

@@ -1,6 +1,7 @@
 //! This node's part in replicated zones: founding them, taking others in, joining, leaving, and
 //! answering the other members.
 
+mod admissions;
 mod closed;
 mod content;
 mod copies;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use nexus_kernel::command::known_version;
 use nexus_kernel::disk::Disk;
-use nexus_kernel::{Clock, Command, ContentStore, Error, Ino, Metastore, Result, Zone, ZoneIndex};
+use nexus_kernel::{Clock, Command, ContentStore, Error, Ino, Interest, Metastore, Result, Zone, ZoneIndex};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Runtime;
 
@@ -446,7 +447,7 @@ impl ZoneNode {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        joined.zone().be_current()?;
+        joined.zone().be_current(Interest::Anything)?;
         Ok(joined)
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nexus_kernel::scan::{blob_extents, find_blob, zone_blobs};
-use nexus_kernel::{BlobId, Error, Result, Zone, ZoneIndex};
+use nexus_kernel::{BlobId, Error, Interest, Result, Zone, ZoneIndex};
 
 use super::copies::ZoneCopies;
 use super::joined::JoinedZone;
@@ -178,7 +178,7 @@ pub fn drop_forgotten(zone: &dyn Zone, index: ZoneIndex, mirror: &MirrorStore, b
         return Ok(0);
     }
     // What was dropped elsewhere may not be known here yet; what was made there as well.
-    zone.be_current()?;
+    zone.be_current(Interest::Anything)?;
     let mut dropped = 0;
     for blob in candidates {
         if find_blob(zone, blob)?.is_none() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nexus_kernel::{Command, Error, Result, Zone};
+use nexus_kernel::{Command, Error, Interest, Result, Zone};
 
 use super::ZoneNode;
 use super::joined::JoinedZone;
@@ -75,7 +75,7 @@ impl ZoneNode {
         wait(|flushed| log.append(vec![Entry { position, payload }], flushed))?;
         let joined = self.start_with(index, &files, log)?;
         let until = Instant::now() + AGREE;
-        while joined.zone().be_current().is_err() {
+        while joined.zone().be_current(Interest::Anything).is_err() {
             if Instant::now() >= until {
                 return Err(Error::Unavailable(
                     "the members that are left do not agree yet; are all of them there? It goes on by itself".into(),

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use nexus_kernel::command::known_version;
 use nexus_kernel::model::{self, LockSession, keys};
 use nexus_kernel::scan::find_blob;
-use nexus_kernel::{BlobId, Command, Error, Ino, Result, Table, Zone};
+use nexus_kernel::{BlobId, Command, Error, Ino, Interest, Result, Table, Zone};
 
 use super::ZoneNode;
 use super::joined::JoinedZone;
@@ -57,15 +57,18 @@ impl ZoneNode {
 impl Guard for ZoneNode {
     fn is_member(&self, caller: &Caller) -> bool {
         let Some(joined) = self.zone(caller.zone) else { return false };
-        let (mut known, mut any) = (false, false);
-        let looked = joined.zone().read(&mut |state| {
-            any = (joined.is_witness() || state.zone_info()?.is_some())
-                && read::<MemberRecord>(state, &member_key(joined.member()))?.is_some();
-            known = is_member(state, caller.member, &caller.certificate, &caller.key)?;
-            Ok(())
-        });
-        // Before the first state has come, the CA's word has to do: it signs members alone.
-        looked.is_ok() && (known || !any)
+        joined.admissions().admits(joined.zone().replica(), caller, || {
+            let (mut known, mut any) = (false, false);
+            joined.zone().read(&mut |state| {
+                let own = member_key(joined.member());
+                any = (joined.is_witness() || state.zone_info()?.is_some())
+                    && read::<MemberRecord>(state, &own)?.is_some();
+                known = is_member(state, caller.member, &caller.certificate, &caller.key)?;
+                Ok(())
+            })?;
+            // Before the first state has come, the CA's word has to do: it signs members alone.
+            Ok(known || !any)
+        })
     }
 }
 
@@ -254,6 +257,14 @@ impl Peer for ZoneNode {
         })
     }
 
+    fn pledge(&self, caller: Caller) -> Answer<'_, (u64, bool)> {
+        Box::pin(async move {
+            let joined = self.asked(caller.zone)?;
+            let pledge = joined.zone().group().pledge(caller.member).await;
+            pledge.map_err(|refusal| Self::not_leader(&joined, &refusal))
+        })
+    }
+
     fn renew_locks(&self, caller: Caller, session: u64) -> Answer<'_, ()> {
         Box::pin(async move {
             let joined = self.asked(caller.zone)?;
@@ -352,7 +363,7 @@ impl ZoneNode {
         let denied = |why: &str| net::Refusal::Denied(why.to_owned());
         let failed = |error: Error| refused(&error);
         let zone = joined.zone();
-        zone.be_current().map_err(failed)?;
+        zone.be_current(Interest::Anything).map_err(failed)?;
         let key = invite_key(&request.token.hash());
         let only_witness = witness_invite_key(&request.token.hash());
         let (mut invite, mut ca, mut clash, mut is_for_witness) = (None, None, false, false);

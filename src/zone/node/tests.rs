@@ -8,7 +8,9 @@ use nexus_drivers::disk::SimDisk;
 use nexus_drivers::metastore::MemoryMetastore;
 use nexus_kernel::command::{NewKind, SmallBytes};
 use nexus_kernel::content::NoContent;
-use nexus_kernel::{Clock, Command, Error, Ino, Metastore, Name, Result, SystemClock, Timestamp, Zone, ZoneIndex};
+use nexus_kernel::{
+    Clock, Command, Error, Ino, Interest, Metastore, Name, Result, SystemClock, Timestamp, Zone, ZoneIndex,
+};
 use parking_lot::Mutex;
 
 use super::*;
@@ -144,7 +146,7 @@ fn create(zone: &dyn Zone, name: &str) -> Result<()> {
 }
 
 fn has(zone: &dyn Zone, name: &str) -> bool {
-    zone.catch_up().unwrap();
+    zone.catch_up(Interest::Anything).unwrap();
     zone.lookup(Ino::ROOT, Name::new(name.as_bytes()).unwrap()).unwrap().is_some()
 }
 

@@ -4,7 +4,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use nexus_kernel::command::known_version;
-use nexus_kernel::{Command, Error, Result, Zone, model};
+use nexus_kernel::{Command, Error, Interest, Result, Zone, model};
 
 use super::joined::JoinedZone;
 use super::{openings, pulse};
@@ -31,7 +31,7 @@ pub async fn run(zone: Weak<JoinedZone>) {
 }
 
 fn announce(joined: &JoinedZone) -> Result<()> {
-    joined.zone().be_current()?;
+    joined.zone().be_current(Interest::Anything)?;
     let (key, mut said) = (version_key(joined.member()), None);
     joined.zone().read(&mut |state| {
         said = announced(state, joined.member())?;

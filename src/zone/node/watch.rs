@@ -15,7 +15,7 @@ use futures_util::{StreamExt, stream};
 use nexus_kernel::command::RenameMode;
 use nexus_kernel::machine;
 use nexus_kernel::model::{self, keys};
-use nexus_kernel::{Command, Error, Ino, MetaRead, Name, Outcome, Result, Table, Zone};
+use nexus_kernel::{Command, Error, Ino, Interest, MetaRead, Name, Outcome, Result, Table, Zone};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -219,7 +219,7 @@ impl JoinedZone {
             return Err(net::Refusal::Denied("a witness has none of the zone's files".into()));
         }
         let replica = self.zone().replica();
-        self.zone().be_current().map_err(|error| refused(&error))?;
+        self.zone().be_current(Interest::Anything).map_err(|error| refused(&error))?;
         if at_least > 0 && !replica.wait_applied(at_least - 1, CATCH_UP) {
             return Err(net::Refusal::Unavailable("this member is behind".into()));
         }

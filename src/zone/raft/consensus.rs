@@ -12,6 +12,7 @@ use super::entry::{Member, MemberId, Membership, Position, Vote};
 use super::messages::{Append, AppendReply, Refusal, TransferLeader, VoteReply, VoteRequest};
 use super::replica::Mark;
 use super::rest::{ProcessId, Rest, RestOffer};
+use super::tail::Tail;
 
 /// What a member does in its group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,9 +66,20 @@ pub trait Consensus: Send + Sync {
     /// applied here.
     fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>>;
 
+    /// The leader has told that the entry at this place is committed, and with it all before it: what this
+    /// member has of that can be applied.
+    fn committed(&self, at: Position) -> BoxFuture<'static, ()>;
+
     /// One more than the index of the last entry that a reader must have seen to miss nothing
     /// that was acknowledged before the call, if this member leads.
     fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>>;
+
+    /// As [`Consensus::read_index`]; and, unless `false` is the answer, this member commits nothing without
+    /// `member` for a time (`raft/pledges.rs`).
+    fn pledge(&self, member: MemberId) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>>;
+
+    /// The end of this member's log.
+    fn tail(&self) -> &Arc<Tail>;
 
     /// How the group looks.
     fn status(&self) -> GroupStatus;

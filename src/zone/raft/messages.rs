@@ -96,12 +96,16 @@ pub trait Link: Send + Sync {
     /// Sends a state, and answers the member's vote once it has taken it over.
     fn snapshot(&self, vote: Vote, mark: Mark, state: Arc<dyn MetaSnapshot>) -> BoxFuture<'static, Result<Vote>>;
 
-    /// Has it propose an encoded batch, if it leads; done once it is committed.
-    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>>;
+    /// Has it propose an encoded batch, if it leads; done once it is committed, at the place that is told.
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>>;
 
     /// Has it tell how far a reader must have come to miss nothing, if it leads: one more
     /// than the index of the last entry.
     fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>>;
+
+    /// The same, and has it promise to commit nothing without this member for a time
+    /// (`raft/pledges.rs`); whether it has.
+    fn pledge(&self) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>>;
 }
 
 /// Ways to the members of a zone.

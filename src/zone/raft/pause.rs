@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nexus_kernel::machine::DETACHED_PREFIX;
 use nexus_kernel::model::{Dentry, FileKind, keys};
-use nexus_kernel::{Command, Error, Ino, MetaRead, Result, Table, Zone};
+use nexus_kernel::{Command, Error, Ino, Interest, MetaRead, Result, Table, Zone};
 use parking_lot::{Condvar, Mutex};
 
 use super::zone::RaftZone;
@@ -47,7 +47,7 @@ impl Pause {
     /// Pauses a zone. When this returns, all earlier changes are applied here. [`Error::Busy`]
     /// if it is paused already. `token` tells this pause from all others.
     pub fn begin(zone: &Arc<RaftZone>, token: [u8; 16]) -> Result<Pause> {
-        zone.be_current()?;
+        zone.be_current(Interest::Anything)?;
         // What was written before is a part of what is shared.
         zone.sync()?;
         let shared = Arc::new(Shared {

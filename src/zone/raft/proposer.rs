@@ -13,11 +13,13 @@ use tokio::task::JoinHandle;
 
 use super::consensus::Consensus;
 use super::desk::unclear;
-use super::entry::MemberId;
+use super::entry::{MemberId, Position};
 use super::messages::{Links, Refusal};
+use super::pledges::steady_now;
 use super::proposal::Batch;
 use super::questions::Questions;
 use super::replica::Replica;
+use super::vantage::Vantage;
 use super::zone::next_leader;
 
 /// Proposals that wait to be sent; who comes then waits for room.
@@ -51,6 +53,7 @@ pub struct Proposer {
     runtime: Handle,
     task: Mutex<Option<JoinHandle<()>>>,
     questions: Questions,
+    vantage: Arc<Vantage>,
 }
 
 /// Brings batches to the leader.
@@ -58,6 +61,7 @@ struct Courier {
     replica: Arc<Replica>,
     group: Arc<dyn Consensus>,
     links: Arc<dyn Links>,
+    vantage: Arc<Vantage>,
     /// Entries on their way.
     places: Arc<Semaphore>,
     /// Taken by one of them at a time: who comes while it is gone waits for a while.
@@ -69,9 +73,10 @@ impl Proposer {
     pub fn start(replica: Arc<Replica>, group: Arc<dyn Consensus>, links: Arc<dyn Links>, runtime: Handle) -> Proposer {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (places, turn) = (Arc::new(Semaphore::new(IN_FLIGHT)), Arc::new(Semaphore::new(1)));
-        let courier = Arc::new(Courier { replica, group, links, places, turn });
+        let vantage = Arc::new(Vantage::new(replica.clone(), group.tail().clone()));
+        let courier = Arc::new(Courier { replica, group, links, vantage: vantage.clone(), places, turn });
         let task = runtime.spawn(run(courier.clone(), receiver));
-        Proposer { sender, courier, runtime, task: Mutex::new(Some(task)), questions: Questions::default() }
+        Proposer { sender, courier, runtime, task: Mutex::new(Some(task)), questions: Questions::default(), vantage }
     }
 
     /// Where its tasks run.
@@ -88,6 +93,11 @@ impl Proposer {
     /// Not to be called by a task.
     pub fn read_index(&self, until: Instant) -> Result<u64> {
         self.questions.ask(|| self.runtime.block_on(self.courier.read_index(until)))
+    }
+
+    /// Whether the leader has to be asked.
+    pub fn vantage(&self) -> &Vantage {
+        &self.vantage
     }
 
     /// Takes nothing more.
@@ -160,8 +170,11 @@ impl Courier {
             let refusal = match leader {
                 Some(leader) => match tokio::time::timeout(left, self.propose(leader, encoded.clone())).await {
                     // It is committed, and so will be applied here.
-                    Ok(Ok(())) => {
+                    Ok(Ok(at)) => {
                         drop(place);
+                        if leader != self.replica.me() {
+                            self.group.committed(at).await;
+                        }
                         return self.await_answers(&seqs, until).await;
                     }
                     Ok(Err(refusal)) => refusal,
@@ -194,9 +207,9 @@ impl Courier {
         }
     }
 
-    async fn propose(&self, leader: MemberId, batch: Bytes) -> std::result::Result<(), Refusal> {
+    async fn propose(&self, leader: MemberId, batch: Bytes) -> std::result::Result<Position, Refusal> {
         if leader == self.replica.me() {
-            return self.group.propose(batch).await.map(drop);
+            return self.group.propose(batch).await;
         }
         match self.link(leader) {
             Some(link) => link.propose(batch).await,
@@ -216,18 +229,26 @@ impl Courier {
             if left.is_zero() {
                 return Err(Error::Unavailable("no leader of the zone has answered in time".into()));
             }
+            let (sent, pledge) = (steady_now(), self.vantage.is_open());
             let asked = async {
                 match leader {
-                    Some(leader) if leader == self.replica.me() => self.group.read_index().await,
+                    Some(leader) if leader == self.replica.me() && pledge => self.group.pledge(leader).await,
+                    Some(leader) if leader == self.replica.me() => Ok((self.group.read_index().await?, false)),
                     Some(leader) => match self.link(leader) {
-                        Some(link) => link.read_index().await,
+                        Some(link) if pledge => link.pledge().await,
+                        Some(link) => Ok((link.read_index().await?, false)),
                         None => Err(Refusal::NotLeader(None)),
                     },
                     None => Err(Refusal::NotLeader(None)),
                 }
             };
             let refusal = match tokio::time::timeout(left, asked).await {
-                Ok(Ok(index)) => return Ok(index),
+                Ok(Ok((index, pledged))) => {
+                    if pledged {
+                        self.vantage.pledged(sent, index);
+                    }
+                    return Ok(index);
+                }
                 Ok(Err(refusal)) => refusal,
                 Err(_) => continue,
             };

@@ -128,6 +128,8 @@ pub struct Replica {
     closed: AtomicBool,
     /// Whether the state has a mark at [`machine::PAUSED_KEY`].
     paused: AtomicBool,
+    /// How often a command has changed records of the zone (members, settings).
+    records: AtomicU64,
     /// The newest version of commands that all members know.
     commands: AtomicU8,
     /// Whether the entry that is being applied announces what a member knows.
@@ -178,6 +180,7 @@ impl Replica {
             waiting: Mutex::new(()),
             closed: AtomicBool::new(false),
             paused,
+            records: AtomicU64::new(0),
             commands,
             announced: AtomicBool::new(false),
         })
@@ -196,6 +199,11 @@ impl Replica {
     /// The mark that the zone is paused by, if it is.
     pub fn paused(&self) -> Result<Option<bytes::Bytes>> {
         if self.paused.load(Ordering::Acquire) { pause_mark(&self.state()) } else { Ok(None) }
+    }
+
+    /// How often records of the zone (members, settings) were changed here. Counted after each change.
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Acquire)
     }
 
     /// The newest version of commands that all members know.
@@ -379,6 +387,9 @@ impl Replica {
             view.apply(applied, lsn(at), &state.caches)?;
             view.info()
         };
+        if matches!(command, Command::SetSys { .. } | Command::CompareSys { .. } | Command::Import { .. }) {
+            self.records.fetch_add(1, Ordering::AcqRel);
+        }
         if matches!(command, Command::Pause { .. } | Command::MountFilled { .. }) {
             self.paused.store(pause_mark(state)?.is_some(), Ordering::Release);
         }
@@ -507,6 +518,7 @@ impl Replica {
         let failed = applying.failed.take();
         *applying = Applying { drained: mark.clone(), mark, sessions: HashMap::new(), failed };
         self.applied.store(expect.map_or(0, |at| at.index + 1), Ordering::Release);
+        self.records.fetch_add(1, Ordering::AcqRel);
         self.paused.store(pause_mark(&state)?.is_some(), Ordering::Release);
         self.commands.store(agreed_version(&state, &applying.mark.membership)?, Ordering::Release);
         self.answer_from(&state)?;

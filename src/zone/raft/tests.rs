@@ -13,7 +13,7 @@ use nexus_drivers::metastore::MemoryMetastore;
 use nexus_kernel::command::{NewKind, SmallBytes};
 use nexus_kernel::content::NoContent;
 use nexus_kernel::metastore::MetaSnapshot;
-use nexus_kernel::{Command, Error, Ino, Metastore, Result, SystemClock, Zone};
+use nexus_kernel::{Command, Error, Ino, Interest, Metastore, Result, SystemClock, Zone};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 
@@ -116,11 +116,22 @@ impl Link for NetLink {
         .boxed()
     }
 
-    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>> {
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
         let peer = self.peer();
         async move {
             match peer {
-                Ok((group, _)) => group.propose(batch).await.map(drop),
+                Ok((group, _)) => group.propose(batch).await,
+                Err(error) => Err(Refusal::Unclear(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+
+    fn pledge(&self) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>> {
+        let (peer, from) = (self.peer(), self.from);
+        async move {
+            match peer {
+                Ok((group, _)) => group.pledge(from).await,
                 Err(error) => Err(Refusal::Unclear(error.to_string())),
             }
         }
@@ -261,7 +272,7 @@ fn members_see_each_others_changes_and_agree() {
     create(&c, "from c").unwrap();
     assert_eq!(create(&b, "from c"), Err(Error::Exists), "what was acknowledged is seen by all");
     for zone in [&a, &b, &c] {
-        zone.catch_up().unwrap();
+        zone.catch_up(Interest::Anything).unwrap();
         for name in ["before", "from a", "from b", "from c"] {
             assert!(has(zone, name), "{name}");
         }
@@ -281,7 +292,7 @@ fn a_late_member_gets_a_snapshot_and_a_leader_that_is_cut_off_is_replaced() {
     let b = cluster.join(&a, 2);
     let c = cluster.join(&a, 3);
     assert!(a.group().status().purged.is_some(), "the log is cut off");
-    b.catch_up().unwrap();
+    b.catch_up(Interest::Anything).unwrap();
     assert!(has(&b, "early 0") && has(&b, "early 399"));
     agree(&[&a, &b, &c]);
     cluster.net.cut_of(MemberId(1)).store(true, Ordering::SeqCst);
@@ -295,7 +306,7 @@ fn a_late_member_gets_a_snapshot_and_a_leader_that_is_cut_off_is_replaced() {
     assert!(!has(&a, "without a 0"));
     cluster.net.cut_of(MemberId(1)).store(false, Ordering::SeqCst);
     create(&a, "back").unwrap();
-    a.catch_up().unwrap();
+    a.catch_up(Interest::Anything).unwrap();
     assert!(has(&a, "without a 99"));
     agree(&[&a, &b, &c]);
     [a, b, c].iter().for_each(|zone| zone.close().unwrap());
@@ -365,7 +376,7 @@ fn changes_wait_while_a_zone_is_paused_and_none_is_lost() {
     pause.end_with(|mark| Command::MountFilled { parent, name, mark, target, now }).unwrap();
     let answers: Vec<_> = waiting.into_iter().map(|waiting| waiting.join().unwrap().map(drop)).collect();
     assert_eq!(answers, [Ok(()), Err(Error::Stale), Err(Error::Stale)], "what is shared is looked for anew");
-    a.catch_up().unwrap();
+    a.catch_up(Interest::Anything).unwrap();
     assert!(has(&a, "one"));
     // One that is given up ends, too, and its mark is of no use any more.
     let pause = Pause::begin(&b, [3; 16]).unwrap();

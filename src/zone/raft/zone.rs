@@ -11,7 +11,7 @@ use nexus_kernel::content::ContentSync;
 use nexus_kernel::locks::LockSessions;
 use nexus_kernel::model::{Dentry, Inode, Usage, ZoneInfo};
 use nexus_kernel::zone::ZoneStats;
-use nexus_kernel::{Clock, Command, Error, Ino, Lsn, MetaRead, Name, Outcome, Result, Timestamp, Zone};
+use nexus_kernel::{Clock, Command, Error, Ino, Interest, Lsn, MetaRead, Name, Outcome, Result, Timestamp, Zone};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
@@ -21,8 +21,10 @@ use super::copies::Copies;
 use super::desk::{Desk, unclear};
 use super::messages::{Links, Refusal};
 use super::patience::Patience;
+use super::pledges::PLEDGE;
 use super::proposer::Proposer;
 use super::replica::Replica;
+use super::vantage::Standing;
 
 /// Inode numbers that a member takes at once.
 const INO_BLOCK: u64 = 4096;
@@ -284,20 +286,26 @@ impl Zone for RaftZone {
         Ok(())
     }
 
-    fn catch_up(&self) -> Result<bool> {
+    fn catch_up(&self, interest: Interest<'_>) -> Result<bool> {
         // Where nobody leads, what is here has to do: files can be read whatever becomes of the
         // others. It is not asked for each time then.
         if self.alone_until.lock().is_some_and(|until| Instant::now() < until) {
             return Ok(true);
         }
-        if let Err(error) = self.be_current() {
+        if let Err(error) = self.be_current(interest) {
             log::warn!("zone {:02x?}: {error}; what is here is read", self.info().id);
             *self.alone_until.lock() = Some(Instant::now() + ALONE);
         }
         Ok(true)
     }
 
-    fn be_current(&self) -> Result<()> {
+    fn be_current(&self, interest: Interest<'_>) -> Result<()> {
+        match self.desk.proposer().vantage().standing(interest) {
+            Standing::Current => return Ok(()),
+            // What is on its way may never arrive, though nothing is committed without it meanwhile.
+            Standing::Behind(index) if self.replica().wait_applied(index - 1, PLEDGE) => return Ok(()),
+            Standing::Behind(_) | Standing::Blind => {}
+        }
         let until = Instant::now() + self.config.read_patience;
         let index = self.desk.proposer().read_index(until)?;
         let left = until.saturating_duration_since(Instant::now());

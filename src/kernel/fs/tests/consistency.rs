@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
-use crate::command::Outcome;
+use crate::command::{Interest, Outcome};
 use crate::error::Error;
 use crate::fs::Consistency;
 use crate::ids::Ino;
@@ -23,7 +23,7 @@ struct Shared {
 
 impl Zone for Shared {
     fn propose(&self, command: &Command) -> crate::Result<Outcome> {
-        self.be_current()?;
+        self.be_current(Interest::Anything)?;
         self.here.propose(command)
     }
 
@@ -43,12 +43,12 @@ impl Zone for Shared {
         self.here.sync()
     }
 
-    fn catch_up(&self) -> crate::Result<bool> {
-        let _ = self.be_current();
+    fn catch_up(&self, interest: Interest<'_>) -> crate::Result<bool> {
+        let _ = self.be_current(interest);
         Ok(true)
     }
 
-    fn be_current(&self) -> crate::Result<()> {
+    fn be_current(&self, _: Interest<'_>) -> crate::Result<()> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.is_cut_off.load(Ordering::SeqCst) {
             return Err(Error::Unavailable("cut off".into()));

@@ -187,6 +187,16 @@ impl Peer for Arc<Fake> {
         })
     }
 
+    fn pledge(&self, caller: Caller) -> Answer<'_, (u64, bool)> {
+        self.called(caller);
+        Box::pin(async move {
+            match self.leader_at.lock().is_some() {
+                true => Err(Refusal::Unavailable("no quorum".into())),
+                false => Ok((78, true)),
+            }
+        })
+    }
+
     fn renew_locks(&self, caller: Caller, session: u64) -> Answer<'_, ()> {
         self.called(caller);
         Box::pin(async move {

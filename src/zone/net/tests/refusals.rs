@@ -53,7 +53,7 @@ fn without_a_certificate_only_joining_and_resolving_is_allowed() {
     let header = convert::to_header(ZONE);
     world.runtime.block_on(async {
         let mut api = ZoneApiServiceClient::new(channel.clone());
-        let request = proto::ReadIndexRequest { header: header.clone() };
+        let request = proto::ReadIndexRequest { header: header.clone(), pledge: false };
         assert_eq!(api.read_index(request).await.unwrap_err().code(), Code::Unauthenticated);
         let request = proto::InviteRequest { header: header.clone(), ttl_s: 9, child: Default::default() };
         assert_eq!(api.invite_zone(request).await.unwrap_err().code(), Code::Unauthenticated);
@@ -91,7 +91,7 @@ fn a_certificate_of_another_zone_or_ca_is_refused() {
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.time_provider = tls::client(&identity, &clock).unwrap().time_provider;
         let channel = channel(&world, config, ZONE.member_dns_name(SERVER));
-        let request = proto::ReadIndexRequest { header: convert::to_header(ZONE) };
+        let request = proto::ReadIndexRequest { header: convert::to_header(ZONE), pledge: false };
         let refused = world.runtime.block_on(ZoneApiServiceClient::new(channel).read_index(request));
         assert!(matches!(CallError::from(refused.unwrap_err()), CallError::Unreachable(_)));
         // And as a member that does not know the server's CA.
@@ -165,7 +165,7 @@ fn what_a_request_says_is_checked() {
     let mut api = ZoneApiServiceClient::new(channel.clone());
     let mut transport = ZoneTransportServiceClient::new(channel).max_encoding_message_size(64 << 20);
     let mut code = |header: Option<proto::Header>| {
-        let request = proto::ReadIndexRequest { header };
+        let request = proto::ReadIndexRequest { header, pledge: false };
         world.runtime.block_on(api.read_index(request)).map_or_else(|status| status.code(), |_| Code::Ok)
     };
     assert_eq!(code(convert::to_header(ZONE)), Code::Ok);

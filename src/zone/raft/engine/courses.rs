@@ -1,7 +1,11 @@
 //! Appends to a member over as many streams as it takes: one is opened with the first of them,
 //! and closed when nothing is to be sent for a while, so that the connections of zones in which
 //! nothing happens are idle.
+//!
+//! An append that only tells how far entries are committed waits a little for one with entries, which tells that,
+//! too. Whoever proposed an entry hears of its commit by the answer to that.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,10 +17,13 @@ use nexus_kernel::{Error, Result};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
+use crate::raft::Position;
 use crate::raft::messages::{Append, AppendReply, Link};
 
 /// How long a stream stays open with nothing to send, as a rule.
 pub const IDLE: Duration = Duration::from_secs(2);
+/// How long an append waits that has no entries.
+const COMMIT: Duration = Duration::from_millis(1);
 
 /// Why no more replies come.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +42,25 @@ struct Source {
     unanswered: usize,
     /// Whether the last stream was closed as there was nothing to send.
     was_idle: bool,
+    /// Replies to appends that were not sent, each with how many that were sent come before it.
+    unsent: VecDeque<(u64, AppendReply)>,
+    /// Handed out to streams, and answered, since the beginning.
+    sent: u64,
+    answered: u64,
+}
+
+impl Source {
+    /// The reply that comes next, if it is one to what was not sent.
+    fn own_reply(&mut self) -> Option<AppendReply> {
+        match self.unsent.front() {
+            Some((before, reply)) if *before <= self.answered => {
+                let reply = *reply;
+                self.unsent.pop_front();
+                Some(reply)
+            }
+            _ => None,
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Source>>;
@@ -46,6 +72,36 @@ struct Course {
     idle: Duration,
     used: Instant,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// What the member's log ends with once it has all that was sent.
+    end: Option<Position>,
+    /// One without entries, and until when it waits.
+    held: Option<(Append, Pin<Box<Sleep>>)>,
+}
+
+impl Course {
+    /// Takes an append; gives what is to be sent now.
+    fn take(&mut self, append: Append) -> Option<Append> {
+        // Another one tells the same and more.
+        if let Some((held, _)) = self.held.take() {
+            let mut source = self.source.lock();
+            let before = source.sent;
+            source.unsent.push_back((before, AppendReply::Matched(held.previous)));
+        }
+        if append.entries.is_empty() && append.previous.is_some() && append.previous == self.end {
+            self.held = Some((append, Box::pin(tokio::time::sleep(COMMIT))));
+            return None;
+        }
+        Some(append)
+    }
+
+    fn send(&mut self, append: Append) -> Poll<Option<Append>> {
+        self.end = append.entries.last().map(|entry| entry.position).or(append.previous);
+        let mut source = self.source.lock();
+        (source.unanswered, source.sent) = (source.unanswered + 1, source.sent + 1);
+        drop(source);
+        self.used = Instant::now();
+        Poll::Ready(Some(append))
+    }
 }
 
 impl Stream for Course {
@@ -54,14 +110,29 @@ impl Stream for Course {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Append>> {
         let this = &mut *self;
         if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(first));
+            return this.send(first);
         }
-        {
-            let mut source = this.source.lock();
-            if let Poll::Ready(next) = source.appends.as_mut().poll_next(context) {
-                source.unanswered += usize::from(next.is_some());
-                this.used = Instant::now();
-                return Poll::Ready(next);
+        loop {
+            let next = this.source.lock().appends.as_mut().poll_next(context);
+            match next {
+                Poll::Ready(Some(next)) => {
+                    if let Some(next) = this.take(next) {
+                        return this.send(next);
+                    }
+                }
+                Poll::Ready(None) => {
+                    return match this.held.take() {
+                        Some((held, _)) => this.send(held),
+                        None => Poll::Ready(None),
+                    };
+                }
+                Poll::Pending => break,
+            }
+        }
+        if let Some((_, until)) = &mut this.held {
+            std::task::ready!(until.as_mut().poll(context));
+            if let Some((held, _)) = this.held.take() {
+                return this.send(held);
             }
         }
         let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(this.idle)));
@@ -88,7 +159,8 @@ pub fn replies(
     limit: Duration,
     idle: Duration,
 ) -> impl Stream<Item = std::result::Result<AppendReply, Broken>> + Send {
-    let source: Shared = Arc::new(Mutex::new(Source { appends, unanswered: 0, was_idle: false }));
+    let source = Source { appends, unanswered: 0, was_idle: false, unsent: VecDeque::new(), sent: 0, answered: 0 };
+    let source: Shared = Arc::new(Mutex::new(source));
     let state: Option<Option<Replies>> = Some(None);
     stream::unfold((link, source, state), move |(link, source, state)| async move {
         let mut open = state?;
@@ -100,10 +172,15 @@ pub fn replies(
                     Err(broken) => return Some((Err(broken), (link, source, None))),
                 },
             };
+            let own = source.lock().own_reply();
+            if let Some(reply) = own {
+                return Some((Ok(reply), (link, source, Some(Some(replies)))));
+            }
             match replies.next().await {
                 Some(Ok(reply)) => {
                     let mut waiting = source.lock();
-                    waiting.unanswered = waiting.unanswered.saturating_sub(1);
+                    (waiting.unanswered, waiting.answered) =
+                        (waiting.unanswered.saturating_sub(1), waiting.answered + 1);
                     drop(waiting);
                     return Some((Ok(reply), (link, source, Some(Some(replies)))));
                 }
@@ -130,8 +207,15 @@ async fn next_course(
     idle: Duration,
 ) -> Option<std::result::Result<Replies, Broken>> {
     let first = std::future::poll_fn(|context| source.lock().appends.as_mut().poll_next(context)).await?;
-    source.lock().unanswered += 1;
-    let course = Course { first: Some(first), source: source.clone(), idle, used: Instant::now(), sleep: None };
+    let course = Course {
+        first: Some(first),
+        source: source.clone(),
+        idle,
+        used: Instant::now(),
+        sleep: None,
+        end: None,
+        held: None,
+    };
     Some(match tokio::time::timeout(limit, link.replicate(course.boxed())).await {
         Ok(opened) => opened.map_err(Broken::Failed),
         Err(_) => Err(Broken::TimedOut),
@@ -145,7 +229,7 @@ mod tests {
     use nexus_kernel::metastore::MetaSnapshot;
 
     use super::*;
-    use crate::raft::{Mark, Position, Refusal, TransferLeader, Vote, VoteReply, VoteRequest};
+    use crate::raft::{Entry, Mark, Refusal, TransferLeader, Vote, VoteReply, VoteRequest};
 
     /// A member that answers `most` appends of a stream, and counts streams.
     struct Answering(Arc<Mutex<usize>>, usize);
@@ -165,7 +249,43 @@ mod tests {
         fn snapshot(&self, _: Vote, _: Mark, _: Arc<dyn MetaSnapshot>) -> BoxFuture<'static, Result<Vote>> {
             std::future::pending().boxed()
         }
-        fn propose(&self, _: bytes::Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>> {
+        fn propose(&self, _: bytes::Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
+            std::future::pending().boxed()
+        }
+        fn pledge(&self) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>> {
+            std::future::pending().boxed()
+        }
+        fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>> {
+            std::future::pending().boxed()
+        }
+    }
+
+    /// A member that notes all that it is sent.
+    struct Noting(Arc<Mutex<Vec<Append>>>);
+
+    impl Link for Noting {
+        fn replicate(&self, appends: BoxStream<'static, Append>) -> BoxFuture<'static, Result<Replies>> {
+            let noted = self.0.clone();
+            let replies = appends.map(move |append| {
+                let previous = append.previous;
+                noted.lock().push(append);
+                Ok(AppendReply::Matched(previous))
+            });
+            async move { Ok(replies.boxed()) }.boxed()
+        }
+        fn vote(&self, _: VoteRequest) -> BoxFuture<'static, Result<VoteReply>> {
+            std::future::pending().boxed()
+        }
+        fn transfer_leader(&self, _: TransferLeader) -> BoxFuture<'static, Result<bool>> {
+            std::future::pending().boxed()
+        }
+        fn snapshot(&self, _: Vote, _: Mark, _: Arc<dyn MetaSnapshot>) -> BoxFuture<'static, Result<Vote>> {
+            std::future::pending().boxed()
+        }
+        fn propose(&self, _: bytes::Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
+            std::future::pending().boxed()
+        }
+        fn pledge(&self) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>> {
             std::future::pending().boxed()
         }
         fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>> {
@@ -219,6 +339,27 @@ mod tests {
             assert_eq!(*opened.lock(), 2);
             drop(send);
             assert_eq!(replies.next().await, None);
+        });
+    }
+
+    #[test]
+    fn what_only_tells_of_a_commit_goes_with_the_next_entry_or_a_little_later() {
+        let at = |index| Position { term: 1, index };
+        let entry = |index| Entry { position: at(index), payload: crate::raft::Payload::Blank };
+        let with = |index| Append { entries: vec![entry(index + 1)], ..append(index) };
+        let commit = |index, committed| Append { committed: Some(at(committed)), ..append(index) };
+        runtime().block_on(async {
+            let (noted, (send, appends)) = (Arc::default(), channel());
+            let link = Arc::new(Noting(Arc::clone(&noted)));
+            let mut replies = std::pin::pin!(replies(link, appends, SHORT, SHORT));
+            for append in [with(1), commit(2, 2), commit(2, 2), with(2), commit(3, 3)] {
+                send.send(append).unwrap();
+            }
+            for index in [1, 2, 2, 2, 3] {
+                assert_eq!(replies.next().await, matched(index), "all are answered, in order");
+            }
+            let noted: Vec<_> = noted.lock().iter().map(|append| (append.previous, append.entries.len())).collect();
+            assert_eq!(noted, [(Some(at(1)), 1), (Some(at(2)), 1), (Some(at(3)), 0)]);
         });
     }
 

@@ -20,13 +20,16 @@ use openraft::{
 
 use super::machine::{Machine, SnapshotBody, snapshot_meta};
 use super::network::Network;
+use super::tailed::Tailed;
 use super::timers::RaftTimers;
 use super::types::{Proposals, TypeConfig, log_id, membership, position, raft_entry, raft_vote, vote};
 use crate::raft::consensus::{Consensus, GroupStatus, Role};
 use crate::raft::entry::{Member, MemberId, Position, Vote};
 use crate::raft::messages::{Append, AppendReply, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
+use crate::raft::pledges::Pledges;
 use crate::raft::replica::{Mark, Replica};
 use crate::raft::rest::{ProcessId, Rest, RestConfig, RestOffer};
+use crate::raft::tail::Tail;
 
 /// Times and sizes of a group.
 #[derive(Clone, Debug)]
@@ -65,6 +68,9 @@ pub struct Group {
     raft: Inner,
     me: MemberId,
     rest: Arc<Rest>,
+    replica: Arc<Replica>,
+    pledges: Arc<Pledges>,
+    tail: Arc<Tail>,
 }
 
 impl Group {
@@ -103,10 +109,21 @@ impl Group {
             config.election_timeout_min = config.election_timeout_max - config.election_timeout_max / 10;
         }
         let config = config.validate().map_err(|error| Error::Io(format!("settings of a zone's group: {error}")))?;
-        let network = Network { links, me, is_witness };
-        let raft = Raft::new(me.0, Arc::new(config), network, log, Machine(replica))
+        let (pledges, tail) = (Arc::<Pledges>::default(), Arc::<Tail>::default());
+        let network = Network { links, me, is_witness, pledges: pledges.clone() };
+        let log = Tailed::new(log, tail.clone(), replica.clone()).await;
+        let log = log.map_err(|error| Error::Io(format!("the zone's log can't be read: {error}")))?;
+        let raft = Raft::new(me.0, Arc::new(config), network, log, Machine(replica.clone()))
             .await
             .map_err(|error| Error::Unavailable(format!("the zone's group can't be started: {error}")))?;
+        {
+            let metrics = raft.metrics();
+            pledges.know(Box::new(move || {
+                let metrics = metrics.borrow_watched();
+                let members = metrics.membership_config.membership().nodes().map(|(id, _)| MemberId(*id));
+                members.filter(|id| *id != me).collect()
+            }));
+        }
         let is_alone = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -119,7 +136,7 @@ impl Group {
         }
         let timers = RaftTimers::new(raft.clone(), tokio::runtime::Handle::current(), grace);
         let rest = Arc::new(Rest::new(rest, Box::new(timers), std::time::Instant::now()));
-        Ok(Group { raft, me, rest })
+        Ok(Group { raft, me, rest, replica, pledges, tail })
     }
 
     fn stir(&self) {
@@ -212,10 +229,51 @@ impl Consensus for Group {
         .boxed()
     }
 
+    fn committed(&self, at: Position) -> BoxFuture<'static, ()> {
+        let (raft, tail, replica) = (self.raft.clone(), self.tail.clone(), self.replica.clone());
+        async move {
+            let known = tail.end() > at.index && replica.applied() <= at.index;
+            let by = {
+                let metrics = raft.metrics();
+                let metrics = metrics.borrow_watched();
+                metrics.vote
+            };
+            // The leader of this term or a later one has the entry, as it is committed: it could say the same.
+            if known && by.is_committed() && vote(&by).term >= at.term && vote(&by).candidate.0 != *raft.node_id() {
+                let at = Some(log_id(at));
+                let told = AppendEntriesRequest { vote: by, prev_log_id: at, entries: Vec::new(), leader_commit: at };
+                // Whatever comes of it, the leader itself tells soon.
+                let _ = raft.append_entries(told).await;
+            }
+        }
+        .boxed()
+    }
+
     fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>> {
         self.stir();
         let raft = self.raft.clone();
         async move { confirm(&raft).await }.boxed()
+    }
+
+    fn pledge(&self, member: MemberId) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>> {
+        self.stir();
+        let (raft, replica, pledges, me) = (self.raft.clone(), self.replica.clone(), self.pledges.clone(), self.me);
+        async move {
+            // By what is committed: whoever leads next knows of it. Others than voters are not waited for.
+            let votes = replica.mark().membership.voters.iter().any(|voters| voters.contains(&member));
+            let granted = match member == me {
+                true => Some(0),
+                false if votes => pledges.grant(member),
+                false => None,
+            };
+            let index = confirm(&raft).await?;
+            Ok((index.max(granted.unwrap_or_default()), granted.is_some()))
+        }
+        .boxed()
+    }
+
+    fn tail(&self) -> &Arc<Tail> {
+        &self.tail
     }
 
     fn status(&self) -> GroupStatus {

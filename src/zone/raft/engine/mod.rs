@@ -13,6 +13,7 @@ pub mod seeded;
 mod seeded_watch;
 #[cfg(test)]
 mod suite_tests;
+mod tailed;
 mod timers;
 mod types;
 

@@ -1,7 +1,7 @@
 //! A [`Link`] as the library's network.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::{Stream, StreamExt, future};
 use nexus_kernel::Error;
@@ -18,8 +18,9 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use super::courses;
 use super::machine::SnapshotBody;
 use super::types::{RaftVote, TypeConfig, entry, log_id, position, raft_vote, vote};
-use crate::raft::entry::{Member, MemberId};
+use crate::raft::entry::{Member, MemberId, Vote};
 use crate::raft::messages::{self, Append, AppendReply, Link, Links};
+use crate::raft::pledges::Pledges;
 
 /// Makes networks to members.
 pub struct Network {
@@ -27,6 +28,8 @@ pub struct Network {
     pub links: Arc<dyn Links>,
     /// This node.
     pub me: MemberId,
+    /// What others are told of before it is committed.
+    pub pledges: Arc<Pledges>,
     /// Whether it is a witness, which has no state to send.
     pub is_witness: bool,
 }
@@ -37,6 +40,7 @@ pub struct LinkNetwork {
     me: MemberId,
     is_witness: bool,
     target: MemberId,
+    pledges: Arc<Pledges>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -44,7 +48,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &Member) -> LinkNetwork {
         let target = MemberId(target);
-        LinkNetwork { link: self.links.link(target, node), me: self.me, is_witness: self.is_witness, target }
+        let (link, pledges) = (self.links.link(target, node), self.pledges.clone());
+        LinkNetwork { link, me: self.me, is_witness: self.is_witness, target, pledges }
     }
 }
 
@@ -99,6 +104,14 @@ fn append(rpc: &AppendEntriesRequest<TypeConfig>) -> Append {
     }
 }
 
+/// Before the library hears that a member has entries, all who were promised that must have them.
+async fn heard(pledges: &Pledges, by: Vote, member: MemberId, reply: &AppendReply) {
+    if let AppendReply::Matched(Some(at)) = reply {
+        pledges.acked(by, member, at.index);
+        pledges.pass(at.index).await;
+    }
+}
+
 fn stream_result(reply: AppendReply) -> StreamAppendResult<TypeConfig> {
     match reply {
         AppendReply::Matched(at) => Ok(at.map(log_id)),
@@ -124,6 +137,7 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
                 replies.next().await.unwrap_or_else(|| Err(Error::Io("the member has hung up".into())))
             })
             .await?;
+        heard(&self.pledges, vote(&rpc.vote), self.target, &reply).await;
         Ok(match stream_result(reply) {
             Ok(at) if last > 0 && at.as_ref() < rpc.entries.last().map(|entry| &entry.log_id) => {
                 AppendEntriesResponse::PartialSuccess(at)
@@ -145,10 +159,27 @@ impl RaftNetworkV2<TypeConfig> for LinkNetwork {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let appends = input.map(|rpc| append(&rpc)).boxed();
+        // All of a stream's appends are by the same vote.
+        let by: Arc<OnceLock<Vote>> = Arc::default();
+        let noted = by.clone();
+        let appends = input.map(move |rpc| {
+            noted.get_or_init(|| vote(&rpc.vote));
+            append(&rpc)
+        });
+        let appends = appends.boxed();
         let (link, limit) = (self.link.clone(), option.soft_ttl());
         let timed_out = self.timeout(RPCTypes::AppendEntries, &option);
-        let replies = courses::replies(link, appends, limit, courses::IDLE).map(move |reply| match reply {
+        let (pledges, target) = (self.pledges.clone(), self.target);
+        let replies = courses::replies(link, appends, limit, courses::IDLE).then(move |reply| {
+            let (pledges, by) = (pledges.clone(), by.get().copied());
+            async move {
+                if let (Ok(reply), Some(by)) = (&reply, by) {
+                    heard(&pledges, by, target, reply).await;
+                }
+                reply
+            }
+        });
+        let replies = replies.map(move |reply| match reply {
             Ok(reply) => Ok(stream_result(reply)),
             Err(courses::Broken::TimedOut) => Err(RPCError::Timeout(timed_out.clone())),
             Err(courses::Broken::Failed(error)) => Err(failed(&error)),

@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nexus_kernel::model::keys;
-use nexus_kernel::{Command, Error, Table};
+use nexus_kernel::{Command, Error, Interest, Table};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::host::Running;
 use crate::raft::messages::{Link, Refusal};
+use crate::raft::pledges::steady_now;
 use crate::raft::proposal::Batch;
+use crate::raft::vantage::Standing;
 use crate::testing::Random;
 
 /// The register that all clients fight for.
@@ -36,10 +38,21 @@ pub struct Swap {
     pub told: Told,
 }
 
+/// A read of the register.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    pub value: u64,
+    pub start: u64,
+    pub end: u64,
+    /// Whether the leader was not asked.
+    pub pledged: bool,
+}
+
 /// What all clients did.
 #[derive(Default)]
 pub struct Record {
     pub swaps: Vec<Swap>,
+    pub reads: Vec<Read>,
     /// Of each client's own counter: the highest acknowledged, and the highest proposed.
     pub counters: std::collections::BTreeMap<u64, (u64, u64)>,
     next: u64,
@@ -77,6 +90,10 @@ pub async fn run(client: u64, running: Arc<Running>, common: Arc<Common>, seed: 
     while running.alive.load(Ordering::SeqCst) && common.began.elapsed() < until {
         tokio::time::sleep(Duration::from_millis(random.below(40))).await;
         let twice = random.below(5) == 0;
+        for _ in 0..random.below(4) {
+            read(&running, &common).await;
+            tokio::time::sleep(Duration::from_millis(random.below(10))).await;
+        }
         if random.below(3) == 0 {
             let (acknowledged, proposed) = common.record.lock().counters.get(&client).copied().unwrap_or_default();
             let count = proposed + 1;
@@ -110,6 +127,36 @@ pub async fn run(client: u64, running: Arc<Running>, common: Arc<Common>, seed: 
     }
 }
 
+/// Reads the register as a node's programs do, unless this member dies, or nobody answers.
+async fn read(running: &Running, common: &Common) {
+    let start = common.now();
+    let standing = running.vantage.standing(Interest::Anything);
+    let (after, pledged) = match standing {
+        Standing::Current => (0, true),
+        Standing::Behind(index) => (index, true),
+        Standing::Blind => {
+            let sent = steady_now();
+            let asked = match running.group.status().leader {
+                Some(leader) if leader == running.replica.me() => running.group.pledge(leader).await,
+                Some(leader) => running.links.to(leader).pledge().await,
+                None => Err(Refusal::NotLeader(None)),
+            };
+            let Ok((index, granted)) = asked else { return };
+            if granted {
+                running.vantage.pledged(sent, index);
+            }
+            (index, false)
+        }
+    };
+    for _ in 0..100 {
+        if running.replica.applied() >= after && running.alive.load(Ordering::SeqCst) {
+            let read = Read { value: number(running, REGISTER), start, end: common.now(), pledged };
+            return common.record.lock().reads.push(read);
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
 /// Has a command applied; `None` if this member died before it could be told.
 pub async fn propose(running: &Running, command: &Command, twice: bool) -> Option<Result<(), Error>> {
     let pending = &running.replica.pending;
@@ -134,11 +181,14 @@ pub async fn propose(running: &Running, command: &Command, twice: bool) -> Optio
         }
         let leader = running.group.status().leader;
         let proposed = match leader {
-            Some(leader) if leader == running.replica.me() => running.group.propose(encoded.clone()).await.map(drop),
+            Some(leader) if leader == running.replica.me() => running.group.propose(encoded.clone()).await,
             Some(leader) => running.links.to(leader).propose(encoded.clone()).await,
             None => Err(Refusal::NotLeader(None)),
         };
         sent += 1;
+        if let Ok(at) = proposed {
+            running.group.committed(at).await;
+        }
         if proposed.is_err() || (twice && sent == 1) {
             // Once more: to whoever leads by then, or though it is done already.
             running.group.other_leader(leader, Duration::from_millis(60)).await;

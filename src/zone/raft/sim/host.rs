@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::net::{Net, SimLinks};
+use crate::raft::vantage::Vantage;
 use crate::raft::{
     Consensus, Deaf, Flusher, Group, GroupConfig, GroupLog, Incoming, LogStore, MemberId, Metastores, Outgoing,
     Replica, ReplicaConfig,
@@ -52,6 +53,7 @@ pub struct Running {
     pub replica: Arc<Replica>,
     pub links: Arc<SimLinks>,
     pub alive: Arc<AtomicBool>,
+    pub vantage: Vantage,
     flusher: Arc<Flusher>,
     flushing: JoinHandle<()>,
     place: Arc<Place>,
@@ -106,7 +108,8 @@ impl Host {
                 }
             })
         };
-        self.running = Some(Arc::new(Running { group, replica, links, alive, flusher, flushing, place }));
+        let vantage = Vantage::new(replica.clone(), group.tail().clone());
+        self.running = Some(Arc::new(Running { group, replica, links, alive, vantage, flusher, flushing, place }));
     }
 
     /// Ends its member at once: by SIGKILL, or with the power, which takes what was not synced.

@@ -13,15 +13,17 @@ mod host;
 mod net;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_kernel::Command;
 
 use super::engine::seeded;
-use super::{GroupConfig, Member, MemberId, Role};
+use super::pledges::SINCE;
+use super::{GroupConfig, Member, MemberId, Role, version_key};
 use crate::testing::Random;
-use client::{Common, REGISTER, Swap, Told, number};
+use client::{Common, REGISTER, Read, Swap, Told, number};
 use host::{Host, Running};
 use net::Net;
 
@@ -42,6 +44,8 @@ struct World {
     /// Leaders by term.
     leaders: BTreeMap<u64, MemberId>,
     trace: Vec<String>,
+    /// Reads for which nobody was asked.
+    pledged: usize,
     /// Whether all is said at once, with one seed.
     is_loud: bool,
 }
@@ -71,6 +75,7 @@ impl World {
             digests: BTreeMap::new(),
             leaders: BTreeMap::new(),
             trace: Vec::new(),
+            pledged: 0,
             is_loud: setting("NEXUS_SIM_COUNT", 0) == 1,
         }
     }
@@ -118,6 +123,11 @@ impl World {
                 assert!(tries < 50, "{error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+        }
+        for id in (1..=self.hosts.len() as u64).map(MemberId) {
+            let value = nexus_kernel::model::encode(&SINCE).unwrap().to_vec();
+            let command = Command::SetSys { key: version_key(id), value: Some(value) };
+            client::propose(&first, &command, false).await.unwrap().unwrap();
         }
         self.common = Arc::new(Common::new());
         for place in (0..self.hosts.len()).filter(|place| !self.hosts[*place].is_witness) {
@@ -258,7 +268,9 @@ impl World {
     fn judge(&mut self) {
         let last = self.running().next().map(|running| number(running, REGISTER)).unwrap();
         let record = std::mem::take(&mut *self.common.record.lock());
-        judge_swaps(&record.swaps, last).unwrap();
+        let chain = judge_swaps(&record.swaps, last).unwrap();
+        judge_reads(&chain, &record.reads).unwrap();
+        self.pledged = record.reads.iter().filter(|read| read.pledged).count();
         for (client, (acknowledged, proposed)) in &record.counters {
             let found = number(self.running().next().unwrap(), &format!("counter/{client}"));
             assert!(
@@ -274,7 +286,7 @@ impl World {
 
 /// The values that the register had, from the last one back, must be a chain in which all that was
 /// acknowledged is, nothing that was refused, and all in an order that keeps to the times.
-fn judge_swaps(swaps: &[Swap], last: u64) -> Result<(), String> {
+fn judge_swaps(swaps: &[Swap], last: u64) -> Result<Vec<&Swap>, String> {
     let by_value: BTreeMap<u64, &Swap> = swaps.iter().map(|swap| (swap.value, swap)).collect();
     let mut chain = Vec::new();
     let mut value = last;
@@ -298,18 +310,50 @@ fn judge_swaps(swaps: &[Swap], last: u64) -> Result<(), String> {
         return Err(format!("{lost:?} was acknowledged, and is lost"));
     }
     let mut latest_start = 0;
-    for swap in chain {
+    for swap in &chain {
         // Of one that nobody answered the end is not known.
         if swap.told == Told::Done && swap.end < latest_start {
             return Err(format!("{swap:?} ended before one began that came before it"));
         }
         latest_start = latest_start.max(swap.start);
     }
+    Ok(chain)
+}
+
+/// No read is of what was replaced before it began, of what was begun after it ended, or of what is older than what a
+/// read before it was told.
+fn judge_reads(chain: &[&Swap], reads: &[Read]) -> Result<(), String> {
+    let places: BTreeMap<u64, usize> = chain.iter().enumerate().map(|(at, swap)| (swap.value, at + 1)).collect();
+    let mut placed = Vec::new();
+    for read in reads {
+        let place = if read.value == 0 { Some(0) } else { places.get(&read.value).copied() };
+        placed.push((place.ok_or_else(|| format!("{read:?} is of what nobody wrote"))?, read));
+    }
+    // What had ended before a read began, in order of its ends: the newest of it is the least that the read may tell.
+    let done = chain.iter().zip(1..).filter(|(swap, _)| swap.told == Told::Done);
+    let mut told: Vec<(u64, usize, &dyn Debug)> = done.map(|(swap, at)| (swap.end, at, swap as &dyn Debug)).collect();
+    told.extend(placed.iter().map(|(place, read)| (read.end, *place, *read as &dyn Debug)));
+    told.sort_by_key(|(end, ..)| *end);
+    placed.sort_by_key(|(_, read)| read.start);
+    let (mut told, mut newest): (_, (u64, usize, &dyn Debug)) =
+        (told.into_iter().peekable(), (0, 0, &"nothing" as &dyn Debug));
+    for (place, read) in placed {
+        while let Some(next) = told.next_if(|(end, ..)| *end < read.start) {
+            newest = if next.1 > newest.1 { next } else { newest };
+        }
+        if place < newest.1 {
+            return Err(format!("{read:?} misses {:?}", newest.2));
+        }
+        let (before, _) = chain.split_at(place);
+        if let Some(early) = before.iter().rev().find(|swap| swap.start > read.end) {
+            return Err(format!("{read:?} is of {early:?}"));
+        }
+    }
     Ok(())
 }
 
 /// Runs a seed; answers what happened.
-fn simulate(seed: u64, has_witness: bool) -> Vec<String> {
+fn simulate(seed: u64, has_witness: bool) -> (Vec<String>, usize) {
     seeded::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let trace = runtime.block_on(async {
@@ -323,7 +367,7 @@ fn simulate(seed: u64, has_witness: bool) -> Vec<String> {
         }
         world.mend().await;
         world.judge();
-        world.trace
+        (world.trace, world.pledged)
     });
     drop(runtime);
     trace
@@ -335,15 +379,17 @@ fn setting(name: &str, default: u64) -> u64 {
 
 fn run_seeds(count: u64, has_witness: bool) {
     let (first, count) = (setting("NEXUS_SIM_SEED", 1), setting("NEXUS_SIM_COUNT", count));
-    let (began, mut events) = (std::time::Instant::now(), 0);
+    let (began, mut events, mut pledged) = (std::time::Instant::now(), 0, 0);
     let failed: Vec<u64> = (first..first + count)
         .filter(|seed| {
-            let ended = std::panic::catch_unwind(|| simulate(*seed, has_witness).len());
-            events += *ended.as_ref().unwrap_or(&0);
+            let ended = std::panic::catch_unwind(|| simulate(*seed, has_witness));
+            events += ended.as_ref().map_or(0, |(trace, _)| trace.len());
+            pledged += ended.as_ref().map_or(0, |(_, pledged)| *pledged);
             ended.inspect_err(|_| println!("seed {seed} failed: NEXUS_SIM_SEED={seed} NEXUS_SIM_COUNT=1")).is_err()
         })
         .collect();
-    println!("{count} seeds from {first}: {events} events in {:.1?}", began.elapsed());
+    println!("{count} seeds from {first}: {events} events, {pledged} reads by pledges in {:.1?}", began.elapsed());
+    assert!(pledged > 0);
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
 
@@ -382,11 +428,11 @@ fn who_led_is_elected_anew_after_a_power_cut() {
 #[test]
 fn the_same_seed_runs_the_same_way() {
     for seed in [3, 8, 21] {
-        let (once, again) = (simulate(seed, seed == 8), simulate(seed, seed == 8));
+        let ((once, _), (again, _)) = (simulate(seed, seed == 8), simulate(seed, seed == 8));
         let differs = once.iter().zip(&again).position(|(a, b)| a != b);
         assert_eq!(differs.map(|at| (&once[at], &again[at])), None, "seed {seed}");
         assert_eq!(once.len(), again.len());
-        assert_ne!(once, simulate(seed + 100, false));
+        assert_ne!(once, simulate(seed + 100, false).0);
     }
 }
 
@@ -394,7 +440,14 @@ fn the_same_seed_runs_the_same_way() {
 fn what_is_wrong_is_found() {
     let swap = |value, expect, start, end, told| Swap { expect, value, start, end, told };
     let right = [swap(1, 0, 0, 5, Told::Done), swap(2, 1, 6, 8, Told::Nothing), swap(3, 2, 7, 9, Told::Done)];
-    assert_eq!(judge_swaps(&right, 3), Ok(()));
+    let chain = judge_swaps(&right, 3).unwrap();
+    let read = |value, start, end| Read { value, start, end, pledged: true };
+    assert_eq!(judge_reads(&chain, &[read(0, 0, 9), read(1, 3, 8), read(2, 6, 9), read(3, 8, 20)]), Ok(()));
+    assert!(judge_reads(&chain, &[read(0, 6, 9)]).is_err(), "what was acknowledged is missed");
+    assert!(judge_reads(&chain, &[read(2, 3, 5)]).is_err(), "of what is not begun");
+    assert!(judge_reads(&chain, &[read(3, 7, 8), read(1, 8, 9)]).is_ok(), "at the same time");
+    assert!(judge_reads(&chain, &[read(2, 6, 7), read(1, 8, 9)]).is_err(), "back in time");
+    assert!(judge_reads(&chain, &[read(7, 6, 7)]).is_err(), "from nobody");
     assert!(judge_swaps(&right, 1).is_err(), "lost");
     assert!(judge_swaps(&right, 4).is_err(), "from nobody");
     let twice = [swap(1, 0, 0, 5, Told::Done), swap(2, 0, 6, 8, Told::Done)];

@@ -15,7 +15,7 @@ use nexus_kernel::{Error, Result};
 use parking_lot::Mutex;
 
 use crate::raft::messages::{Append, AppendReply, Link, Links, Refusal, TransferLeader, VoteReply, VoteRequest};
-use crate::raft::{Consensus, Mark, Member, MemberId, Outgoing, Replica, Vote};
+use crate::raft::{Consensus, Mark, Member, MemberId, Outgoing, Position, Replica, Vote};
 use crate::testing::Random;
 
 type Peer = (Arc<dyn Consensus>, Arc<Replica>);
@@ -214,13 +214,24 @@ impl Link for SimLink {
         .boxed()
     }
 
-    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<(), Refusal>> {
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
         let this = self.clone();
         async move {
             let (group, _) = this.there().await.map_err(unclear)?;
-            let done = group.propose(batch).await.map(drop);
+            let done = group.propose(batch).await;
             this.back().await.map_err(unclear)?;
             done
+        }
+        .boxed()
+    }
+
+    fn pledge(&self) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>> {
+        let this = self.clone();
+        async move {
+            let (group, _) = this.there().await.map_err(unclear)?;
+            let pledge = group.pledge(this.from).await;
+            this.back().await.map_err(unclear)?;
+            pledge
         }
         .boxed()
     }
