@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nexus_content::{ContentConfig, ReclaimConfig, ReclaimHandle, Reclaimer, RepairPlan, SegmentStore, ZoneSet};
 use nexus_drivers::disk::RealDisk;
-use nexus_drivers::object_store::{Limiter, LocalDiskStore, MemoryStore};
+use nexus_drivers::object_store::{Limiter, LocalDiskStore, MemoryStore, TransferMemory};
 use nexus_kernel::disk::{Disk, DiskSpace};
 use nexus_kernel::fs::FsOptions;
 use nexus_kernel::metastore::{Durability, WriteBatch};
@@ -44,6 +44,7 @@ pub struct Volume {
     pub(crate) config: Config,
     pub(crate) stores: Mutex<StoreList>,
     pub(crate) limiters: Mutex<BTreeMap<StoreId, SharedLimiter>>,
+    pub(crate) transfers: Arc<TransferMemory>,
     away: Vec<String>,
     services: ServiceRegistry,
     collector: Mutex<Option<ReclaimHandle>>,
@@ -140,6 +141,7 @@ struct Parts {
     content: Arc<SegmentStore>,
     stores: StoreList,
     limiters: BTreeMap<StoreId, SharedLimiter>,
+    transfers: Arc<TransferMemory>,
     away: Vec<String>,
     metastore: Arc<dyn Metastore>,
     log: Arc<NodeLog>,
@@ -201,6 +203,8 @@ impl Volume {
         if drivers.object_store != ObjectStoreKind::Cloud {
             crate::cloud::check_local(config)?;
         }
+        let transfers = TransferMemory::new(plan.content);
+        let share = |limiter| crate::cloud::Share { limiter, memory: transfers.share() };
         let mut stores = StoreList::load(&path)?;
         let (mut limiters, mut away) = (BTreeMap::new(), Vec::new());
         let blobs: Arc<dyn ObjectStore> = match drivers.object_store {
@@ -219,7 +223,7 @@ impl Volume {
                 }
                 let limiter = Limiter::new(limits);
                 limiters.insert(StoreId(0), limiter.clone());
-                let opened = crate::cloud::open(folder, config, &layout, access, limiter)?;
+                let opened = crate::cloud::open(folder, config, &layout, access, share(limiter))?;
                 away.extend(opened.away);
                 opened.objects
             }
@@ -241,7 +245,7 @@ impl Volume {
             let limiter = Limiter::new(store.limits);
             limiters.insert(store.id, limiter.clone());
             let place = (store.id, &store.place);
-            let opened = crate::cloud::open_place(folder, config, place, &layout, access, limiter)?;
+            let opened = crate::cloud::open_place(folder, config, place, &layout, access, share(limiter))?;
             away.extend(opened.away);
             content
                 .mount_store(store.id, opened.objects, crate::cloud::shape(store.fsync, &store.place))
@@ -262,7 +266,7 @@ impl Volume {
         let zone = ZoneIndex(0);
         let parts = ZoneParts { zone, log: log.clone(), metastore: metastore.clone(), clock: clock.clone() };
         let root = Arc::new(root_zone::open_zone(folder, parts, zone_config)?);
-        Ok(Parts { clock, content, stores, limiters, away, metastore, log, root })
+        Ok(Parts { clock, content, stores, limiters, transfers, away, metastore, log, root })
     }
 
     fn open_as(mut folder: DataFolder, config: &Config, options: FsOptions, purpose: Purpose) -> Result<Volume> {
@@ -272,7 +276,7 @@ impl Volume {
             move |error| Error::kernel(&path, format!("{what} in {}", path.display()), error)
         };
         let far = folder.identity().drivers.object_store == ObjectStoreKind::Cloud;
-        let Parts { clock, content, stores, limiters, away, log, root, .. } =
+        let Parts { clock, content, stores, limiters, transfers, away, log, root, .. } =
             Self::open_parts(&folder, config, purpose)?;
         let mut zones: Vec<Arc<dyn Zone>> = vec![root.clone()];
         let writer = folder.identity().writer;
@@ -344,6 +348,7 @@ impl Volume {
             config: config.clone(),
             stores: Mutex::new(stores),
             limiters: Mutex::new(limiters),
+            transfers,
             away,
             services,
             collector: Mutex::new(collector),

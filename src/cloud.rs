@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nexus_content::{ContentConfig, ReclaimConfig, StoreShape};
 pub use nexus_drivers::object_store::{Bucket, ObjectInfo, PAGE_KEYS, Page, ProbeStep};
-use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore, Limiter};
+use nexus_drivers::object_store::{CacheLimits, CachedStore, Claimant, CloudOptions, CloudStore, Limiter, StoreMemory};
 use nexus_kernel::model::FsyncLevel;
 use nexus_kernel::{ObjectStore, StoreId};
 
@@ -60,15 +60,18 @@ pub struct Opened {
     pub away: Option<String>,
 }
 
+/// What a store may have of what it shares with others.
+#[derive(Clone)]
+pub struct Share {
+    /// Requests, and bytes a second.
+    pub limiter: Arc<Limiter>,
+    /// Memory of content on its way.
+    pub memory: Arc<StoreMemory>,
+}
+
 /// Opens the store of the volume in `folder`. One that does not answer is opened all the same,
 /// unless the volume is new: what is cached can be read, and the rest comes back with it.
-pub fn open(
-    folder: &DataFolder,
-    config: &Config,
-    layout: &Layout,
-    access: Access,
-    limiter: Arc<Limiter>,
-) -> Result<Opened> {
+pub fn open(folder: &DataFolder, config: &Config, layout: &Layout, access: Access, share: Share) -> Result<Opened> {
     let Some(place) = &folder.identity().cloud else {
         return Err(Error::Damaged { path: folder.path().to_owned(), problem: "FORMAT names no store".to_owned() });
     };
@@ -79,7 +82,7 @@ pub fn open(
         region: config.region.clone().or_else(|| place.region.clone()),
         credentials: place.credentials.clone(),
     };
-    open_place(folder, config, (StoreId(0), &place), layout, access, limiter)
+    open_place(folder, config, (StoreId(0), &place), layout, access, share)
 }
 
 /// How the volume's first store is coded, with what is given this time.
@@ -139,7 +142,7 @@ pub fn open_place(
     (id, place): (StoreId, &CloudPlace),
     layout: &Layout,
     access: Access,
-    limiter: Arc<Limiter>,
+    share: Share,
 ) -> Result<Opened> {
     let identity = folder.identity();
     let failed = |error| Error::kernel(folder.path(), format!("use the store {}", place.url), error);
@@ -147,7 +150,8 @@ pub fn open_place(
     check_command(folder, config, id, place)?;
     // Before the claim below, which takes the store away from another copy of the data folder.
     let keys = place.coding.keys().map_err(refused)?;
-    let mut store = CloudStore::limited(&place.url, &options(place), limiter).map_err(failed)?;
+    let mut store = CloudStore::limited(&place.url, &options(place), share.limiter).map_err(failed)?;
+    store = store.within(share.memory.clone());
     let scratch = layout.cache_of(id);
     let coded = |store: Arc<dyn ObjectStore>| {
         if place.coding.is_plain() && config_is_plain(folder, id) {
@@ -175,7 +179,7 @@ pub fn open_place(
     let total = rustix::fs::statvfs(folder.path()).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
     let limits = CacheLimits { bytes: config.store_cache, keep_free: (total / KEEP_FREE.0).min(KEEP_FREE.1) };
     let store = coded(Arc::new(store))?;
-    let objects = Arc::new(CachedStore::open(store, &layout.cache_of(id), limits).map_err(failed)?);
+    let objects = Arc::new(CachedStore::within(store, &layout.cache_of(id), limits, share.memory).map_err(failed)?);
     Ok(Opened { objects, away })
 }
 

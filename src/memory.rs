@@ -16,7 +16,7 @@ const CACHE_PART: u64 = 2;
 /// | `metastore_cache` | 2/8 | pages of redb's B-trees |
 /// | `inode_cache` | 1/8 | inodes and directory entries that were used last |
 /// | `pending` | 2/8 | changes that the log has and redb has not; writers wait beyond it |
-/// | `content` | 1/8 | descriptors, counters and buffers of segments and blobs |
+/// | `content` | 1/8 | content on its way to stores that are far away and from them; 8 MiB may go up to each however little it is |
 /// | `process` | 2/8 | the program, its threads and the buffers of FUSE requests |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryPlan {
@@ -26,7 +26,7 @@ pub struct MemoryPlan {
     pub inode_cache: u64,
     /// Changes not yet in the metastore.
     pub pending: u64,
-    /// Content.
+    /// Content on its way.
     pub content: u64,
     /// Everything that has no limit of its own.
     pub process: u64,

@@ -92,7 +92,8 @@ impl Volume {
         let access = Access::Change { new: true };
         let limiter = Limiter::new(limits);
         let place = (store.id, &store.place);
-        let opened = cloud::open_place(&self.folder, &self.config, place, &layout, access, limiter.clone())?;
+        let share = cloud::Share { limiter: limiter.clone(), memory: self.transfers.share() };
+        let opened = cloud::open_place(&self.folder, &self.config, place, &layout, access, share)?;
         // Known before content can go there.
         stores.add(store.clone())?;
         made.keep();

@@ -330,7 +330,7 @@ impl SegmentStore {
                 segment.start_writeback()?;
             }
         }
-        let synced = segments.iter().try_for_each(|segment| segment.sync(&*self.disk)).and_then(|()| {
+        let synced = segments.iter().try_for_each(|segment| segment.sync(&*self.disk).map(|_| ())).and_then(|()| {
             let mut new_names = self.new_names.lock();
             if *new_names {
                 self.disk.sync_dir(&self.layout.segments)?;

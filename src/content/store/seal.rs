@@ -170,15 +170,21 @@ impl SegmentStore {
             None => self.disk.open(segment.path())?,
         };
         let len = segment.tail();
+        let mut changed = false;
         for (start, end) in segment.unused() {
             if end - start >= PUNCH_FROM {
                 file.punch_hole(start, end - start)?;
+                changed = true;
             }
         }
         if file.len()? != len {
             file.set_len(len)?;
+            changed = true;
         }
-        segment.sync(&*self.disk).and_then(|()| file.sync_data()).map_err(|error| self.poison.set(error))?;
+        let synced = segment.sync(&*self.disk);
+        // Each sync costs a flush of the disk.
+        let synced = synced.and_then(|synced| if changed && !synced { file.sync_data() } else { Ok(()) });
+        synced.map_err(|error| self.poison.set(error))?;
         let unsummed = Some(Unsummed { store: self, blob, grain: store.objects.grain() });
         let (path, moved, whole) = (segment.path().to_owned(), Arc::clone(self.room.moved()), Bytes::new());
         let mut source = SegmentSource { path, file: Arc::clone(&file), len, at: 0, moved, unsummed, whole };

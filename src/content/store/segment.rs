@@ -290,18 +290,22 @@ impl Segment {
         }
     }
 
-    /// Makes all that was written before the call durable. Waits for a sync that runs
-    /// already, as that one may hold this caller's bytes.
-    pub fn sync(&self, disk: &dyn Disk) -> Result<()> {
+    /// Makes all that was written before the call durable; answers whether that took a sync of the file,
+    /// which began after the call. Waits for one that runs already, as that may hold this caller's bytes.
+    pub fn sync(&self, disk: &dyn Disk) -> Result<bool> {
         let _one = self.syncing.lock();
         if !self.dirty.swap(false, Ordering::AcqRel) {
-            return Ok(());
+            return Ok(false);
         }
         let file = match self.held_file() {
             Some(file) => file,
             None => disk.open(&self.path)?,
         };
-        file.sync_data()
+        let synced = file.sync_data();
+        if synced.is_err() {
+            self.dirty.store(true, Ordering::Release);
+        }
+        synced.map(|()| true)
     }
 
     /// Makes it durable and closes its file; for a closed segment.

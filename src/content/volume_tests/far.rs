@@ -32,6 +32,7 @@ struct Uploads {
     tries: usize,
     under_way: usize,
     most: usize,
+    heads: usize,
 }
 
 impl ObjectStore for Far {
@@ -58,6 +59,7 @@ impl ObjectStore for Far {
     }
 
     fn head<'a>(&'a self, id: BlobId) -> BoxFuture<'a, Result<BlobInfo>> {
+        self.uploads.lock().heads += 1;
         self.blobs.head(id)
     }
 
@@ -103,6 +105,26 @@ fn segments_are_sent_side_by_side() {
         assert_eq!(rig.read(ino).unwrap(), data);
     }
     rig.assert_sound("sent");
+}
+
+/// A list tells of many objects at once; what it does not tell of is asked for.
+#[test]
+fn a_check_asks_for_no_object_that_is_listed() {
+    let far = Arc::new(Far::default());
+    let (rig, _) = volume(&far);
+    rig.collect().unwrap();
+    let blobs: Vec<BlobId> = rig.blobs().into_keys().collect();
+    assert!(blobs.len() >= 4);
+    far.uploads.lock().heads = 0;
+    let findings = rig.findings(false);
+    assert_eq!((findings.len(), far.uploads.lock().heads), (0, 0), "{findings:?}");
+    nexus_kernel::block_on(far.blobs.delete(blobs[1])).unwrap();
+    let (cut, bytes) = (blobs[2], b"short");
+    nexus_kernel::block_on(far.blobs.delete(cut)).unwrap();
+    nexus_kernel::block_on(far.blobs.put(cut, &mut nexus_kernel::conformance::object_store::Memory::new(&bytes[..])))
+        .unwrap();
+    let findings = rig.findings(false);
+    assert_eq!((findings.len(), far.uploads.lock().heads), (2, 1), "{findings:?}");
 }
 
 #[test]

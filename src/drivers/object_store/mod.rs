@@ -8,6 +8,7 @@ mod cloud;
 mod coded;
 mod local_disk_store;
 mod memory_store;
+mod transfer;
 
 pub use cached::{CacheLimits, CachedStore};
 #[cfg(feature = "cloud")]
@@ -19,3 +20,4 @@ pub use cloud::{
 pub use coded::{CodedStore, Compression, Key, KeyRing};
 pub use local_disk_store::LocalDiskStore;
 pub use memory_store::MemoryStore;
+pub use transfer::{StoreMemory, TransferMemory};

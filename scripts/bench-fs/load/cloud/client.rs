@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nexus_bench::{Context, Failure};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::path::Path as Key;
 use object_store::{ClientOptions, ObjectStoreExt, PutPayload};
 use tokio::runtime::Runtime;
@@ -25,7 +25,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of a server.
+    /// A client of a server, which sends bodies as the daemon does to a service on its own machine: with a
+    /// checksum, and without a hash in the signature.
     pub fn of(server: &Server) -> Result<Self, Failure> {
         // Fails where there is one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -35,6 +36,8 @@ impl Client {
             .with_secret_access_key(KEY)
             .with_region(REGION)
             .with_endpoint(server.endpoint())
+            .with_unsigned_payload(true)
+            .with_checksum_algorithm(Checksum::CRC64NVME)
             .with_client_options(ClientOptions::new().with_allow_http(true))
             .build()
             .during(|| "making a plain client".to_owned())?;

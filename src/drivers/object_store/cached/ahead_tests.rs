@@ -195,7 +195,7 @@ fn many_readers_share_one_limit_of_memory() {
 
 #[test]
 fn what_does_not_fit_the_limit_is_refused() {
-    let mut state = State::new(FRAME);
+    let mut state = State::new(FRAME, super::StoreMemory::alone());
     let pieces = AHEAD_BYTES / (PIECE * FRAME);
     for number in 0..pieces {
         assert!(state.enqueue(BlobId(1), &(number * PIECE..(number + 1) * PIECE)));

@@ -29,6 +29,7 @@ use nexus_kernel::object_store::ObjectStore;
 use nexus_kernel::readers::PIECE;
 use parking_lot::{Condvar, Mutex};
 
+use super::transfer::StoreMemory;
 use frames::{FRAME, Frames};
 use state::{Cached, Part, State};
 
@@ -109,9 +110,19 @@ impl CachedStore {
     /// A cache for `store` in the folder `dir`, which is made if missing. What an earlier run
     /// left there is used again.
     pub fn open(store: Arc<dyn ObjectStore>, dir: &Path, limits: CacheLimits) -> Result<CachedStore> {
+        CachedStore::within(store, dir, limits, StoreMemory::alone())
+    }
+
+    /// The same with its part of a limit of memory, which other stores share.
+    pub fn within(
+        store: Arc<dyn ObjectStore>,
+        dir: &Path,
+        limits: CacheLimits,
+        memory: Arc<StoreMemory>,
+    ) -> Result<CachedStore> {
         fs::create_dir_all(dir).map_err(|error| Error::from_io(format!("make {}", dir.display()), &error))?;
         let unit = store.grain().clamp(1, FRAME);
-        let mut state = State::new(unit);
+        let mut state = State::new(unit, memory);
         for (id, frames, len) in scan::scan(dir, unit)? {
             state.clock += 1;
             state.bytes += frames.present() * unit;

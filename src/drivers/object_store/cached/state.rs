@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nexus_kernel::ids::BlobId;
 
+use super::super::transfer::StoreMemory;
 use super::frames::Frames;
 
 /// Requests that wait for one of those who fetch ahead; what is beyond is fetched when it is read.
@@ -26,7 +27,6 @@ const NEXT_BLOBS: u64 = 16;
 /// process may open.
 const MOST_OPEN: usize = 64;
 
-#[derive(Default)]
 pub struct State {
     /// Bytes of a unit of [`Frames`].
     pub unit: u64,
@@ -40,8 +40,9 @@ pub struct State {
     pub queue: VecDeque<(BlobId, Range<u64>)>,
     /// Pieces that are to be written to the disk.
     pub unkept: VecDeque<Place>,
-    /// Bytes reserved, of [`AHEAD_BYTES`].
+    /// Bytes reserved, of [`AHEAD_BYTES`], and of what stores share.
     pub memory: u64,
+    shared: Arc<StoreMemory>,
     /// Pieces in memory, the oldest first.
     held: VecDeque<Place>,
     /// Pieces that are being written.
@@ -119,6 +120,12 @@ impl Cached {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.shared.give_ahead(self.memory);
+    }
+}
+
 impl Held {
     fn range(&self, unit: u64) -> Range<u64> {
         let start = self.units.start * unit;
@@ -127,9 +134,24 @@ impl Held {
 }
 
 impl State {
-    /// Of an empty cache with units of so many bytes.
-    pub fn new(unit: u64) -> State {
-        State { unit, ..State::default() }
+    /// Of an empty cache with units of so many bytes, with its part of a limit of memory.
+    pub fn new(unit: u64, shared: Arc<StoreMemory>) -> State {
+        State {
+            unit,
+            blobs: HashMap::new(),
+            lens: HashMap::new(),
+            bytes: 0,
+            clock: 0,
+            queue: VecDeque::new(),
+            unkept: VecDeque::new(),
+            memory: 0,
+            shared,
+            held: VecDeque::new(),
+            writing: 0,
+            finished: VecDeque::new(),
+            open: VecDeque::new(),
+            stopping: false,
+        }
     }
 
     /// Whether nothing is on its way, from the store or to the disk.
@@ -158,7 +180,7 @@ impl State {
 
     /// Reserves memory, for which what is in memory and need not be has to go.
     fn reserve(&mut self, bytes: u64) -> bool {
-        while self.memory + bytes > AHEAD_BYTES {
+        while self.memory + bytes > AHEAD_BYTES || !self.shared.take_ahead(bytes) {
             // What is in the file as well, or else what was read: it is fetched anew should it be read again.
             let spare = |held: &Held| held.kept || held.unread == 0 && !held.is_being_kept;
             let Some(place) = self.held.iter().copied().find(|place| self.held_at(*place).is_some_and(spare)) else {
@@ -176,7 +198,9 @@ impl State {
 
     /// Gives back what [`State::enqueue`] has reserved.
     pub fn release(&mut self, piece: &Range<u64>) {
-        self.memory = self.memory.saturating_sub(self.piece_bytes(piece));
+        let bytes = self.piece_bytes(piece).min(self.memory);
+        self.memory -= bytes;
+        self.shared.give_ahead(bytes);
     }
 
     /// Whether a piece that somebody asked for, and who has it, may be in memory until it is written.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nexus_kernel::error::{Error, Result};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
@@ -18,6 +18,7 @@ use object_store::memory::InMemory;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
 use super::BoxFuture;
+use super::body::Vouched;
 use super::failure::explain;
 use super::folder::FolderStore;
 use super::profile::{self, CredentialsFile};
@@ -58,6 +59,16 @@ pub struct Parts {
     pub pages: Arc<dyn PaginatedListStore>,
     /// The client of S3 itself, with the region that it signs for.
     pub s3: Option<(AmazonS3, String)>,
+    /// One that stores an object in one request for less, where there is one; a service may refuse it.
+    pub light: Option<Arc<dyn ObjectStore>>,
+}
+
+/// Clients of a store.
+pub struct Clients {
+    /// Requests.
+    pub objects: Arc<dyn ObjectStore>,
+    /// As [`Parts::light`].
+    pub light: Option<Arc<dyn ObjectStore>>,
 }
 
 /// How HTTP is spoken.
@@ -70,13 +81,14 @@ pub fn client_options(options: &CloudOptions) -> ClientOptions {
         .with_allow_http(plain)
 }
 
-/// A client for the bucket. Nothing is asked of it yet.
+/// Clients for the store. Nothing is asked of it yet.
 /// Tries that failed are counted in `failed`.
-pub fn connect(url: &StoreUrl, options: &CloudOptions, failed: &Arc<AtomicU64>) -> Result<Arc<dyn ObjectStore>> {
+pub fn connect(url: &StoreUrl, options: &CloudOptions, failed: &Arc<AtomicU64>) -> Result<Clients> {
+    let only = |objects| Ok(Clients { objects, light: None });
     match url.provider {
-        Provider::Folder => Ok(Arc::new(FolderStore::new(Path::new(&url.bucket)))),
-        Provider::Memory => Ok(Arc::new(InMemory::new())),
-        _ => connect_parts(url, options, failed).map(|parts| parts.objects),
+        Provider::Folder => only(Arc::new(FolderStore::new(Path::new(&url.bucket)))),
+        Provider::Memory => only(Arc::new(InMemory::new())),
+        _ => connect_parts(url, options, failed).map(|parts| Clients { objects: parts.objects, light: parts.light }),
     }
 }
 
@@ -115,11 +127,16 @@ pub fn connect_parts(url: &StoreUrl, options: &CloudOptions, failed: &Arc<Atomic
                 builder = builder.with_region(region);
             }
             if let Some(endpoint) = &options.endpoint {
-                builder = builder.with_endpoint(endpoint);
+                // One that the environment has for S3 alone would go before it.
+                builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
             }
             let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
-            let store = builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?;
-            Ok(Parts { objects: Arc::new(store.clone()), pages: Arc::new(store.clone()), s3: Some((store, region)) })
+            let builder = builder.with_client_options(client).with_retry(retry);
+            let light = light(&builder).map(|builder| builder.build().map_err(unusable(url))).transpose()?;
+            let light = light.map(|store| Arc::new(store) as Arc<dyn ObjectStore>);
+            let store = builder.build().map_err(unusable(url))?;
+            let (objects, pages) = (Arc::new(store.clone()), Arc::new(store.clone()));
+            Ok(Parts { objects, pages, s3: Some((store, region)), light })
         }
         Provider::Gcs => {
             let builder = match &options.credentials {
@@ -131,7 +148,7 @@ pub fn connect_parts(url: &StoreUrl, options: &CloudOptions, failed: &Arc<Atomic
                 builder = builder.with_base_url(endpoint);
             }
             let store = Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?);
-            Ok(Parts { objects: store.clone(), pages: store, s3: None })
+            Ok(Parts { objects: store.clone(), pages: store, s3: None, light: None })
         }
         Provider::Folder | Provider::Memory => Err(Error::Unavailable(format!(
             "{url} is no bucket: give s3://, gs:// or az:// (a folder is shown elsewhere by mount --bind)"
@@ -146,8 +163,21 @@ pub fn connect_parts(url: &StoreUrl, options: &CloudOptions, failed: &Arc<Atomic
                 builder = builder.with_endpoint(endpoint.clone());
             }
             let store = Arc::new(builder.with_client_options(client).with_retry(retry).build().map_err(unusable(url))?);
-            Ok(Parts { objects: store.clone(), pages: store, s3: None })
+            Ok(Parts { objects: store.clone(), pages: store, s3: None, light: None })
         }
+    }
+}
+
+/// A client that does not sign bodies, where that is as safe.
+fn light(builder: &AmazonS3Builder) -> Option<AmazonS3Builder> {
+    let said = |key| builder.get_config_value(&key);
+    let endpoint = said(AmazonS3ConfigKey::S3Endpoint).or_else(|| said(AmazonS3ConfigKey::Endpoint));
+    let said = std::env::var("AWS_UNSIGNED_PAYLOAD").ok();
+    let builder = builder.clone().with_unsigned_payload(true);
+    match Vouched::at(endpoint.as_deref(), said.as_deref()) {
+        Vouched::Signed => None,
+        Vouched::ByTls => Some(builder),
+        Vouched::Summed => Some(builder.with_checksum_algorithm(Checksum::CRC64NVME)),
     }
 }
 
@@ -214,4 +244,18 @@ impl HttpService for Counting {
 fn unusable(url: &StoreUrl) -> impl Fn(object_store::Error) -> Error {
     let url = url.to_string();
     move |error| explain(&url, &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the requests really go decides.
+    #[test]
+    fn an_address_that_is_for_s3_alone_counts_first() {
+        let here = || AmazonS3Builder::new().with_endpoint("http://127.0.0.1:9000");
+        assert!(light(&here()).is_some());
+        assert!(light(&here().with_config(AmazonS3ConfigKey::S3Endpoint, "http://10.0.0.7:9000")).is_none());
+        assert!(light(&here().with_config(AmazonS3ConfigKey::S3Endpoint, "https://10.0.0.7:9000")).is_some());
+    }
 }

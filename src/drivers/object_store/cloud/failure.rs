@@ -86,6 +86,21 @@ pub fn explain(what: &str, error: &object_store::Error) -> Error {
     }
 }
 
+/// Whether a service may have refused a request for its form, and not for what it asks.
+pub fn is_refusal_of_form(error: &object_store::Error) -> bool {
+    let words = all_words(error);
+    match error {
+        // A bucket's owner may demand signatures of bodies.
+        object_store::Error::PermissionDenied { .. } => true,
+        object_store::Error::Generic { .. } => {
+            // What was changed on its way is another matter.
+            ["400 Bad Request", "501 Not Implemented"].iter().any(|mark| words.contains(mark))
+                && !words.contains("BadDigest")
+        }
+        _ => false,
+    }
+}
+
 /// What an error says, with all that is behind it.
 fn all_words(error: &object_store::Error) -> String {
     let mut words = error.to_string();

@@ -5,6 +5,7 @@
 //! <prefix>/blobs/<16 hex digits>  a blob, byte for byte
 //! ```
 
+mod body;
 mod bucket;
 mod connect;
 mod failure;
@@ -20,7 +21,7 @@ mod url;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,6 +40,7 @@ pub use probe::ProbeStep;
 pub use profile::CredentialsFile;
 pub use url::{Provider, StoreUrl};
 
+use super::transfer::StoreMemory;
 use failure::explain;
 use limits::{Limited, Urgency};
 use unfinished::Unfinished;
@@ -61,7 +63,8 @@ pub struct CloudStore {
     leftovers: Option<folder::FolderStore>,
     runtime: Option<Runtime>,
     fence: Option<Fence>,
-    room: upload::Room,
+    /// What uploads hold in memory.
+    memory: Arc<StoreMemory>,
     limiter: Option<Arc<Limiter>>,
     /// The same bucket, asked for no longer than whoever opens the volume waits.
     opening: Option<Arc<Remote>>,
@@ -74,6 +77,10 @@ pub struct CloudStore {
 /// A bucket with a prefix, as requests see it.
 struct Remote {
     objects: Arc<dyn object_store::ObjectStore>,
+    /// Stores an object in one request for less.
+    light: Option<Arc<dyn object_store::ObjectStore>>,
+    /// The service took from `objects` what it had refused from `light`.
+    is_light_refused: AtomicBool,
     /// As messages call it.
     name: String,
     prefix: String,
@@ -125,13 +132,23 @@ impl CloudStore {
         CloudStore::limited(url, options, Limiter::new(StoreLimits::default()))
     }
 
+    /// The same with its part of a limit of memory, which other stores share.
+    pub fn within(mut self, memory: Arc<StoreMemory>) -> CloudStore {
+        self.memory = memory;
+        self
+    }
+
     /// The same, under limits.
     pub fn limited(url: &StoreUrl, options: &CloudOptions, limiter: Arc<Limiter>) -> Result<CloudStore> {
         let counters = Arc::<Counters>::default();
         let remote = |options: &CloudOptions| -> Result<Remote> {
-            let objects = connect::connect(url, options, &counters.failed_tries)?;
+            let clients = connect::connect(url, options, &counters.failed_tries)?;
+            let limited =
+                |client| Arc::new(Limited::new(client, limiter.clone())) as Arc<dyn object_store::ObjectStore>;
             Ok(Remote {
-                objects: Arc::new(Limited::new(objects, limiter.clone())),
+                objects: limited(clients.objects),
+                light: clients.light.map(limited),
+                is_light_refused: AtomicBool::new(false),
                 name: url.to_string(),
                 prefix: url.prefix.clone(),
                 is_volatile: url.is_volatile(),
@@ -156,7 +173,16 @@ impl CloudStore {
     #[cfg(test)]
     fn over(objects: Arc<dyn object_store::ObjectStore>, name: String, prefix: String) -> Result<CloudStore> {
         let counters = Arc::default();
-        CloudStore::over_remote(Remote { objects, name, prefix, is_volatile: false, deletes_at_once: 1, counters })
+        CloudStore::over_remote(Remote {
+            objects,
+            light: None,
+            is_light_refused: AtomicBool::new(false),
+            name,
+            prefix,
+            is_volatile: false,
+            deletes_at_once: 1,
+            counters,
+        })
     }
 
     fn over_remote(remote: Remote) -> Result<CloudStore> {
@@ -171,7 +197,7 @@ impl CloudStore {
             leftovers: None,
             runtime: Some(runtime),
             fence: None,
-            room: upload::Room::new(),
+            memory: StoreMemory::alone(),
             limiter: None,
             opening: None,
             unfinished: None,

@@ -8,37 +8,20 @@ use futures_util::{FutureExt, StreamExt};
 use nexus_kernel::error::{Error, Result};
 use nexus_kernel::ids::BlobId;
 use nexus_kernel::object_store::{BlobSource, BoxFuture};
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::path::Path as Key;
+use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::super::transfer::PartMemory;
+use super::failure::is_refusal_of_form;
 use super::{CloudStore, Remote};
 
 /// Bytes of a part. S3 takes no smaller ones than 5 MiB, and 10,000 of them.
 const PART: usize = 8 << 20;
-/// Parts in memory at once: what all uploads to one store hold together, whole blobs too.
-const PARTS: usize = 8;
 
 type Upload = Box<dyn MultipartUpload>;
 type Sending = FuturesUnordered<BoxFuture<'static, Result<()>>>;
-
-/// Room for parts in memory, shared by all uploads to a store. Who holds some waits for nobody
-/// but the network, so it comes back.
-#[derive(Clone)]
-pub(super) struct Room(Arc<Semaphore>);
-
-impl Room {
-    /// All of it.
-    pub(super) fn new() -> Room {
-        Room(Arc::new(Semaphore::new(PARTS)))
-    }
-
-    async fn take(&self) -> Result<OwnedSemaphorePermit> {
-        let taken = self.0.clone().acquire_owned().await;
-        taken.map_err(|_| Error::Unavailable("the object store is closed".into()))
-    }
-}
 
 /// Stores a blob, if this volume may.
 pub(super) async fn put(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
@@ -55,7 +38,7 @@ fn may_change(store: &CloudStore) -> BoxFuture<'static, Result<()>> {
 }
 
 async fn put_whole(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
-    let room = store.room.take().await?;
+    let room = store.memory.take_part(source.len()).await;
     // While the bytes are read.
     let may = may_change(store);
     let bytes = next_part(source)?;
@@ -65,15 +48,34 @@ async fn put_whole(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) 
     let len = bytes.len() as u64;
     store
         .spawn(async move {
-            remote.counters.puts.fetch_add(1, Ordering::Relaxed);
-            let options = PutOptions::from(PutMode::Create);
-            let put = remote.objects.put_opts(&remote.blob(id), bytes.into(), options).await;
+            let put = remote.put_new(&remote.blob(id), bytes.into()).await;
             drop(room);
             put.map_err(|error| remote.failed(&error))?;
             remote.counters.bytes_up.fetch_add(len, Ordering::Relaxed);
             Ok(())
         })
         .await
+}
+
+impl Remote {
+    /// Stores an object that is not there yet, in one request.
+    async fn put_new(&self, key: &Key, body: PutPayload) -> object_store::Result<()> {
+        let options = || PutOptions::from(PutMode::Create);
+        let light = self.light.as_ref().filter(|_| !self.is_light_refused.load(Ordering::Relaxed));
+        if let Some(light) = light {
+            self.counters.puts.fetch_add(1, Ordering::Relaxed);
+            match light.put_opts(key, body.clone(), options()).await {
+                Err(error) if is_refusal_of_form(&error) => {}
+                other => return other.map(drop),
+            }
+        }
+        self.counters.puts.fetch_add(1, Ordering::Relaxed);
+        self.objects.put_opts(key, body, options()).await?;
+        if light.is_some() && !self.is_light_refused.swap(true, Ordering::Relaxed) {
+            log::info!("{}: bodies are signed from now on, as it does not take them otherwise", self.name);
+        }
+        Ok(())
+    }
 }
 
 async fn put_parts(store: &CloudStore, id: BlobId, source: &mut dyn BlobSource) -> Result<()> {
@@ -136,7 +138,7 @@ async fn send_parts(
     let mut total = 0;
     loop {
         // Whichever part ends first makes room, of this upload or of another.
-        let room = store.room.take().await?;
+        let room = store.memory.take_part(source.len().min(PART as u64)).await;
         while let Some(Some(ended)) = sending.next().now_or_never() {
             ended?;
         }
@@ -154,12 +156,7 @@ async fn send_parts(
 }
 
 /// Starts to send a part; the answer is when it has arrived.
-fn send_part(
-    store: &CloudStore,
-    upload: &mut Upload,
-    part: Bytes,
-    room: OwnedSemaphorePermit,
-) -> BoxFuture<'static, Result<()>> {
+fn send_part(store: &CloudStore, upload: &mut Upload, part: Bytes, room: PartMemory) -> BoxFuture<'static, Result<()>> {
     let (remote, len) = (store.remote.clone(), part.len() as u64);
     remote.counters.puts.fetch_add(1, Ordering::Relaxed);
     let sending = upload.put_part(PutPayload::from(part));

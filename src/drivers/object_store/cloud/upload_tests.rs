@@ -10,7 +10,11 @@ use object_store::memory::InMemory;
 use object_store::{PutResult, UploadPart};
 use parking_lot::Mutex;
 
+use super::super::super::transfer::TRANSFER_BYTES;
 use super::*;
+
+/// Parts that uploads may have in memory at once.
+const PARTS: usize = (TRANSFER_BYTES - TRANSFER_BYTES / 4) as usize / PART;
 
 /// What happened to an upload, in order.
 #[derive(Debug, Default)]
@@ -137,7 +141,7 @@ fn all_uploads_to_a_store_share_the_room_for_parts() {
     assert_eq!(log.events.lock().iter().filter(|event| *event == "complete").count(), 3);
     let most = log.most.load(Ordering::SeqCst);
     assert!((2..=PARTS).contains(&most), "{most} parts at once");
-    assert_eq!(store.room.0.available_permits(), PARTS);
+    assert_eq!(store.memory.held(), 0);
 }
 
 #[test]
@@ -151,4 +155,57 @@ fn an_upload_that_is_not_wanted_is_taken_back() {
     .unwrap();
     let begun = block_on(store.spawn(begin(store.remote.clone(), BlobId::new(1, 1))));
     assert_eq!(begun.err(), Some(Error::Exists));
+}
+
+/// A server that takes no body without a signature, or only such, and tells what it got.
+fn picky(unsigned: bool, requests: usize) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    use std::io::{Read, Write};
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", server.local_addr().unwrap());
+    let told = std::thread::spawn(move || {
+        let answer_one = |_| {
+            let (mut stream, _) = server.accept().unwrap();
+            let (mut text, mut part) = (String::new(), [0; 4096]);
+            while !text.ends_with("the body") {
+                let n = stream.read(&mut part).unwrap();
+                text.push_str(std::str::from_utf8(&part[..n]).unwrap());
+            }
+            let text = text.to_ascii_lowercase();
+            let is_unsigned = text.contains("x-amz-content-sha256: unsigned-payload");
+            let is_summed = text.contains("x-amz-checksum-crc64nvme: ");
+            let status = if is_unsigned == unsigned { "200 OK" } else { "400 Bad Request" };
+            let head = format!("HTTP/1.1 {status}\r\netag: \"e\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            format!("unsigned {is_unsigned} summed {is_summed}")
+        };
+        (0..requests).map(answer_one).collect()
+    });
+    (endpoint, told)
+}
+
+#[test]
+fn bodies_go_with_a_checksum_and_are_signed_where_that_is_refused() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "[default]\naws_access_key_id = a\naws_secret_access_key = b\n").unwrap();
+    let credentials = Some(crate::object_store::CredentialsFile { file: keys.path().to_owned(), profile: None });
+    let (light, signed) = ("unsigned true summed true", "unsigned false summed false");
+    for (unsigned, expected) in [(true, vec![light, light]), (false, vec![light, signed, signed])] {
+        let (endpoint, told) = picky(unsigned, expected.len());
+        let options = super::super::CloudOptions {
+            endpoint: Some(endpoint),
+            region: Some("eu-west-1".to_owned()),
+            credentials: credentials.clone(),
+            ..Default::default()
+        };
+        let store = CloudStore::open(&"s3://b/p".parse().unwrap(), &options).unwrap();
+        for id in 1..3 {
+            let remote = store.remote.clone();
+            let put = store.spawn(async move {
+                let put = remote.put_new(&remote.blob(BlobId(id)), "the body".into()).await;
+                put.map_err(|error| remote.failed(&error))
+            });
+            block_on(put).unwrap();
+        }
+        assert_eq!(told.join().unwrap(), expected);
+    }
 }
