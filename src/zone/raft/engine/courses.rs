@@ -47,18 +47,28 @@ struct Source {
     /// Handed out to streams, and answered, since the beginning.
     sent: u64,
     answered: u64,
+    /// Replies that are to be told, in the order of their appends.
+    ready: VecDeque<AppendReply>,
 }
 
 impl Source {
-    /// The reply that comes next, if it is one to what was not sent.
-    fn own_reply(&mut self) -> Option<AppendReply> {
-        match self.unsent.front() {
-            Some((before, reply)) if *before <= self.answered => {
-                let reply = *reply;
-                self.unsent.pop_front();
-                Some(reply)
-            }
-            _ => None,
+    /// The member has answered the next append that it was sent.
+    fn hear(&mut self, reply: AppendReply) {
+        self.answer_unsent();
+        (self.unanswered, self.answered) = (self.unanswered.saturating_sub(1), self.answered + 1);
+        self.ready.push_back(reply);
+    }
+
+    /// The reply that comes next, if there is one by now.
+    fn next_reply(&mut self) -> Option<AppendReply> {
+        self.answer_unsent();
+        self.ready.pop_front()
+    }
+
+    fn answer_unsent(&mut self) {
+        while let Some((_, reply)) = self.unsent.front().filter(|(before, _)| *before <= self.answered) {
+            self.ready.push_back(*reply);
+            self.unsent.pop_front();
         }
     }
 }
@@ -159,8 +169,16 @@ pub fn replies(
     limit: Duration,
     idle: Duration,
 ) -> impl Stream<Item = std::result::Result<AppendReply, Broken>> + Send {
-    let source = Source { appends, unanswered: 0, was_idle: false, unsent: VecDeque::new(), sent: 0, answered: 0 };
-    let source: Shared = Arc::new(Mutex::new(source));
+    let source: Shared = Arc::new(Mutex::new(Source {
+        // A stream asks once more after the last.
+        appends: appends.fuse().boxed(),
+        unanswered: 0,
+        was_idle: false,
+        unsent: VecDeque::new(),
+        sent: 0,
+        answered: 0,
+        ready: VecDeque::new(),
+    }));
     let state: Option<Option<Replies>> = Some(None);
     stream::unfold((link, source, state), move |(link, source, state)| async move {
         let mut open = state?;
@@ -172,17 +190,14 @@ pub fn replies(
                     Err(broken) => return Some((Err(broken), (link, source, None))),
                 },
             };
-            let own = source.lock().own_reply();
-            if let Some(reply) = own {
+            let reply = source.lock().next_reply();
+            if let Some(reply) = reply {
                 return Some((Ok(reply), (link, source, Some(Some(replies)))));
             }
             match replies.next().await {
                 Some(Ok(reply)) => {
-                    let mut waiting = source.lock();
-                    (waiting.unanswered, waiting.answered) =
-                        (waiting.unanswered.saturating_sub(1), waiting.answered + 1);
-                    drop(waiting);
-                    return Some((Ok(reply), (link, source, Some(Some(replies)))));
+                    source.lock().hear(reply);
+                    open = Some(replies);
                 }
                 Some(Err(error)) => return Some((Err(Broken::Failed(error)), (link, source, None))),
                 None => {
@@ -360,6 +375,17 @@ mod tests {
             }
             let noted: Vec<_> = noted.lock().iter().map(|append| (append.previous, append.entries.len())).collect();
             assert_eq!(noted, [(Some(at(1)), 1), (Some(at(2)), 1), (Some(at(3)), 0)]);
+            // One that was answered, one that is not sent as there is an entry, that, and one by which it ends.
+            send.send(commit(3, 3)).unwrap();
+            assert_eq!(replies.next().await, matched(3));
+            for append in [commit(3, 3), with(3), commit(4, 4)] {
+                send.send(append).unwrap();
+            }
+            drop(send);
+            for index in [3, 3, 4] {
+                assert_eq!(replies.next().await, matched(index), "in order also where nothing is under way");
+            }
+            assert_eq!(replies.next().await, None);
         });
     }
 
