@@ -13,6 +13,8 @@ use crate::tool::wait_until;
 
 /// What holds a daemon at the version before locks.
 const HELD: (&str, &str) = ("NEXUS_COMMAND_VERSION", "5");
+/// The newest version.
+const NEWEST: u8 = 9;
 
 fn lock(node: &Node) -> Result<(), rustix::io::Errno> {
     let file = File::open(node.path("before")).map_err(|_| rustix::io::Errno::NOENT)?;
@@ -74,7 +76,7 @@ pub(super) fn rolling(lab: &Lab) -> Check {
         nodes.agree()?;
     }
     for node in &nodes.0 {
-        wait_until("all know the newest", PATIENCE, || says(node, 8))?;
+        wait_until("all know the newest", PATIENCE, || says(node, NEWEST))?;
         ensure!(lock(node).is_ok(), "a lock is refused though all members know of them");
     }
     // Who is older than what the zone uses is not let in.

@@ -42,11 +42,13 @@ struct Source {
     unanswered: usize,
     /// Whether the last stream was closed as there was nothing to send.
     was_idle: bool,
-    /// Replies to appends that were not sent, each with how many that were sent come before it.
-    unsent: VecDeque<(u64, AppendReply)>,
+    /// Ends of the log by appends that were not sent, each with how many that were sent come before it.
+    unsent: VecDeque<(u64, Option<Position>)>,
     /// Handed out to streams, and answered, since the beginning.
     sent: u64,
     answered: u64,
+    /// What the member answered last.
+    heard: Option<AppendReply>,
     /// Replies that are to be told, in the order of their appends.
     ready: VecDeque<AppendReply>,
 }
@@ -56,6 +58,7 @@ impl Source {
     fn hear(&mut self, reply: AppendReply) {
         self.answer_unsent();
         (self.unanswered, self.answered) = (self.unanswered.saturating_sub(1), self.answered + 1);
+        self.heard = Some(reply);
         self.ready.push_back(reply);
     }
 
@@ -65,9 +68,14 @@ impl Source {
         self.ready.pop_front()
     }
 
+    /// What was not sent is answered as the member has answered what it follows: it has that, or refuses.
     fn answer_unsent(&mut self) {
-        while let Some((_, reply)) = self.unsent.front().filter(|(before, _)| *before <= self.answered) {
-            self.ready.push_back(*reply);
+        while let Some((_, end)) = self.unsent.front().filter(|(before, _)| *before <= self.answered) {
+            self.ready.push_back(match self.heard {
+                Some(AppendReply::Matched(at)) if at < *end => AppendReply::Matched(at),
+                Some(AppendReply::Matched(_)) | None => AppendReply::Matched(*end),
+                Some(refusal) => refusal,
+            });
             self.unsent.pop_front();
         }
     }
@@ -95,7 +103,7 @@ impl Course {
         if let Some((held, _)) = self.held.take() {
             let mut source = self.source.lock();
             let before = source.sent;
-            source.unsent.push_back((before, AppendReply::Matched(held.previous)));
+            source.unsent.push_back((before, held.previous));
         }
         if append.entries.is_empty() && append.previous.is_some() && append.previous == self.end {
             self.held = Some((append, Box::pin(tokio::time::sleep(COMMIT))));
@@ -177,6 +185,7 @@ pub fn replies(
         unsent: VecDeque::new(),
         sent: 0,
         answered: 0,
+        heard: None,
         ready: VecDeque::new(),
     }));
     let state: Option<Option<Replies>> = Some(None);
@@ -275,16 +284,19 @@ mod tests {
         }
     }
 
-    /// A member that notes all that it is sent.
-    struct Noting(Arc<Mutex<Vec<Append>>>);
+    /// A member that notes all that it is sent, and refuses what follows that place.
+    struct Noting(Arc<Mutex<Vec<Append>>>, Option<Position>);
 
     impl Link for Noting {
         fn replicate(&self, appends: BoxStream<'static, Append>) -> BoxFuture<'static, Result<Replies>> {
-            let noted = self.0.clone();
+            let (noted, refused) = (self.0.clone(), self.1);
             let replies = appends.map(move |append| {
-                let previous = append.previous;
+                let (previous, last) = (append.previous, append.entries.last().map(|entry| entry.position));
                 noted.lock().push(append);
-                Ok(AppendReply::Matched(previous))
+                match previous {
+                    Some(previous) if Some(previous) == refused => Ok(AppendReply::Conflict(previous)),
+                    _ => Ok(AppendReply::Matched(last.or(previous))),
+                }
             });
             async move { Ok(replies.boxed()) }.boxed()
         }
@@ -365,27 +377,43 @@ mod tests {
         let commit = |index, committed| Append { committed: Some(at(committed)), ..append(index) };
         runtime().block_on(async {
             let (noted, (send, appends)) = (Arc::default(), channel());
-            let link = Arc::new(Noting(Arc::clone(&noted)));
+            let link = Arc::new(Noting(Arc::clone(&noted), None));
             let mut replies = std::pin::pin!(replies(link, appends, SHORT, SHORT));
             for append in [with(1), commit(2, 2), commit(2, 2), with(2), commit(3, 3)] {
                 send.send(append).unwrap();
             }
-            for index in [1, 2, 2, 2, 3] {
+            for index in [2, 2, 2, 3, 3] {
                 assert_eq!(replies.next().await, matched(index), "all are answered, in order");
             }
             let noted: Vec<_> = noted.lock().iter().map(|append| (append.previous, append.entries.len())).collect();
             assert_eq!(noted, [(Some(at(1)), 1), (Some(at(2)), 1), (Some(at(3)), 0)]);
-            // One that was answered, one that is not sent as there is an entry, that, and one by which it ends.
-            send.send(commit(3, 3)).unwrap();
-            assert_eq!(replies.next().await, matched(3));
+            // All are answered: one that is not sent, as there is an entry, that, and one with which it ends.
             for append in [commit(3, 3), with(3), commit(4, 4)] {
                 send.send(append).unwrap();
             }
             drop(send);
-            for index in [3, 3, 4] {
+            for index in [3, 4, 4] {
                 assert_eq!(replies.next().await, matched(index), "in order also where nothing is under way");
             }
             assert_eq!(replies.next().await, None);
+        });
+    }
+
+    #[test]
+    fn what_is_not_sent_is_refused_with_what_it_follows() {
+        let at = |index| Position { term: 1, index };
+        let entry = |index| Entry { position: at(index), payload: crate::raft::Payload::Blank };
+        let with = |index| Append { entries: vec![entry(index + 1)], ..append(index) };
+        runtime().block_on(async {
+            let (noted, (send, appends)) = (Arc::default(), channel());
+            let mut replies = std::pin::pin!(replies(Arc::new(Noting(noted, Some(at(1)))), appends, SHORT, SHORT));
+            for append in [with(1), append(2), with(2)] {
+                send.send(append).unwrap();
+            }
+            for _ in 0..2 {
+                assert_eq!(replies.next().await, Some(Ok(AppendReply::Conflict(at(1)))));
+            }
+            assert_eq!(replies.next().await, matched(3));
         });
     }
 
