@@ -11,6 +11,7 @@ mod connect;
 mod failure;
 mod fence;
 mod folder;
+mod inline;
 mod limits;
 mod probe;
 mod profile;
@@ -63,6 +64,8 @@ pub struct CloudStore {
     leftovers: Option<folder::FolderStore>,
     runtime: Option<Runtime>,
     fence: Option<Fence>,
+    /// For a bucket: small reads that somebody waits for.
+    inline: Option<inline::Inline>,
     /// What uploads hold in memory.
     memory: Arc<StoreMemory>,
     limiter: Option<Arc<Limiter>>,
@@ -141,29 +144,31 @@ impl CloudStore {
     /// The same, under limits.
     pub fn limited(url: &StoreUrl, options: &CloudOptions, limiter: Arc<Limiter>) -> Result<CloudStore> {
         let counters = Arc::<Counters>::default();
-        let remote = |options: &CloudOptions| -> Result<Remote> {
-            let clients = connect::connect(url, options, &counters.failed_tries)?;
-            let limited =
-                |client| Arc::new(Limited::new(client, limiter.clone())) as Arc<dyn object_store::ObjectStore>;
+        let (place, shared, theirs) = (url.clone(), limiter.clone(), counters.clone());
+        let remote = move |options: &CloudOptions| -> Result<Remote> {
+            let clients = connect::connect(&place, options, &theirs.failed_tries)?;
+            let limited = |client| Arc::new(Limited::new(client, shared.clone())) as Arc<dyn object_store::ObjectStore>;
             Ok(Remote {
                 objects: limited(clients.objects),
                 light: clients.light.map(limited),
                 is_light_refused: AtomicBool::new(false),
-                name: url.to_string(),
-                prefix: url.prefix.clone(),
-                is_volatile: url.is_volatile(),
-                deletes_at_once: url.deletes_at_once(),
-                counters: counters.clone(),
+                name: place.to_string(),
+                prefix: place.prefix.clone(),
+                is_volatile: place.is_volatile(),
+                deletes_at_once: place.deletes_at_once(),
+                counters: theirs.clone(),
             })
         };
         let mut store = CloudStore::over_remote(remote(options)?)?;
         if url.is_bucket() {
             let patience = OPENING.min(options.deadline);
+            let usual = options.clone();
             let options = CloudOptions { request_timeout: patience, deadline: patience, ..options.clone() };
             store.opening = Some(Arc::new(remote(&options)?));
             if let Some((s3, region)) = connect::connect_parts(url, &options, &counters.failed_tries)?.s3 {
                 store.unfinished = Some(Arc::new(Unfinished::new(s3, region, url, &options)?));
             }
+            store.inline = Some(inline::Inline::new(Box::new(move || remote(&usual))));
         }
         store.leftovers = url.folder().map(folder::FolderStore::new);
         store.limiter = Some(limiter);
@@ -197,6 +202,7 @@ impl CloudStore {
             leftovers: None,
             runtime: Some(runtime),
             fence: None,
+            inline: None,
             memory: StoreMemory::alone(),
             limiter: None,
             opening: None,
@@ -444,6 +450,10 @@ impl ObjectStore for CloudStore {
     }
 
     fn get<'a>(&'a self, id: BlobId, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>> {
+        // The one who waits is the one who polls, so this thread may be kept.
+        if let Some(got) = self.inline.as_ref().and_then(|inline| inline.get(id, &range)) {
+            return Box::pin(std::future::ready(got));
+        }
         let remote = self.remote.clone();
         self.spawn(async move { remote.get(id, range, Urgency::Demand).await })
     }
