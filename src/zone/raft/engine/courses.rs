@@ -255,48 +255,38 @@ mod tests {
     use super::*;
     use crate::raft::{Entry, Mark, Refusal, TransferLeader, Vote, VoteReply, VoteRequest};
 
-    /// A member that answers `most` appends of a stream, and counts streams.
-    struct Answering(Arc<Mutex<usize>>, usize);
+    /// A member, and what it is asked.
+    #[derive(Default)]
+    struct Asked {
+        streams: usize,
+        appends: Vec<Append>,
+    }
 
-    impl Link for Answering {
-        fn replicate(&self, appends: BoxStream<'static, Append>) -> BoxFuture<'static, Result<Replies>> {
-            *self.0.lock() += 1;
-            let replies = appends.take(self.1).map(|append| Ok(AppendReply::Matched(append.previous)));
-            async move { Ok(replies.boxed()) }.boxed()
-        }
-        fn vote(&self, _: VoteRequest) -> BoxFuture<'static, Result<VoteReply>> {
-            std::future::pending().boxed()
-        }
-        fn transfer_leader(&self, _: TransferLeader) -> BoxFuture<'static, Result<bool>> {
-            std::future::pending().boxed()
-        }
-        fn snapshot(&self, _: Vote, _: Mark, _: Arc<dyn MetaSnapshot>) -> BoxFuture<'static, Result<Vote>> {
-            std::future::pending().boxed()
-        }
-        fn propose(&self, _: bytes::Bytes) -> BoxFuture<'static, std::result::Result<Position, Refusal>> {
-            std::future::pending().boxed()
-        }
-        fn pledge(&self) -> BoxFuture<'static, std::result::Result<(u64, bool), Refusal>> {
-            std::future::pending().boxed()
-        }
-        fn read_index(&self) -> BoxFuture<'static, std::result::Result<u64, Refusal>> {
-            std::future::pending().boxed()
+    struct Answering {
+        asked: Arc<Mutex<Asked>>,
+        /// Appends of a stream that it answers.
+        most: usize,
+        /// It refuses what follows this place.
+        refuses: Option<Position>,
+    }
+
+    impl Answering {
+        fn new(most: usize) -> Answering {
+            Answering { asked: Arc::default(), most, refuses: None }
         }
     }
 
-    /// A member that notes all that it is sent, and refuses what follows that place.
-    struct Noting(Arc<Mutex<Vec<Append>>>, Option<Position>);
-
-    impl Link for Noting {
+    impl Link for Answering {
         fn replicate(&self, appends: BoxStream<'static, Append>) -> BoxFuture<'static, Result<Replies>> {
-            let (noted, refused) = (self.0.clone(), self.1);
-            let replies = appends.map(move |append| {
+            let (asked, refuses) = (self.asked.clone(), self.refuses);
+            asked.lock().streams += 1;
+            let replies = appends.take(self.most).map(move |append| {
                 let (previous, last) = (append.previous, append.entries.last().map(|entry| entry.position));
-                noted.lock().push(append);
-                match previous {
-                    Some(previous) if Some(previous) == refused => Ok(AppendReply::Conflict(previous)),
-                    _ => Ok(AppendReply::Matched(last.or(previous))),
-                }
+                asked.lock().appends.push(append);
+                Ok(match previous {
+                    Some(previous) if Some(previous) == refuses => AppendReply::Conflict(previous),
+                    _ => AppendReply::Matched(last.or(previous)),
+                })
             });
             async move { Ok(replies.boxed()) }.boxed()
         }
@@ -321,16 +311,21 @@ mod tests {
     }
 
     fn append(index: u64) -> Append {
-        Append {
-            vote: Vote::default(),
-            previous: Some(Position { term: 1, index }),
-            committed: None,
-            entries: Vec::new(),
-        }
+        Append { vote: Vote::default(), previous: Some(at(index)), committed: None, entries: Vec::new() }
+    }
+
+    fn at(index: u64) -> Position {
+        Position { term: 1, index }
+    }
+
+    /// With the entry that follows.
+    fn with(index: u64) -> Append {
+        let entry = Entry { position: at(index + 1), payload: crate::raft::Payload::Blank };
+        Append { entries: vec![entry], ..append(index) }
     }
 
     fn matched(index: u64) -> Option<std::result::Result<AppendReply, Broken>> {
-        Some(Ok(AppendReply::Matched(Some(Position { term: 1, index }))))
+        Some(Ok(AppendReply::Matched(Some(at(index)))))
     }
 
     const SHORT: Duration = Duration::from_millis(100);
@@ -350,20 +345,20 @@ mod tests {
     #[test]
     fn a_stream_without_use_is_closed_and_the_next_append_opens_another() {
         runtime().block_on(async {
-            let (opened, (send, appends)) = (Arc::default(), channel());
-            let link = Arc::new(Answering(Arc::clone(&opened), usize::MAX));
+            let (link, (send, appends)) = (Arc::new(Answering::new(usize::MAX)), channel());
+            let asked = link.asked.clone();
             let mut replies = std::pin::pin!(replies(link, appends, SHORT, SHORT));
             assert!(tokio::time::timeout(SHORT * 2, replies.next()).await.is_err());
-            assert_eq!(*opened.lock(), 0, "nothing is opened for nothing");
+            assert_eq!(asked.lock().streams, 0, "nothing is opened for nothing");
             for index in 0..20 {
                 send.send(append(index)).unwrap();
                 assert_eq!(replies.next().await, matched(index));
             }
-            assert_eq!(*opened.lock(), 1);
+            assert_eq!(asked.lock().streams, 1);
             assert!(tokio::time::timeout(SHORT * 3, replies.next()).await.is_err());
             send.send(append(20)).unwrap();
             assert_eq!(replies.next().await, matched(20));
-            assert_eq!(*opened.lock(), 2);
+            assert_eq!(asked.lock().streams, 2);
             drop(send);
             assert_eq!(replies.next().await, None);
         });
@@ -371,13 +366,10 @@ mod tests {
 
     #[test]
     fn what_only_tells_of_a_commit_goes_with_the_next_entry_or_a_little_later() {
-        let at = |index| Position { term: 1, index };
-        let entry = |index| Entry { position: at(index), payload: crate::raft::Payload::Blank };
-        let with = |index| Append { entries: vec![entry(index + 1)], ..append(index) };
         let commit = |index, committed| Append { committed: Some(at(committed)), ..append(index) };
         runtime().block_on(async {
-            let (noted, (send, appends)) = (Arc::default(), channel());
-            let link = Arc::new(Noting(Arc::clone(&noted), None));
+            let (link, (send, appends)) = (Arc::new(Answering::new(usize::MAX)), channel());
+            let asked = link.asked.clone();
             let mut replies = std::pin::pin!(replies(link, appends, SHORT, SHORT));
             for append in [with(1), commit(2, 2), commit(2, 2), with(2), commit(3, 3)] {
                 send.send(append).unwrap();
@@ -385,8 +377,9 @@ mod tests {
             for index in [2, 2, 2, 3, 3] {
                 assert_eq!(replies.next().await, matched(index), "all are answered, in order");
             }
-            let noted: Vec<_> = noted.lock().iter().map(|append| (append.previous, append.entries.len())).collect();
-            assert_eq!(noted, [(Some(at(1)), 1), (Some(at(2)), 1), (Some(at(3)), 0)]);
+            let sent = |append: &Append| (append.previous, append.entries.len());
+            let sent: Vec<_> = asked.lock().appends.iter().map(sent).collect();
+            assert_eq!(sent, [(Some(at(1)), 1), (Some(at(2)), 1), (Some(at(3)), 0)]);
             // All are answered: one that is not sent, as there is an entry, that, and one with which it ends.
             for append in [commit(3, 3), with(3), commit(4, 4)] {
                 send.send(append).unwrap();
@@ -401,12 +394,10 @@ mod tests {
 
     #[test]
     fn what_is_not_sent_is_refused_with_what_it_follows() {
-        let at = |index| Position { term: 1, index };
-        let entry = |index| Entry { position: at(index), payload: crate::raft::Payload::Blank };
-        let with = |index| Append { entries: vec![entry(index + 1)], ..append(index) };
         runtime().block_on(async {
-            let (noted, (send, appends)) = (Arc::default(), channel());
-            let mut replies = std::pin::pin!(replies(Arc::new(Noting(noted, Some(at(1)))), appends, SHORT, SHORT));
+            let (send, appends) = channel();
+            let link = Arc::new(Answering { refuses: Some(at(1)), ..Answering::new(usize::MAX) });
+            let mut replies = std::pin::pin!(replies(link, appends, SHORT, SHORT));
             for append in [with(1), append(2), with(2)] {
                 send.send(append).unwrap();
             }
@@ -421,7 +412,7 @@ mod tests {
     fn a_member_that_hangs_up_ends_it() {
         runtime().block_on(async {
             let appends = stream::iter([1, 2, 3].map(append)).chain(stream::pending());
-            let link = Arc::new(Answering(Arc::default(), 2));
+            let link = Arc::new(Answering::new(2));
             let mut replies = std::pin::pin!(replies(link, appends.boxed(), SHORT, SHORT));
             assert_eq!((replies.next().await, replies.next().await), (matched(1), matched(2)));
             assert_eq!(replies.next().await, None, "the third is not sent as if it followed");
