@@ -18,10 +18,9 @@ impl Checker<'_> {
         for (id, blob) in records {
             let listed = files.get(&id).filter(|_| store.is_far(id) && store.place_of(id) == Where::Elsewhere);
             let len = match listed {
-                // It does not tell of what is compressed; that is there whole.
-                Some(&u64::MAX) => Ok(blob.len),
-                Some(len) => Ok(*len),
-                None => store.blob_len(id),
+                // How much is in a compressed one, it does not tell.
+                Some(len) if *len != u64::MAX => Ok(*len),
+                _ => store.blob_len(id),
             };
             let there = self.check_file(store, id, &blob, len)?;
             if there && self.scope.deep && blob.state == BlobState::Sealed && store.place_of(id) == Where::Elsewhere {
