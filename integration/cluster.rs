@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use crate::failure::{Check, During, ensure, fail};
 use crate::hosts::Hosts;
 use crate::lab::Lab;
 use crate::mount::{Mount, signal};
+use crate::ports;
 use crate::scratch::{Image, ImageKind, Scratch};
 use crate::tool::{Tool, wait_until};
 
@@ -82,20 +82,17 @@ impl Cluster {
 
     /// So many daemons on this host, all members of one zone.
     pub fn on_this_host(lab: &Lab, count: usize) -> Check<Cluster> {
-        // Free now; nobody else on the machine of a test takes it meanwhile.
-        let address = |_| Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
-        Cluster::of(start(lab, count, address, |mount, _| mount)?, None)
+        Cluster::of(start(lab, count, |_| ports::address(), |mount, _| mount)?, None)
     }
 
     /// The same, where the last one's data folder is on a disk of so many MiB.
     pub fn with_small_disk(lab: &Lab, count: usize, megabytes: u64) -> Check<(Cluster, PathBuf)> {
-        let address = |_| Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
-        let mut nodes = start(lab, count - 1, address, |mount, _| mount)?;
+        let mut nodes = start(lab, count - 1, |_| ports::address(), |mount, _| mount)?;
         let scratch = Scratch::new(&lab.scratch, "small")?;
         let disk = Image::new(&scratch, ImageKind::Ext4, megabytes)?;
         let folder = disk.path().to_owned();
         let mount = lab.mount_on(&folder.join("data"), &scratch)?;
-        let mut mount = mount.with_arguments(&["--listen", &address(count)?]);
+        let mut mount = mount.with_arguments(&["--listen", &ports::address()?]);
         mount.start()?;
         let mut small = Node::new(mount, scratch);
         small._disk = Some(disk);

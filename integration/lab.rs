@@ -42,6 +42,8 @@ pub struct Lab {
     pub seed: u64,
     /// Seconds for suites that run as long as they are told to.
     pub seconds: Option<u64>,
+    /// The one case that this process is for, while others run in theirs.
+    pub only: Option<String>,
 }
 
 /// A place under test: a fresh mount, or a fresh folder in its stead.

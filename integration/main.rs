@@ -15,6 +15,7 @@ mod model;
 mod mount;
 mod network;
 mod pjdfstest;
+mod ports;
 mod programs;
 mod random;
 mod report;
@@ -78,6 +79,9 @@ struct Arguments {
     /// Run long.
     #[arg(long)]
     soak: bool,
+    /// One case, for the process that runs others beside it.
+    #[arg(long, hide = true, value_name = "CASE")]
+    only: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -143,6 +147,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         soak: arguments.soak,
         seed: arguments.seed,
         seconds: arguments.seconds,
+        only: arguments.only.clone(),
     };
     let filter = &arguments.cases;
     let (name, tally) = match arguments.suite {
@@ -155,7 +160,7 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
         Suite::Store => ("store", report::run(&lab, &store::cases(), filter)),
         Suite::Clouds => ("clouds", report::run(&lab, &clouds::cases(), filter)),
         Suite::Attach => ("attach", report::run(&lab, &attach::cases(), filter)),
-        Suite::Zones => ("zones", report::run(&lab, &zones::cases(), filter)),
+        Suite::Zones => ("zones", report::run_beside(&lab, &zones::cases(), filter, zones::LANES)),
         Suite::History => {
             let amount = history::Amount { seeds: arguments.seeds, minutes: arguments.minutes };
             ("history", history::run(&lab, amount, filter))
@@ -168,7 +173,9 @@ fn run(arguments: &Arguments) -> failure::Check<bool> {
     let name = if lab.store { format!("{name}-store") } else { name.to_owned() };
     let name = if lab.zone { format!("{name}-zone") } else { name };
     let name = lab.transport.map_or(name.clone(), |transport| format!("{name}-{transport}"));
-    println!("{}", tally.line(&name));
+    if lab.only.is_none() {
+        println!("{}", tally.line(&name));
+    }
     let is_missing = lab.transport.is_some_and(|transport| transport.needed().is_err());
     Ok(tally.failed == 0 && (tally.passed > 0 || is_missing))
 }

@@ -283,7 +283,7 @@ impl Adapter {
     pub fn fsync(&self, node: u64, handle: u64, data_only: bool) -> Result<()> {
         let node = self.view.node(node);
         self.fs.check_locks(node, handle)?;
-        self.fs.flush(node, handle)?;
+        self.fs.sync_writes(node, handle)?;
         self.fs.fsync(node, data_only)
     }
 

@@ -5,7 +5,7 @@
 //! `gcs.py` says why, and answers as its reference has it.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -56,8 +56,7 @@ impl Emulator {
     pub fn start(lab: &Lab, cloud: Cloud, scratch: &Scratch) -> Check<Emulator> {
         let folder = scratch.folder(cloud.scheme())?;
         let log = folder.join("log");
-        // Nobody else listens there: the kernel does not give a port again so soon.
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let port = crate::ports::own()?;
         let mut command = match cloud {
             Cloud::Gcs => gcs(&folder, port)?,
             Cloud::Azure => azurite(lab, &folder, port)?,

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -34,8 +33,7 @@ impl Server {
     pub fn start(lab: &Lab, scratch: &Scratch) -> Check<Server> {
         let folder = scratch.folder("s3")?;
         fs::create_dir(folder.join(BUCKET))?;
-        // Nobody else listens there: the kernel does not give a port again so soon.
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let port = crate::ports::own()?;
         let program = lab.binary.with_file_name("nexus-s3-server");
         let mut server = Server { program, folder, port, process: None };
         server.resume()?;

@@ -21,7 +21,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("two nodes push to one git repository", git),
         Case::new("two nodes build one tree", build),
-        Case::new("a full disk takes down its node alone", full_disk),
+        Case::new("a full disk takes down its node alone", full_disk).alone(),
     ]
 }
 

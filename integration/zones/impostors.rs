@@ -1,7 +1,6 @@
 //! Nodes that are not what they were: one whose disk is new, and one whose disk is a copy of another's.
 
 use std::fs;
-use std::net::TcpListener;
 
 use super::{Nodes, PATIENCE, expect};
 use crate::failure::{Check, ensure, fail};
@@ -44,7 +43,7 @@ pub fn wiped_and_copied(lab: &Lab) -> Check {
     nodes.at_mut(1)?.mount.start()?;
     wait_until("the original takes part", PATIENCE, || Ok(nodes.at(1)?.path("kept").exists()))?;
     fs::write(nodes.at(1)?.path("by the original"), "x")?;
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let address = crate::ports::address()?;
     let mut copy = lab.mount_on(&scratch.path().join("data"), &scratch)?.with_arguments(&["--listen", &address]);
     copy.start()?;
     let inside = copy.point().join("zone").join("by the copy");

@@ -24,7 +24,6 @@ mod witness;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +32,7 @@ use std::time::{Duration, Instant};
 use crate::failure::{Check, During, ensure, fail};
 use crate::lab::Lab;
 use crate::mount::Mount;
+use crate::ports;
 use crate::report::Case;
 use crate::scratch::Scratch;
 use crate::tool::{Tool, wait_until};
@@ -44,14 +44,20 @@ const FAILOVER: Duration = Duration::from_secs(10);
 /// Longest that anything may take that needs no other node.
 const PROMPT: Duration = Duration::from_secs(5);
 
+/// Cases that run at a time: they wait for leases, timeouts and elections most of the time.
+pub const LANES: usize = 4;
+
 /// The cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
+        // The two that wait longest, so that they end before the others.
+        Case::new("certificates renew themselves", certificates::renewed),
+        Case::new("a zone is left, and destroyed for all", life::destroyed),
         Case::new("a directory is shared, and joined elsewhere", shared),
         Case::new("of many that make a name one wins", exclusive),
         Case::new("programs work across nodes", programs),
-        Case::new("the leader is killed under load", leader_killed),
-        Case::new("a zone at rest costs nothing, and wakes", rest::at_rest),
+        Case::new("the leader is killed under load", leader_killed).alone(),
+        Case::new("a zone at rest costs nothing, and wakes", rest::at_rest).alone(),
         Case::new("without a majority nothing is changed, and nothing hangs", no_majority),
         Case::new("how long changes wait, and how they fail, is a mount option", options::majority_lost),
         Case::new("members leave, and are removed", leaving),
@@ -65,14 +71,13 @@ pub fn cases() -> Vec<Case> {
         Case::new("what is removed elsewhere stays for who uses it", held::removed),
         Case::new("what a lost node used is freed after its lease", held::lost),
         Case::new("two nodes write one SQLite database", locks::sqlite),
-        Case::new("a witness lets two go on without any one of three", witness::of_two),
+        Case::new("a witness lets two go on without any one of three", witness::of_two).alone(),
         Case::new("a witness hands on what it alone has", witness::hands_on),
         Case::new("a witness keeps so much and no more", witness::within_bounds),
         Case::new("what changes in a zone is told to who watches it", watch::told),
         Case::new("what can't be shared or joined is refused", refusals),
         Case::new("a zone that can't be opened keeps nothing else from it", closed::closed),
         Case::new("content files of a zone that are missing are made up for", missing::made_up),
-        Case::new("certificates renew themselves", certificates::renewed),
         Case::new("who lost its disk is another, and who copied one is nobody", impostors::wiped_and_copied),
         Case::new("members are upgraded one after the other under load", upgrade::rolling),
         Case::new("a share that is cut short", closed::cut_short),
@@ -81,7 +86,6 @@ pub fn cases() -> Vec<Case> {
         Case::new("a zone within another is joined by its path", open::by_path),
         Case::new("a zone is found by a path from a node", open::by_address),
         Case::new("a zone is made, mounted, put in the trash and destroyed", life::alone),
-        Case::new("a zone is left, and destroyed for all", life::destroyed),
         Case::new("a zone that can't be opened is given up", life::given_up),
         Case::new("a zone goes on after its majority was lost for good", recover::majority_lost),
         Case::new("fsck looks at zones", proof::proven),
@@ -113,8 +117,7 @@ impl Node {
 
     fn made(lab: &Lab, name: &str, with: impl FnOnce(Mount) -> Mount) -> Check<Node> {
         let scratch = Scratch::new(&lab.scratch, name)?;
-        // Free now; nobody else on the machine of a test takes it meanwhile.
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let address = ports::address()?;
         let mount = lab.mount_on(&scratch.path().join("data"), &scratch)?.with_arguments(&["--listen", &address]);
         let zone = mount.point().join("zone");
         let mut node = Node { mount: with(mount), zone, _scratch: scratch };

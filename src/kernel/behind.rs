@@ -32,8 +32,8 @@ pub struct FileWrite {
 ///
 /// Implementors guarantee: what was taken note of is in what [`crate::Zone::inode`] and
 /// [`crate::Zone::read_written`] tell from then on; writes of a file are proposed in their order, and before
-/// any other command that names the file; what is lost is told once to each open file that had a
-/// part in it, and whatever was written to the file behind it is lost with it. Power loss, and the
+/// any other command that names the file; what is lost is told to each open file that had a
+/// part in it, by every flush until a sync or a write has told it, and whatever was written to the file behind it is lost with it. Power loss, and the
 /// end of this process, lose what is put off, of each file the newest writes.
 pub trait WriteBehind: Send + Sync {
     /// Takes note of a write; answers the inode as it is with that. An error is what became of earlier
@@ -41,8 +41,12 @@ pub trait WriteBehind: Send + Sync {
     fn write(&self, write: FileWrite) -> Result<Inode>;
 
     /// Proposes what was put off of a file, and waits for it; the error of what was lost of it, by now or
-    /// earlier, if it was written through this open file.
+    /// earlier, if it was written through this open file. The error stays: whoever is started while the file
+    /// is open closes a copy of its descriptor unasked, and looks at no answer.
     fn flush(&self, ino: Ino, handle: u64) -> Result<()>;
+
+    /// As [`WriteBehind::flush`], and the error is told with that.
+    fn sync(&self, ino: Ino, handle: u64) -> Result<()>;
 
     /// As [`WriteBehind::flush`], for all files.
     fn flush_all(&self) -> Result<()>;

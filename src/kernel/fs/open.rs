@@ -116,6 +116,12 @@ impl NexusFs {
         zone.behind().map_or(Ok(()), |behind| behind.flush(node.ino(), handle))
     }
 
+    /// As [`FileSystem::flush`], for who asks for it: what was lost of the handle's writes is told this once.
+    pub fn sync_writes(&self, node: NodeId, handle: u64) -> Result<()> {
+        let zone = self.router.zone(node.zone())?;
+        zone.behind().map_or(Ok(()), |behind| behind.sync(node.ino(), handle))
+    }
+
     /// The handle is gone.
     pub fn release(&self, node: NodeId, handle: u64) -> Result<()> {
         self.unlock_released(node, handle);

@@ -259,6 +259,11 @@ impl WriteBehind for Behind {
     fn flush(&self, ino: Ino, handle: u64) -> Result<()> {
         // Whose part failed is noted for each open file.
         let _ = self.settle(ino);
+        self.shared.state.lock().lost.get(&(ino, handle)).cloned().map_or(Ok(()), Err)
+    }
+
+    fn sync(&self, ino: Ino, handle: u64) -> Result<()> {
+        let _ = self.settle(ino);
         self.shared.state.lock().lost.remove(&(ino, handle)).map_or(Ok(()), Err)
     }
 
