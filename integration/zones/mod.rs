@@ -9,6 +9,7 @@ mod copies;
 mod hard;
 mod held;
 mod impostors;
+mod kept;
 mod life;
 mod locks;
 mod missing;
@@ -66,6 +67,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("what is written counts at once on its node, and soon on all", behind::seen),
         Case::new("writes and other changes of a file keep their order", behind::in_order),
         Case::new("writes that are lost are told of", behind::lost),
+        Case::new("what the kernel keeps is told of", kept::told),
+        Case::new("what the kernel keeps is never behind what it is told", kept::in_order),
         Case::new("locks hold on all nodes", locks::everywhere),
         Case::new("locks go with who held them", locks::lost),
         Case::new("what is removed elsewhere stays for who uses it", held::removed),
