@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct Served {
     references: Arc<References>,
     calls: Calls,
     notices: Notices,
+    /// Whether the zone has another mount on this node, too.
+    is_accompanied: AtomicBool,
     requests: Requests,
     waits: LockWaits,
 }
@@ -49,6 +52,7 @@ impl Served {
             references: references.clone(),
             calls: Calls::default(),
             notices: Notices::new(references),
+            is_accompanied: AtomicBool::new(false),
             requests: Requests::default(),
             waits: LockWaits::default(),
             adapter,
@@ -105,6 +109,8 @@ impl Served {
         let is_directory = attr.mode & S_IFMT == kind_bits(FileKind::Directory);
         match self.adapter.view().coherence {
             Coherence::Sole => LONG_TTL,
+            // Writes through another mount of this node count at once, and are told of only later.
+            Coherence::Shared if self.is_accompanied.load(Ordering::SeqCst) => Duration::ZERO,
             Coherence::Shared if since.0.is_none() || since != self.now() || self.adapter.is_strict() => Duration::ZERO,
             Coherence::Shared if is_directory || !self.notices.tells_names() => NAME_TTL,
             Coherence::Shared => FILE_TTL,
@@ -348,6 +354,11 @@ impl Client for Served {
     }
 
     fn replaced(&self) {
+        self.notices.replaced();
+    }
+
+    fn accompanied(&self) {
+        self.is_accompanied.store(true, Ordering::SeqCst);
         self.notices.replaced();
     }
 }

@@ -31,6 +31,9 @@ pub trait Client: Send + Sync {
 
     /// Everything may have changed. Must not wait.
     fn replaced(&self);
+
+    /// This node has another client of its zone from now on, whose writes count before they are told of.
+    fn accompanied(&self);
 }
 
 /// What a command has changed.
@@ -75,6 +78,13 @@ impl NexusFs {
     pub fn add_client(&self, client: Weak<dyn Client>) {
         let mut all = self.clients.0.write();
         all.retain(|other| other.strong_count() > 0);
+        if let Some(new) = client.upgrade() {
+            let others = all.iter().filter_map(Weak::upgrade).filter(|other| other.zone() == new.zone());
+            for other in others.collect::<Vec<_>>() {
+                other.accompanied();
+                new.accompanied();
+            }
+        }
         all.push(client);
     }
 
