@@ -116,7 +116,7 @@ impl NexusFs {
         zone.behind().map_or(Ok(()), |behind| behind.flush(node.ino(), handle))
     }
 
-    /// As [`FileSystem::flush`], for who asks for it: what was lost of the handle's writes is told this once.
+    /// As [`NexusFs::flush`], for who asks for it: what was lost of the handle's writes is told this once.
     pub fn sync_writes(&self, node: NodeId, handle: u64) -> Result<()> {
         let zone = self.router.zone(node.zone())?;
         zone.behind().map_or(Ok(()), |behind| behind.sync(node.ino(), handle))
