@@ -1,217 +1,51 @@
-//! Tells the kernel what other nodes have changed of what it keeps: that attributes are not true any more, and
-//! that a node has lost a name, so that names are kept only of files that programs use.
-//!
-//! Attributes are dropped without a lock that whoever waits for an answer may hold, so that is done before any
-//! answer is given that may come after the change: nobody who was told of something later finds attributes from
-//! before. In between, and for names, a thread does it, begun with the first change.
+//! Tells the kernel of files that other nodes have removed, so that it keeps only those that programs use.
+//! Whoever has a command applied must not wait for the kernel, so a thread does that, begun with the first.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use nexus_fuse_transport::Notifier;
-use parking_lot::{Condvar, Mutex};
 
-use super::references::References;
+/// Most that wait to be told. What is left out the kernel keeps until it needs the memory, or somebody
+/// looks the name up.
+const QUEUE: usize = 1 << 16;
 
-/// Most nodes that wait to be told of; beyond that, all that the kernel has are.
-const MOST: usize = 1 << 16;
-/// When the kernel is told again: of a name that it was being given an answer about, and of a node that it was
-/// about to hear of.
-const AGAIN: Duration = Duration::from_millis(20);
+/// Nodes, as the kernel numbers them.
+type Queue = SyncSender<u64>;
 
 /// Notices of one mount.
-pub struct Notices {
-    shared: Arc<Shared>,
-    notifier: OnceLock<Notifier>,
-    thread: OnceLock<bool>,
-}
-
-struct Shared {
-    references: Arc<References>,
-    /// Changes that were heard of.
-    heard: AtomicU64,
-    /// Something in `state` waits to be told before the next answer.
-    waits: AtomicBool,
-    state: Mutex<State>,
-    /// Whoever tells.
-    turn: Mutex<()>,
-    wakes: Condvar,
-}
-
 #[derive(Default)]
-struct State {
-    /// Nodes with other attributes, as the kernel numbers them.
-    changed: HashSet<u64>,
-    /// Nodes that have lost a name.
-    renamed: VecDeque<u64>,
-    /// The same, to be told again, in the order of their times.
-    again: VecDeque<(Instant, u64)>,
-    everything: bool,
-    stopped: bool,
+pub struct Notices {
+    notifier: OnceLock<Notifier>,
+    queue: OnceLock<Option<Queue>>,
 }
 
 impl Notices {
-    /// Of a mount whose kernel was told of these nodes.
-    pub fn new(references: Arc<References>) -> Notices {
-        let shared = Shared {
-            references,
-            heard: AtomicU64::new(0),
-            waits: AtomicBool::new(false),
-            state: Mutex::default(),
-            turn: Mutex::default(),
-            wakes: Condvar::new(),
-        };
-        Notices { shared: Arc::new(shared), notifier: OnceLock::new(), thread: OnceLock::new() }
-    }
-
     /// Tells by this from now on.
     pub fn by(&self, notifier: Notifier) {
         let _ = self.notifier.set(notifier);
     }
 
-    /// How many changes were heard of; `None` where the kernel can't be told.
-    pub fn heard(&self) -> Option<u64> {
-        self.notifier.get()?;
-        Some(self.shared.heard.load(Ordering::SeqCst))
-    }
-
-    /// Whether the kernel can be told that a node has lost a name.
-    pub fn tells_names(&self) -> bool {
-        self.notifier.get().is_some_and(Notifier::prunes)
-    }
-
-    /// Others have changed these nodes' attributes; with `names`, names of theirs as well. The state has the change.
-    pub fn changed(&self, nodes: impl Iterator<Item = u64>, names: bool) {
-        // First: an answer that is being made either finds this, or has its node among the references by now.
-        self.shared.heard.fetch_add(1, Ordering::SeqCst);
+    /// Has the kernel told that a node has no name any more.
+    pub fn removed(&self, node: u64) {
         let Some(notifier) = self.notifier.get() else { return };
-        let known: Vec<u64> = nodes.filter(|node| self.shared.references.has(*node)).collect();
-        if known.is_empty() {
-            return;
-        }
-        let mut state = self.shared.state.lock();
-        if names {
-            state.renamed.extend(&known);
-        }
-        state.changed.extend(known);
-        if state.changed.len() > MOST || state.renamed.len() > MOST {
-            state.all();
-        }
-        self.ring(notifier);
-    }
-
-    /// Anything may have changed.
-    pub fn replaced(&self) {
-        self.shared.heard.fetch_add(1, Ordering::SeqCst);
-        let Some(notifier) = self.notifier.get() else { return };
-        let mut state = self.shared.state.lock();
-        state.all();
-        self.ring(notifier);
-    }
-
-    /// With the state locked, so that the thread does not miss it.
-    fn ring(&self, notifier: &Notifier) {
-        self.shared.waits.store(true, Ordering::SeqCst);
-        self.thread.get_or_init(|| {
-            let (shared, notifier) = (self.shared.clone(), notifier.clone());
-            let spawned = std::thread::Builder::new().name("zone-notices".into()).spawn(move || shared.run(&notifier));
-            spawned.map_err(|error| log::warn!("what others change is told to the kernel late: {error}")).is_ok()
-        });
-        self.shared.wakes.notify_one();
-    }
-
-    /// Before an answer: has the kernel drop the attributes that others have changed until now.
-    pub fn deliver(&self) {
-        if self.shared.waits.load(Ordering::SeqCst)
-            && let Some(notifier) = self.notifier.get()
-        {
-            self.shared.deliver(notifier);
+        let queue = self.queue.get_or_init(|| begin(notifier.clone()));
+        if let Some(queue) = queue {
+            let _ = queue.try_send(node);
         }
     }
 }
 
-impl Drop for Notices {
-    fn drop(&mut self) {
-        self.shared.state.lock().stopped = true;
-        self.shared.wakes.notify_one();
-    }
-}
-
-impl State {
-    fn all(&mut self) {
-        self.changed.clear();
-        self.renamed.clear();
-        self.again.clear();
-        self.everything = true;
-    }
-}
-
-impl Shared {
-    fn deliver(&self, notifier: &Notifier) {
-        // Whoever finds it taken waits until what was taken is told.
-        let _turn = self.turn.lock();
-        let changed = {
-            let mut state = self.state.lock();
-            if std::mem::take(&mut state.everything) {
-                let all = self.references.all();
-                state.renamed = all.iter().copied().collect();
-                state.changed = all.into_iter().collect();
-            }
-            std::mem::take(&mut state.changed)
-        };
-        for node in changed {
-            match notifier.inode_changed(node, -1, 0) {
-                Ok(true) => {}
-                // It is about to hear of it, or has just let go of it.
-                Ok(false) if self.references.has(node) => {
-                    self.state.lock().again.push_back((Instant::now() + AGAIN, node));
-                    self.wakes.notify_one();
-                }
-                Ok(false) => {}
-                Err(error) => log::debug!("the kernel was not told of a change: {error}"),
+fn begin(notifier: Notifier) -> Option<Queue> {
+    let (sender, receiver) = sync_channel::<u64>(QUEUE);
+    let tell = move || {
+        while let Ok(node) = receiver.recv() {
+            if let Err(error) = notifier.unneeded(node) {
+                log::debug!("the kernel was not told of a file that is removed: {error}");
             }
         }
-        let state = self.state.lock();
-        self.waits.store(!state.changed.is_empty() || state.everything, Ordering::SeqCst);
-    }
-
-    fn run(&self, notifier: &Notifier) {
-        let mut state = self.state.lock();
-        while !state.stopped {
-            let now = Instant::now();
-            if self.waits.load(Ordering::SeqCst) {
-                parking_lot::MutexGuard::unlocked(&mut state, || self.deliver(notifier));
-            }
-            let mut names: Vec<u64> = Vec::new();
-            while let Some((_, node)) = state.again.front().copied().filter(|(at, _)| *at <= now) {
-                state.again.pop_front();
-                names.push(node);
-            }
-            let renamed = std::mem::take(&mut state.renamed);
-            state.again.extend(renamed.iter().map(|node| (now + AGAIN, *node)));
-            names.extend(renamed);
-            if !names.is_empty() {
-                parking_lot::MutexGuard::unlocked(&mut state, || self.tell_names(notifier, &names));
-                continue;
-            }
-            if self.waits.load(Ordering::SeqCst) {
-                continue;
-            }
-            match state.again.front().map(|(at, _)| *at) {
-                Some(at) => drop(self.wakes.wait_until(&mut state, at)),
-                None => self.wakes.wait(&mut state),
-            }
-        }
-    }
-
-    fn tell_names(&self, notifier: &Notifier, nodes: &[u64]) {
-        for node in nodes {
-            let told = notifier.inode_changed(*node, -1, 0).and_then(|_| notifier.unneeded(*node));
-            if let Err(error) = told {
-                log::debug!("the kernel was not told of a name that is gone: {error}");
-            }
-        }
-    }
+    };
+    let spawned = std::thread::Builder::new().name("zone-notices".into()).spawn(tell);
+    spawned.map_err(|error| log::warn!("files that others remove stay in the kernel's cache: {error}")).ok()?;
+    Some(sender)
 }

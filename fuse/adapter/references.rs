@@ -61,18 +61,6 @@ impl References {
         .unwrap_or(false)
     }
 
-    /// All that the kernel has.
-    pub fn all(&self) -> Vec<u64> {
-        let mut all = Vec::new();
-        for shard in &self.shards {
-            for (number, block) in &shard.lock().blocks {
-                let used = block.counts.iter().zip(0..).filter(|(count, _)| **count > 0);
-                all.extend(used.map(|(_, place)| number * BLOCK + place));
-            }
-        }
-        all
-    }
-
     /// The kernel lets go of `node` so many times; `true` if that was all.
     pub fn remove(&self, node: u64, times: u64) -> bool {
         self.with(node, |shard| shard.remove(node, times)).unwrap_or(false)
@@ -160,10 +148,6 @@ mod tests {
         references.add(7);
         assert!(!references.remove(7, 1) && references.has(7) && !references.has(8));
         references.add(7);
-        references.add(1 << 50);
-        let mut all = references.all();
-        all.sort_unstable();
-        assert_eq!(all, [7, 1 << 50]);
         assert!(references.remove(7, 2) && !references.has(7));
         assert!(!references.remove(7, 1), "nothing is held");
         assert!(!references.remove(8, 1), "its neighbour never was");
