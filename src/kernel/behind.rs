@@ -33,8 +33,9 @@ pub struct FileWrite {
 /// Implementors guarantee: what was taken note of is in what [`crate::Zone::inode`] and
 /// [`crate::Zone::read_written`] tell from then on; writes of a file are proposed in their order, and before
 /// any other command that names the file; what is lost is told to each open file that had a
-/// part in it, by every flush until a sync or a write has told it, and whatever was written to the file behind it is lost with it. Power loss, and the
-/// end of this process, lose what is put off, of each file the newest writes.
+/// part in it, by every flush until a sync or a write has told it, and whatever was written to the file
+/// behind it is lost with it. Power loss, and the end of this process, lose what is put off, of each file
+/// the newest writes.
 pub trait WriteBehind: Send + Sync {
     /// Takes note of a write; answers the inode as it is with that. An error is what became of earlier
     /// writes through the same open file; this one is not taken note of then.
