@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use nexus_kernel::disk::Disk;
+use nexus_kernel::fs::Notice;
 use nexus_kernel::metastore::Table;
 use nexus_kernel::model::{Blob, BlobState, decode};
 use nexus_kernel::{Command, Ino, NexusFs, NodeId, Result as KernelResult, Zone, ZoneIndex};
@@ -72,7 +73,7 @@ impl Listener for Heard {
         let Some(watch) = self.watch.upgrade() else { return };
         let Change { command, outcome, inodes, ours } = *change;
         if let Some(fs) = watch.fs() {
-            fs.noticed(self.index, outcome, ours);
+            fs.noticed(self.index, &Notice { command, outcome, inodes, ours });
         }
         let Some(watcher) = watch.watcher.read().clone().filter(|_| !ours) else { return };
         watcher.changed(self.index, inodes);
@@ -89,8 +90,19 @@ impl Listener for Heard {
     }
 
     fn replaced(&self) {
-        if let Some(watcher) = self.watch.upgrade().and_then(|watch| watch.watcher.read().clone()) {
+        let Some(watch) = self.watch.upgrade() else { return };
+        if let Some(fs) = watch.fs() {
+            fs.replaced(self.index);
+        }
+        let watcher = watch.watcher.read().clone();
+        if let Some(watcher) = watcher {
             watcher.mounts_changed();
+        }
+    }
+
+    fn lost(&self, ino: Ino) {
+        if let Some(fs) = self.watch.upgrade().and_then(|watch| watch.fs()) {
+            fs.writes_lost(self.index, ino);
         }
     }
 }

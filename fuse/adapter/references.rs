@@ -32,6 +32,8 @@ struct Block {
     /// Counts that are not zero.
     used: u8,
     counts: [u8; BLOCK as usize],
+    /// A bit for each whose attributes the kernel was told to drop, and was not told anew.
+    dropped: u64,
 }
 
 impl References {
@@ -61,6 +63,38 @@ impl References {
         .unwrap_or(false)
     }
 
+    /// The kernel is told to drop the attributes of `node`.
+    pub fn drop_attributes(&self, node: u64) {
+        self.with(node, |shard| {
+            if let Some(block) = shard.blocks.get_mut(&(node / BLOCK)) {
+                block.dropped |= 1 << (node % BLOCK);
+            }
+        });
+    }
+
+    /// Whether it was, since this was asked last.
+    pub fn take_dropped(&self, node: u64) -> bool {
+        let take = |shard: &mut Shard| {
+            let block = shard.blocks.get_mut(&(node / BLOCK))?;
+            let before = block.dropped;
+            block.dropped &= !(1 << (node % BLOCK));
+            Some(before != block.dropped)
+        };
+        self.with(node, take).flatten().unwrap_or(false)
+    }
+
+    /// All that the kernel has.
+    pub fn all(&self) -> Vec<u64> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            for (number, block) in &shard.lock().blocks {
+                let used = block.counts.iter().zip(0..).filter(|(count, _)| **count > 0);
+                all.extend(used.map(|(_, place)| number * BLOCK + place));
+            }
+        }
+        all
+    }
+
     /// The kernel lets go of `node` so many times; `true` if that was all.
     pub fn remove(&self, node: u64, times: u64) -> bool {
         self.with(node, |shard| shard.remove(node, times)).unwrap_or(false)
@@ -74,13 +108,15 @@ impl References {
 
 impl Shard {
     fn add(&mut self, node: u64) {
-        let block = self.blocks.entry(node / BLOCK).or_insert(Block { used: 0, counts: [0; BLOCK as usize] });
+        let block =
+            self.blocks.entry(node / BLOCK).or_insert(Block { used: 0, counts: [0; BLOCK as usize], dropped: 0 });
         let Some(count) = block.counts.get_mut((node % BLOCK) as usize) else { return };
         match *count {
             LARGE => *self.large.entry(node).or_insert(u64::from(LARGE)) += 1,
             0 => {
                 *count = 1;
                 block.used += 1;
+                block.dropped &= !(1 << (node % BLOCK));
             }
             before => {
                 *count = before + 1;
@@ -148,9 +184,28 @@ mod tests {
         references.add(7);
         assert!(!references.remove(7, 1) && references.has(7) && !references.has(8));
         references.add(7);
+        references.add(1 << 50);
+        let mut all = references.all();
+        all.sort_unstable();
+        assert_eq!(all, [7, 1 << 50]);
         assert!(references.remove(7, 2) && !references.has(7));
         assert!(!references.remove(7, 1), "nothing is held");
         assert!(!references.remove(8, 1), "its neighbour never was");
+    }
+
+    #[test]
+    fn what_is_dropped_is_so_until_it_is_told_or_gone() {
+        let references = References::new();
+        references.drop_attributes(7);
+        references.add(7);
+        assert!(!references.take_dropped(7), "the kernel did not have it then");
+        references.drop_attributes(7);
+        assert!(!references.take_dropped(8) && references.take_dropped(7) && !references.take_dropped(7));
+        references.add(8);
+        references.drop_attributes(7);
+        assert!(references.remove(7, 1));
+        references.add(7);
+        assert!(!references.take_dropped(7), "the kernel has it anew");
     }
 
     /// Against a plain map, over counts on both sides of what a byte holds.

@@ -2,6 +2,8 @@
 //! their numbers.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,26 +14,31 @@ use nexus_fuse_transport::{
 };
 use nexus_kernel::fs::{Caller, Client, LockTicket};
 use nexus_kernel::interrupt::Requests;
+use nexus_kernel::model::FileKind;
 use nexus_kernel::{Error, Name, NodeId, Result, ZoneIndex};
 
 use super::calls::Calls;
-use super::notices::Notices;
+use super::notices::{Notices, Since};
 use super::ops::Adapter;
 use super::references::References;
 use super::translate::{XattrAnswer, xattr_answer};
-use super::view::{BLOCK_BYTES, Coherence, kind_bits};
+use super::view::{BLOCK_BYTES, Coherence, FILE_TTL, LONG_TTL, NAME_TTL, kind_bits};
 use super::waits::LockWaits;
+
+/// The bits of `st_mode` that tell the kind.
+const S_IFMT: u32 = 0o170_000;
 
 /// An [`Adapter`] behind a session.
 pub struct Served {
     adapter: Adapter,
-    ttl: Duration,
     /// Whether the kernel opens files by itself and asks for nothing: it keeps their pages from
     /// one open to the next then, and holds the node while a file is open.
     opens_itself: bool,
-    references: References,
+    references: Arc<References>,
     calls: Calls,
     notices: Notices,
+    /// Whether the zone has another mount on this node, too.
+    is_accompanied: AtomicBool,
     requests: Requests,
     waits: LockWaits,
 }
@@ -39,13 +46,13 @@ pub struct Served {
 impl Served {
     /// Serves `adapter`.
     pub fn new(adapter: Adapter) -> Served {
-        let (ttl, opens_itself) = (adapter.view().ttl(), adapter.keeps_cache());
+        let references = Arc::new(References::new());
         Served {
-            ttl,
-            opens_itself,
-            references: References::new(),
+            opens_itself: adapter.keeps_cache(),
+            references: references.clone(),
             calls: Calls::default(),
-            notices: Notices::default(),
+            notices: Notices::new(references),
+            is_accompanied: AtomicBool::new(false),
             requests: Requests::default(),
             waits: LockWaits::default(),
             adapter,
@@ -85,16 +92,36 @@ impl Served {
     }
 
     /// What the kernel is told of a node; it will say when it lets go of it.
-    fn entry(&self, attr: Attr) -> Entry {
+    fn entry(&self, attr: Attr, since: Option<Since>) -> Entry {
         self.references.add(attr.ino);
-        Entry { node: attr.ino, attr, ttl: self.ttl }
+        // Only now: whoever hears of a change afterwards finds the reference, and tells the kernel.
+        Entry { node: attr.ino, attr, ttl: self.ttl(&attr, since) }
     }
 
-    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Answer> {
+    /// What has been heard of others' changes.
+    fn now(&self) -> Option<Since> {
+        self.notices.now()
+    }
+
+    /// How long the kernel may keep attributes that were looked up since then, and the name that they were looked
+    /// up by.
+    fn ttl(&self, attr: &Attr, since: Option<Since>) -> Duration {
+        let is_directory = attr.mode & S_IFMT == kind_bits(FileKind::Directory);
+        match self.adapter.view().coherence {
+            Coherence::Sole => LONG_TTL,
+            // Writes through another mount of this node count at once, and are told of only later.
+            Coherence::Shared if self.is_accompanied.load(Ordering::SeqCst) => Duration::ZERO,
+            Coherence::Shared if self.adapter.is_strict() || !self.notices.may_keep(attr.ino, since) => Duration::ZERO,
+            Coherence::Shared if is_directory || !self.notices.tells_names() => NAME_TTL,
+            Coherence::Shared => FILE_TTL,
+        }
+    }
+
+    fn lookup(&self, parent: u64, name: &[u8], since: Option<Since>) -> Result<Answer> {
         match self.adapter.lookup(parent, name)? {
-            Some(attr) => Ok(Answer::Entry(self.entry(attr))),
+            Some(attr) => Ok(Answer::Entry(self.entry(attr, since))),
             // The kernel keeps the absence of a name, too, where nobody else could make it.
-            None if !self.ttl.is_zero() => Ok(Answer::Entry(Entry { ttl: self.ttl, ..Entry::default() })),
+            None if !self.is_shared() => Ok(Answer::Entry(Entry { ttl: LONG_TTL, ..Entry::default() })),
             None => Err(Error::NotFound),
         }
     }
@@ -125,13 +152,17 @@ impl Served {
     fn answer(&self, header: &Header, operation: Operation<'_>) -> Result<Answer> {
         let (adapter, node) = (&self.adapter, header.node);
         let caller = |umask| Caller { uid: header.uid, gid: header.gid, umask };
-        let made = |attr| Answer::Entry(self.entry(attr));
+        let since = self.now();
+        let made = |attr| Answer::Entry(self.entry(attr, since));
+        let known = |attr| (attr, self.ttl(&attr, since));
         let done = |()| Answer::Done;
         match operation {
-            Operation::Lookup { name } => self.lookup(node, name),
-            Operation::Getattr { .. } => adapter.getattr(node).map(|attr| Answer::Attr(attr, self.ttl)),
-            Operation::Statx { .. } => adapter.getattr(node).map(|attr| Answer::Statx(attr, self.ttl)),
-            Operation::Setattr(set) => adapter.setattr(header, node, &set).map(|attr| Answer::Attr(attr, self.ttl)),
+            Operation::Lookup { name } => self.lookup(node, name, since),
+            Operation::Getattr { .. } => adapter.getattr(node).map(known).map(|(attr, ttl)| Answer::Attr(attr, ttl)),
+            Operation::Statx { .. } => adapter.getattr(node).map(known).map(|(attr, ttl)| Answer::Statx(attr, ttl)),
+            Operation::Setattr(set) => {
+                adapter.setattr(header, node, &set).map(known).map(|(attr, ttl)| Answer::Attr(attr, ttl))
+            }
             Operation::Readlink => adapter.readlink(node).map(Answer::Data),
             Operation::Symlink { name, target, .. } => adapter.symlink(&caller(0), node, name, target).map(made),
             Operation::Mknod { name, mode, rdev, umask, .. } => {
@@ -142,12 +173,12 @@ impl Served {
             Operation::Create { .. } | Operation::Open { .. } if self.opens_itself => Ok(Answer::Error(Errno::ENOSYS)),
             Operation::Create { name, mode, umask, flags, kill_privileges, .. } => {
                 let (attr, handle) = adapter.create(&caller(umask), node, name, mode, flags, kill_privileges)?;
-                Ok(Answer::Created(self.entry(attr), Opened { handle, flags: self.reply_flags(flags) }))
+                Ok(Answer::Created(self.entry(attr, since), Opened { handle, flags: self.reply_flags(flags) }))
             }
             Operation::Tmpfile { mode, umask, .. } => {
                 let (attr, handle) = adapter.tmpfile(&caller(umask), node, mode)?;
                 let flags = if self.opens_itself { fopen::KEEP_CACHE } else { 0 };
-                let created = Answer::Created(self.entry(attr), Opened { handle, flags });
+                let created = Answer::Created(self.entry(attr, since), Opened { handle, flags });
                 if self.opens_itself {
                     // Nobody will tell of its end but FORGET.
                     adapter.release(attr.ino, handle)?;
@@ -245,13 +276,16 @@ impl Served {
 
     fn list(&self, node: u64, cookie: u64, with_attr: bool, out: &mut [u8]) -> Result<usize> {
         let mut listing = Listing::new(out);
+        let since = self.now();
         self.adapter.list(node, cookie, with_attr, &mut |entry, id, attr| {
             let mode = kind_bits(entry.kind);
             let line = ListingEntry { name: &entry.name, ino: id, next: entry.cookie, mode };
             let added = match attr {
                 _ if !with_attr => listing.add(&line),
                 Some(attr) => {
-                    let added = listing.add_plus(&line, &Entry { node: attr.ino, attr, ttl: self.ttl });
+                    // Of what it is listed the kernel does not know whether it was told of a change meanwhile.
+                    let ttl = if self.is_shared() { self.ttl(&attr, since).min(NAME_TTL) } else { LONG_TTL };
+                    let added = listing.add_plus(&line, &Entry { node: attr.ino, attr, ttl });
                     if added {
                         self.references.add(attr.ino);
                     }
@@ -269,7 +303,10 @@ impl Handler for Served {
     fn call(&self, header: &Header, operation: Operation<'_>) -> Answer {
         let _at = self.requests.enter(header.unique, header.pid);
         let _call = (self.is_shared() && gives_nodes(&operation)).then(|| self.calls.begin());
-        self.answer(header, operation).unwrap_or_else(|error| Answer::Error(self.failed(header, &error)))
+        let answer = self.answer(header, operation).unwrap_or_else(|error| Answer::Error(self.failed(header, &error)));
+        // Whoever waited for others' changes finds them all.
+        self.notices.deliver();
+        answer
     }
 
     fn fill(&self, header: &Header, bulk: Bulk, out: &mut [u8]) -> std::result::Result<usize, Errno> {
@@ -280,6 +317,7 @@ impl Handler for Served {
             Bulk::Readdir { offset, .. } => self.list(header.node, offset, false, out),
             Bulk::Readdirplus { offset, .. } => self.list(header.node, offset, true, out),
         };
+        self.notices.deliver();
         filled.map_err(|error| self.failed(header, &error))
     }
 
@@ -307,10 +345,21 @@ impl Client for Served {
         self.calls.settle(until)
     }
 
-    fn removed(&self, node: NodeId) {
-        if self.has(node) {
-            self.notices.removed(self.adapter.view().fuse_id(node));
-        }
+    fn changed(&self, nodes: &[NodeId]) {
+        self.notices.changed(nodes.iter().map(|node| self.adapter.view().fuse_id(*node)), false);
+    }
+
+    fn renamed(&self, nodes: &[NodeId]) {
+        self.notices.changed(nodes.iter().map(|node| self.adapter.view().fuse_id(*node)), true);
+    }
+
+    fn replaced(&self) {
+        self.notices.replaced();
+    }
+
+    fn accompanied(&self) {
+        self.is_accompanied.store(true, Ordering::SeqCst);
+        self.notices.replaced();
     }
 }
 

@@ -15,7 +15,14 @@ pub const BLOCK_BYTES: u32 = 4096;
 
 /// How long the kernel may keep what it is told, where nothing changes behind its back.
 /// Long, but not for ever: the kernel counts it in jiffies from now.
-const LONG_TTL: Duration = Duration::from_secs(3600);
+pub const LONG_TTL: Duration = Duration::from_secs(3600);
+
+/// The same of files that others change, too: the kernel is told of that, so this bounds only what is missed
+/// where one of its answers and what it is told cross each other.
+pub const FILE_TTL: Duration = Duration::from_secs(1);
+/// The same of directories, whose names the kernel can't be made to let go of while it has names in them, and
+/// where it can't be made to let go of names at all.
+pub const NAME_TTL: Duration = Duration::from_millis(10);
 
 /// Whether anything but this mount changes the file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,8 +30,8 @@ pub enum Coherence {
     /// Every change comes through this mount, so the kernel may cache what it likes.
     #[default]
     Sole,
-    /// Other mounts of the same file system change it too: attributes and names are asked
-    /// for at each use, and pages are dropped when a file was changed elsewhere.
+    /// Other mounts of the same file system change it too: the kernel is told of what they change, and drops pages
+    /// when a file was changed elsewhere.
     Shared,
 }
 
@@ -100,14 +107,6 @@ impl View {
             gid: self.owner.gid.unwrap_or(inode.gid),
             rdev: inode.rdev,
             blksize: BLOCK_BYTES,
-        }
-    }
-
-    /// How long the kernel may keep names and attributes.
-    pub fn ttl(&self) -> Duration {
-        match self.coherence {
-            Coherence::Sole => LONG_TTL,
-            Coherence::Shared => Duration::ZERO,
         }
     }
 }

@@ -30,8 +30,9 @@ impl Notifier {
     }
 
     /// Drops the attributes of `node`, and its cached content from `offset` on for `len` bytes
-    /// (0: to the end); a negative `offset` leaves the content.
-    pub fn inode_changed(&self, node: u64, offset: i64, len: i64) -> io::Result<()> {
+    /// (0: to the end); a negative `offset` leaves the content, and may be told from within a request, as
+    /// the kernel waits for no lock then. Whether the kernel has the node.
+    pub fn inode_changed(&self, node: u64, offset: i64, len: i64) -> io::Result<bool> {
         let mut body = [0; 24];
         let encoded = Writer::new(&mut body).u64(node).u64(offset as u64).u64(len as u64).finish();
         self.send(notify::INVAL_INODE, body.get(..encoded.unwrap_or(0)).unwrap_or_default())
@@ -39,16 +40,16 @@ impl Notifier {
 
     /// Forgets what `name` in `parent` stands for.
     pub fn entry_changed(&self, parent: u64, name: &[u8]) -> io::Result<()> {
-        self.entry(parent, name, 0)
+        self.entry(parent, name, 0).map(drop)
     }
 
     /// Has what `name` in `parent` stands for asked again at its next use, without shutting open
     /// files below; where the kernel can't (before 6.2), forgets it.
     pub fn entry_expired(&self, parent: u64, name: &[u8]) -> io::Result<()> {
-        self.entry(parent, name, if self.expires { abi::EXPIRE_ONLY } else { 0 })
+        self.entry(parent, name, if self.expires { abi::EXPIRE_ONLY } else { 0 }).map(drop)
     }
 
-    fn entry(&self, parent: u64, name: &[u8], flags: u32) -> io::Result<()> {
+    fn entry(&self, parent: u64, name: &[u8], flags: u32) -> io::Result<bool> {
         let mut body = [0; 16 + 256];
         let mut out = Writer::new(&mut body);
         out.u64(parent).u32(name.len() as u32).u32(flags).bytes(name).zeros(1);
@@ -62,7 +63,7 @@ impl Notifier {
         let mut out = Writer::new(&mut body);
         out.u64(parent).u64(child).u32(name.len() as u32).u32(0).bytes(name).zeros(1);
         let len = out.finish().ok_or(io::ErrorKind::InvalidInput)?;
-        self.send(notify::DELETE, body.get(..len).unwrap_or_default())
+        self.send(notify::DELETE, body.get(..len).unwrap_or_default()).map(drop)
     }
 
     /// Has the kernel let go of a node that no program uses. Other than for what is told of names, it needs
@@ -75,14 +76,19 @@ impl Notifier {
         }
         let mut body = [0; 24];
         let encoded = Writer::new(&mut body).u32(1).u32(0).u64(0).u64(node).finish();
-        self.send(notify::PRUNE, body.get(..encoded.unwrap_or(0)).unwrap_or_default()).map(|()| true)
+        self.send(notify::PRUNE, body.get(..encoded.unwrap_or(0)).unwrap_or_default()).map(|_| true)
     }
 
-    /// That the kernel does not know the node, or does not have the entry, is no failure.
-    fn send(&self, code: i32, body: &[u8]) -> io::Result<()> {
+    /// Whether the kernel can be asked to let go of a node.
+    pub fn prunes(&self) -> bool {
+        self.prunes
+    }
+
+    /// That the kernel does not know the node, or does not have the entry, is no failure: `false`.
+    fn send(&self, code: i32, body: &[u8]) -> io::Result<bool> {
         match write_reply(&self.device, 0, code, body) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            sent => sent,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            sent => sent.map(|()| true),
         }
     }
 }

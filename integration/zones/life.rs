@@ -2,6 +2,8 @@
 //! the trash and back, destroyed, given up.
 
 use std::fs;
+use std::io::Write;
+use std::path::Path;
 
 use super::{Node, Nodes, PATIENCE, errno, expect};
 use crate::failure::{Check, During, ensure};
@@ -22,6 +24,23 @@ fn mount(node: &Node, verb: &str, zone: &str, name: &str) -> Tool {
     node.mount.program().args(["zone", verb, zone]).arg(node.mount.point().join(name))
 }
 
+/// What is done in one place counts at once in the other, whatever the kernel was told there.
+fn same_in_both(here: &Path, there: &Path) -> Check {
+    let mut file = fs::File::create(here.join("log"))?;
+    for round in 1..=50 {
+        let name = format!("name {round}");
+        fs::write(here.join(&name), "")?;
+        ensure!(there.join(&name).exists(), "{name} is not there");
+        file.write_all(b"line\n")?;
+        let size = there.join("log").metadata()?.len();
+        ensure!(size == 5 * round, "{size} bytes after {round} writes");
+        fs::remove_file(here.join(&name))?;
+        ensure!(!there.join(&name).exists(), "{name} is still there");
+    }
+    drop(file);
+    Ok(fs::remove_file(here.join("log"))?)
+}
+
 /// One node alone: made, mounted twice, unmounted, in the trash over a restart, restored, destroyed.
 pub(super) fn alone(lab: &Lab) -> Check {
     let mut node = Node::new(lab, "alone")?;
@@ -33,6 +52,8 @@ pub(super) fn alone(lab: &Lab) -> Check {
     // It stands in two places, and is the same in both; not within itself.
     mount(&node, "mount", "notes", "two").ok()?;
     expect(&at(&node, "two").join("file"), b"text")?;
+    same_in_both(&at(&node, "one"), &at(&node, "two"))?;
+    same_in_both(&at(&node, "two"), &at(&node, "one"))?;
     fs::create_dir(at(&node, "one").join("in"))?;
     refused(mount(&node, "mount", "notes", "one/in"), "within itself")?;
     // Nor in one that is within it.

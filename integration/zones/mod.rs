@@ -9,6 +9,7 @@ mod copies;
 mod hard;
 mod held;
 mod impostors;
+mod kept;
 mod life;
 mod locks;
 mod missing;
@@ -66,6 +67,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("what is written counts at once on its node, and soon on all", behind::seen),
         Case::new("writes and other changes of a file keep their order", behind::in_order),
         Case::new("writes that are lost are told of", behind::lost),
+        Case::new("what the kernel keeps is told of", kept::told),
+        Case::new("what the kernel keeps is never behind what it is told", kept::in_order),
         Case::new("locks hold on all nodes", locks::everywhere),
         Case::new("locks go with who held them", locks::lost),
         Case::new("what is removed elsewhere stays for who uses it", held::removed),
@@ -82,7 +85,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("members are upgraded one after the other under load", upgrade::rolling),
         Case::new("a share that is cut short", closed::cut_short),
         Case::new("a directory of a zone becomes a zone within it", nested::within),
-        Case::new("a share within a zone that is cut short", nested::cut_short).alone(),
+        Case::new("a share within a zone that is cut short", nested::cut_short),
         Case::new("a zone within another is joined by its path", open::by_path),
         Case::new("a zone is found by a path from a node", open::by_address),
         Case::new("a zone is made, mounted, put in the trash and destroyed", life::alone),

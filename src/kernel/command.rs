@@ -440,6 +440,27 @@ impl Command {
         }
     }
 
+    /// Whether the command may take a name from one of the inodes that it changes, or give it to another.
+    pub fn takes_names(&self) -> bool {
+        match self.unfenced() {
+            Command::Unlink { .. } | Command::RemoveDir { .. } | Command::Rename { .. } | Command::Import { .. } => {
+                true
+            }
+            command => command.moves_mounts(),
+        }
+    }
+
+    /// Whether the command changes where a zone stands.
+    pub fn moves_mounts(&self) -> bool {
+        matches!(
+            self,
+            Command::MountZone { .. }
+                | Command::UnmountZone { .. }
+                | Command::MountFilled { .. }
+                | Command::Import { .. }
+        )
+    }
+
     /// Whether the command looks after content, which is done again later if it is refused now.
     pub fn is_upkeep(&self) -> bool {
         matches!(self, Command::SealBlob { .. } | Command::DropBlob { .. } | Command::Relocate { .. })

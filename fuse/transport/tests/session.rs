@@ -43,7 +43,7 @@ fn what_the_kernel_keeps_goes_when_it_is_told() {
         assert_eq!(read(), "first");
         mount.state().change(|state| state.plain = b"other".to_vec());
         assert_eq!(read(), "first", "kept, or this test shows nothing");
-        mount.notifier().inode_changed(common::PLAIN, 0, 0).unwrap();
+        assert!(mount.notifier().inode_changed(common::PLAIN, 0, 0).unwrap());
         assert_eq!(read(), "other");
         let lookups = || mount.state().get(|state| state.lookups);
         let before = lookups();
@@ -56,7 +56,7 @@ fn what_the_kernel_keeps_goes_when_it_is_told() {
         fs::metadata(mount.path("plain")).unwrap();
         assert_eq!(lookups(), before + 2);
         mount.notifier().entry_changed(1, b"never heard of").unwrap();
-        mount.notifier().inode_changed(12_345, -1, 0).unwrap();
+        assert!(!mount.notifier().inode_changed(12_345, -1, 0).unwrap(), "one that the kernel does not have");
         mount.notifier().deleted(1, common::PLAIN, b"plain").unwrap();
         let ran_over = mount.notifier().entry_changed(1, &[b'x'; 300]).unwrap_err();
         assert_eq!(ran_over.kind(), std::io::ErrorKind::InvalidInput);

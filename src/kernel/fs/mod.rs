@@ -48,7 +48,7 @@ use locks::HeldLocks;
 use reaper::{Holder, Reaper};
 
 pub use builder::FsBuilder;
-pub use clients::Client;
+pub use clients::{Client, Notice};
 pub use locks::{LockAsk, LockFound, LockTicket};
 pub use mount_points::ZoneMount;
 pub use options::{AtimePolicy, Consistency, FsOptions};
@@ -178,6 +178,8 @@ impl NexusFs {
     /// What readers of zones that others change may miss, from now on.
     pub fn set_consistency(&self, consistency: Consistency) {
         self.consistency.store(consistency as u8, Ordering::Relaxed);
+        // What they keep was told under what held before.
+        self.clients.replaced(None);
     }
 
     /// Has [`NexusFs::errno`] answer EROFS, in place of EIO, where no majority of a zone takes a change.

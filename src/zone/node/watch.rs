@@ -199,6 +199,10 @@ impl Listener for Overheard {
         self.listener.replaced();
     }
 
+    fn lost(&self, ino: Ino) {
+        self.listener.lost(ino);
+    }
+
     fn reached(&self, next: u64) {
         self.hub.ring.lock().done(next);
         self.hub.next.send_if_modified(|told| match told {

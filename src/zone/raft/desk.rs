@@ -178,6 +178,10 @@ impl Sink for Desk {
     fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
         self.replica.state().inode(ino)
     }
+
+    fn lost(&self, ino: Ino) {
+        self.replica.listener().lost(ino);
+    }
 }
 
 /// The answer where it is not known whether a change was made.

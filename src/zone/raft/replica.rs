@@ -80,6 +80,9 @@ pub trait Listener: Send + Sync {
     /// Everything may have changed.
     fn replaced(&self);
 
+    /// Writes to this file were lost that this node had taken note of.
+    fn lost(&self, _ino: Ino) {}
+
     /// All entries before `next` are applied, or in the state that has come.
     fn reached(&self, _next: u64) {}
 }
@@ -408,6 +411,11 @@ impl Replica {
         Ok(outcome)
     }
 
+    /// Who is told of what changes.
+    pub fn listener(&self) -> &dyn Listener {
+        &*self.listener
+    }
+
     /// Whether what is applied next waits for no drain.
     pub fn has_room(&self) -> bool {
         let state = self.state();
@@ -517,12 +525,13 @@ impl Replica {
         *self.frozen.lock() = None;
         let failed = applying.failed.take();
         *applying = Applying { drained: mark.clone(), mark, sessions: HashMap::new(), failed };
+        // Before anybody relies on how far it is.
+        self.listener.replaced();
         self.applied.store(expect.map_or(0, |at| at.index + 1), Ordering::Release);
         self.records.fetch_add(1, Ordering::AcqRel);
         self.paused.store(pause_mark(&state)?.is_some(), Ordering::Release);
         self.commands.store(agreed_version(&state, &applying.mark.membership)?, Ordering::Release);
         self.answer_from(&state)?;
-        self.listener.replaced();
         self.listener.reached(self.applied());
         self.locks.ring();
         drop(applying);

@@ -52,6 +52,9 @@ pub trait Sink: Send + Sync {
 
     /// An inode, as the members have it.
     fn inode(&self, ino: Ino) -> Result<Option<Inode>>;
+
+    /// A file is again as the members have it: what was put off of its writes is lost.
+    fn lost(&self, ino: Ino);
 }
 
 /// The layers of a file, from the lowest on; two at the most.
@@ -444,6 +447,10 @@ impl Shared {
             state.lost.extend(handles.into_iter().map(|handle| ((ino, handle), error.clone())));
         }
         self.files.store(state.files.len(), Ordering::SeqCst);
+        if result.is_err() {
+            // Before anybody is told that it is so.
+            self.sink.lost(ino);
+        }
         let _ = fate.set(result);
         self.told.notify_all();
         // Only now may the blobs be sealed or dropped.

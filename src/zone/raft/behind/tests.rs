@@ -67,6 +67,7 @@ struct Lab {
     waits: AtomicBool,
     version: AtomicUsize,
     seen: Mutex<Vec<Command>>,
+    lost: Mutex<Vec<Ino>>,
 }
 
 impl Lab {
@@ -79,6 +80,7 @@ impl Lab {
             waits: AtomicBool::new(false),
             version: AtomicUsize::new(COMMAND_VERSION.into()),
             seen: Mutex::default(),
+            lost: Mutex::default(),
         })
     }
 
@@ -121,6 +123,10 @@ impl Sink for Lab {
 
     fn inode(&self, ino: Ino) -> Result<Option<Inode>> {
         self.zone.inode(ino)
+    }
+
+    fn lost(&self, ino: Ino) {
+        self.lost.lock().push(ino);
     }
 }
 
@@ -318,6 +324,7 @@ fn what_is_lost_is_told_to_each_open_file_and_takes_along_what_is_behind_it() {
         assert_eq!(flushing.join().unwrap(), Ok(()), "who had no part in it closes in peace");
     });
     assert_eq!((size(&lab, &behind, ino), size(&lab, &behind, other)), (0, 1), "what is lost is seen no more");
+    assert_eq!(*lab.lost.lock(), [ino], "who keeps what was told of the file hears of it");
     assert_eq!(lab.seen.lock().len(), 1, "what came behind is not proposed");
     *lab.fails.lock() = None;
     assert_eq!(behind.write(through(2, 8)).map(drop), Err(error.clone()), "a write tells it");
