@@ -104,9 +104,10 @@ impl Notices {
         Some(Since { heard: heard.load(Ordering::SeqCst), dropped: dropped.load(Ordering::SeqCst) })
     }
 
-    /// Whether the kernel may keep attributes of a node, looked up since then, that it is about to be told.
-    pub fn may_keep(&self, node: u64, since: Option<Since>) -> bool {
-        since.is_some() && since == self.now() && self.shared.arrived(node, Instant::now())
+    /// Whether the kernel may keep attributes of a node, looked up since then, that it is about to be told; that is
+    /// certain, or they are only listed, if there is room.
+    pub fn may_keep(&self, node: u64, since: Option<Since>, is_certain: bool) -> bool {
+        since.is_some() && since == self.now() && self.shared.arrived(node, Instant::now(), is_certain)
     }
 
     /// Whether the kernel can be told that a node has lost a name.
@@ -182,8 +183,9 @@ impl State {
 
 impl Shared {
     /// Whether what the kernel has of a node is as it will be told now, or dropped long ago and told since.
-    fn arrived(&self, node: u64, now: Instant) -> bool {
-        let is_dropped = self.references.take_dropped(node);
+    fn arrived(&self, node: u64, now: Instant, is_told: bool) -> bool {
+        let references = &self.references;
+        let is_dropped = if is_told { references.take_dropped(node) } else { references.is_dropped(node) };
         let mut arriving = self.arriving.lock();
         while let Some((at, first)) = arriving.order.front().copied().filter(|(at, _)| *at <= now) {
             arriving.order.pop_front();
@@ -191,11 +193,11 @@ impl Shared {
                 arriving.nodes.remove(&first);
             }
         }
-        if is_dropped {
+        if is_dropped && is_told {
             arriving.nodes.insert(node, now + ARRIVES);
             arriving.order.push_back((now + ARRIVES, node));
         }
-        !arriving.nodes.contains_key(&node)
+        !is_dropped && !arriving.nodes.contains_key(&node)
     }
 
     /// Has the kernel drop the attributes of a node; `false` if it does not have any.
@@ -285,13 +287,16 @@ mod tests {
         let references = Arc::new(References::new());
         let notices = Notices::new(references.clone());
         let start = Instant::now();
-        let arrived = |node, after: u64| notices.shared.arrived(node, start + Duration::from_millis(after));
+        let arrived = |node, after: u64| notices.shared.arrived(node, start + Duration::from_millis(after), true);
+        let listed = |node, after: u64| notices.shared.arrived(node, start + Duration::from_millis(after), false);
         for node in [5, 6] {
             references.add(node);
         }
         assert!(arrived(5, 0), "the kernel has what it had");
         references.drop_attributes(5);
+        assert!(!listed(5, 0) && !listed(5, 0), "a listing may have no room for it");
         assert!(!arrived(5, 1), "it is told to keep it for no time first");
+        assert!(!listed(5, 10) && listed(6, 10));
         assert!(!arrived(5, 10) && arrived(6, 10));
         assert!(arrived(5, 11));
         references.drop_attributes(5);

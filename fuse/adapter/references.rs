@@ -72,7 +72,13 @@ impl References {
         });
     }
 
-    /// Whether it was, since this was asked last.
+    /// Whether it was, since it was taken last.
+    pub fn is_dropped(&self, node: u64) -> bool {
+        let look = |shard: &mut Shard| Some(shard.blocks.get(&(node / BLOCK))?.dropped & (1 << (node % BLOCK)) != 0);
+        self.with(node, look).flatten().unwrap_or(false)
+    }
+
+    /// The same, and takes it.
     pub fn take_dropped(&self, node: u64) -> bool {
         let take = |shard: &mut Shard| {
             let block = shard.blocks.get_mut(&(node / BLOCK))?;
@@ -200,7 +206,9 @@ mod tests {
         references.add(7);
         assert!(!references.take_dropped(7), "the kernel did not have it then");
         references.drop_attributes(7);
+        assert!(references.is_dropped(7) && !references.is_dropped(8));
         assert!(!references.take_dropped(8) && references.take_dropped(7) && !references.take_dropped(7));
+        assert!(!references.is_dropped(7));
         references.add(8);
         references.drop_attributes(7);
         assert!(references.remove(7, 1));

@@ -95,7 +95,7 @@ impl Served {
     fn entry(&self, attr: Attr, since: Option<Since>) -> Entry {
         self.references.add(attr.ino);
         // Only now: whoever hears of a change afterwards finds the reference, and tells the kernel.
-        Entry { node: attr.ino, attr, ttl: self.ttl(&attr, since) }
+        Entry { node: attr.ino, attr, ttl: self.ttl(&attr, since, true) }
     }
 
     /// What has been heard of others' changes.
@@ -104,14 +104,16 @@ impl Served {
     }
 
     /// How long the kernel may keep attributes that were looked up since then, and the name that they were looked
-    /// up by.
-    fn ttl(&self, attr: &Attr, since: Option<Since>) -> Duration {
+    /// up by; it is certain that they will be told, or they are only listed.
+    fn ttl(&self, attr: &Attr, since: Option<Since>, is_certain: bool) -> Duration {
         let is_directory = attr.mode & S_IFMT == kind_bits(FileKind::Directory);
         match self.adapter.view().coherence {
             Coherence::Sole => LONG_TTL,
             // Writes through another mount of this node count at once, and are told of only later.
             Coherence::Shared if self.is_accompanied.load(Ordering::SeqCst) => Duration::ZERO,
-            Coherence::Shared if self.adapter.is_strict() || !self.notices.may_keep(attr.ino, since) => Duration::ZERO,
+            Coherence::Shared if self.adapter.is_strict() || !self.notices.may_keep(attr.ino, since, is_certain) => {
+                Duration::ZERO
+            }
             Coherence::Shared if is_directory || !self.notices.tells_names() => NAME_TTL,
             Coherence::Shared => FILE_TTL,
         }
@@ -154,7 +156,7 @@ impl Served {
         let caller = |umask| Caller { uid: header.uid, gid: header.gid, umask };
         let since = self.now();
         let made = |attr| Answer::Entry(self.entry(attr, since));
-        let known = |attr| (attr, self.ttl(&attr, since));
+        let known = |attr| (attr, self.ttl(&attr, since, true));
         let done = |()| Answer::Done;
         match operation {
             Operation::Lookup { name } => self.lookup(node, name, since),
@@ -284,7 +286,7 @@ impl Served {
                 _ if !with_attr => listing.add(&line),
                 Some(attr) => {
                     // Of what it is listed the kernel does not know whether it was told of a change meanwhile.
-                    let ttl = if self.is_shared() { self.ttl(&attr, since).min(NAME_TTL) } else { LONG_TTL };
+                    let ttl = if self.is_shared() { self.ttl(&attr, since, false).min(NAME_TTL) } else { LONG_TTL };
                     let added = listing.add_plus(&line, &Entry { node: attr.ino, attr, ttl });
                     if added {
                         self.references.add(attr.ino);
