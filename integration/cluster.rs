@@ -52,6 +52,8 @@ pub struct Event {
 /// The daemons.
 pub struct Cluster {
     nodes: Vec<Node>,
+    /// How many have files; those behind them are witnesses.
+    with_files: usize,
     wrong: Mutex<Vec<Fault>>,
     // Last: daemons must be gone before their networks.
     hosts: Mutex<Option<Hosts>>,
@@ -71,18 +73,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Cluster {
-    /// So many daemons on hosts of their own, all members of one zone, mounted with these options.
-    pub fn on_hosts(lab: &Lab, count: usize, options: &str) -> Check<Cluster> {
+    /// So many daemons on hosts of their own, all members of one zone, mounted with these options; and so many
+    /// that are witnesses.
+    pub fn on_hosts(lab: &Lab, (with_files, witnesses): (usize, usize), options: &str) -> Check<Cluster> {
+        let count = with_files + witnesses;
         let hosts = Hosts::new(count)?;
         let address = |number| Ok(format!("{}:{PORT}", Hosts::address(number)));
         let on_host = |mount: Mount, number| mount.with_options(options).within_network(&hosts.namespace(number));
         let nodes = start(lab, count, address, on_host)?;
-        Cluster::of(nodes, Some(hosts))
+        Cluster::of(nodes, with_files, Some(hosts))
     }
 
     /// So many daemons on this host, all members of one zone.
     pub fn on_this_host(lab: &Lab, count: usize) -> Check<Cluster> {
-        Cluster::of(start(lab, count, |_| ports::address(), |mount, _| mount)?, None)
+        Cluster::of(start(lab, count, |_| ports::address(), |mount, _| mount)?, count, None)
     }
 
     /// The same, where the last one's data folder is on a disk of so many MiB.
@@ -97,11 +101,11 @@ impl Cluster {
         let mut small = Node::new(mount, scratch);
         small._disk = Some(disk);
         nodes.push(small);
-        Ok((Cluster::of(nodes, None)?, folder))
+        Ok((Cluster::of(nodes, count, None)?, folder))
     }
 
-    fn of(nodes: Vec<Node>, hosts: Option<Hosts>) -> Check<Cluster> {
-        let cluster = Cluster { nodes, wrong: Mutex::default(), hosts: Mutex::new(hosts) };
+    fn of(nodes: Vec<Node>, with_files: usize, hosts: Option<Hosts>) -> Check<Cluster> {
+        let cluster = Cluster { nodes, with_files, wrong: Mutex::default(), hosts: Mutex::new(hosts) };
         let mut invite = String::new();
         for (number, node) in cluster.nodes.iter().enumerate() {
             let zone = cluster.zone(number);
@@ -111,15 +115,27 @@ impl Cluster {
                 invite = node.program().arg("share").arg(&zone).ok()?;
                 continue;
             }
+            let is_witness = number >= with_files;
             if number > 1 {
-                invite = cluster.zone_tool(0, &["invite", "zone"]).ok()?;
+                let kind: &[&str] = if is_witness { &["--witness"] } else { &[] };
+                invite = cluster.zone_tool(0, &[&["invite", "zone"][..], kind].concat()).ok()?;
             }
-            node.program().arg("join").arg(invite.trim()).arg(&zone).ok().during(format!("node {number} joins"))?;
+            let join = node.program().arg("join").arg(invite.trim());
+            let join = match is_witness {
+                true => join.args(["--witness", "--mount"]).arg(&node.point),
+                false => join.arg(&zone),
+            };
+            join.ok().during(format!("node {number} joins"))?;
         }
         Ok(cluster)
     }
 
-    /// How many.
+    /// How many have files, before all others.
+    pub fn with_files(&self) -> usize {
+        self.with_files
+    }
+
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -199,7 +215,7 @@ impl Cluster {
                 Fault::Cut(..) | Fault::CutOneWay(..) | Fault::Unplugged(_) => {}
             }
         }
-        (0..self.len()).try_for_each(|number| self.mounted(number))
+        (0..self.with_files).try_for_each(|number| self.mounted(number))
     }
 
     /// Waits until the zone is mounted at a node.
@@ -227,8 +243,8 @@ impl Cluster {
     pub fn agree(&self, patience: Duration) -> Check {
         let mut last = Vec::new();
         wait_until("all nodes have the same state", patience, || {
-            last =
-                (0..self.len()).map(|number| self.zone_tool(number, &["digest", "zone"]).ok()).collect::<Check<_>>()?;
+            let digest = |number| self.zone_tool(number, &["digest", "zone"]).ok();
+            last = (0..self.with_files).map(digest).collect::<Check<_>>()?;
             Ok(last.iter().all(|digest| Some(digest) == last.first()))
         })
         .during(format!("{last:?}"))

@@ -30,7 +30,7 @@ const CLIENTS: usize = 2;
 /// How many runs, and how long.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Amount {
-    /// Runs, each with its own seed; else one on three nodes and one on five.
+    /// Runs, each with its own seed; else one of each kind.
     pub seeds: Option<u64>,
     /// Go on for so long, whatever the number.
     pub minutes: Option<u64>,
@@ -42,20 +42,28 @@ pub fn run(lab: &Lab, amount: Amount, filter: &[String]) -> Tally {
     let wanted: Vec<u64> = filter.iter().filter_map(|word| word.parse().ok()).collect();
     let until =
         amount.minutes.or(lab.soak.then_some(60)).map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
-    let count = amount.seeds.unwrap_or(2);
+    let count = amount.seeds.unwrap_or(3);
     let seeds: Box<dyn Iterator<Item = u64>> = match until {
         _ if !wanted.is_empty() => Box::new(wanted.into_iter()),
         Some(until) => Box::new((lab.seed..).take_while(move |_| Instant::now() < until)),
         None => Box::new(lab.seed..lab.seed.saturating_add(count)),
     };
     for seed in seeds {
-        // Odd seeds have three nodes, even ones five.
-        let nodes = if seed % 2 == 1 { 3 } else { 5 };
+        // Members with files, and witnesses.
+        let members = match seed % 3 {
+            0 => (2, 1),
+            1 => (3, 0),
+            _ => (5, 0),
+        };
         let began = Instant::now();
-        let result = one_seed(lab, seed, nodes);
+        let result = one_seed(lab, seed, members);
+        let nodes = match members {
+            (nodes, 0) => format!("{nodes} nodes"),
+            (nodes, _) => format!("{nodes} nodes and a witness"),
+        };
         match &result {
-            Ok(()) => println!("ok      seed {seed}, {nodes} nodes ({:.1} s)", began.elapsed().as_secs_f32()),
-            Err(Stop::Failed(reason)) => println!("FAILED  seed {seed}, {nodes} nodes: {reason}"),
+            Ok(()) => println!("ok      seed {seed}, {nodes} ({:.1} s)", began.elapsed().as_secs_f32()),
+            Err(Stop::Failed(reason)) => println!("FAILED  seed {seed}, {nodes}: {reason}"),
             Err(Stop::Skipped(reason)) => println!("skipped seed {seed}: {reason}"),
         }
         tally.count(&result);
@@ -66,9 +74,9 @@ pub fn run(lab: &Lab, amount: Amount, filter: &[String]) -> Tally {
     tally
 }
 
-fn one_seed(lab: &Lab, seed: u64, nodes: usize) -> Check {
+fn one_seed(lab: &Lab, seed: u64, members: (usize, usize)) -> Check {
     lab.needs_mount()?;
-    let cluster = Cluster::on_hosts(lab, nodes, "consistency=strict")?;
+    let cluster = Cluster::on_hosts(lab, members, "consistency=strict")?;
     let outcome = trouble(&cluster, seed);
     if outcome.is_err() {
         println!("    the daemons' last words:\n{}", cluster.last_words());
@@ -80,9 +88,9 @@ fn one_seed(lab: &Lab, seed: u64, nodes: usize) -> Check {
 fn trouble(cluster: &Cluster, seed: u64) -> Check {
     let common = Common::new();
     let events = schedule::schedule(seed, cluster.len(), RUN);
-    let mut clients: Vec<Client<'_>> = (0..cluster.len() * CLIENTS)
-        .map(|number| Client::new(number, cluster.zone(number % cluster.len()), seed, &common))
-        .collect();
+    let nodes = cluster.with_files();
+    let mut clients: Vec<Client<'_>> =
+        (0..nodes * CLIENTS).map(|number| Client::new(number, cluster.zone(number % nodes), seed, &common)).collect();
     let healed = std::thread::scope(|scope| {
         for client in &mut clients {
             scope.spawn(|| client.run());
@@ -95,19 +103,19 @@ fn trouble(cluster: &Cluster, seed: u64) -> Check {
     })?;
     let record: Vec<Line> = clients.iter().flat_map(|client| client.record.iter().cloned()).collect();
     let keys: Vec<Key> = record.iter().map(|line| line.key).collect::<BTreeSet<_>>().into_iter().collect();
-    for client in clients.iter_mut().take(cluster.len()) {
+    for client in clients.iter_mut().take(nodes) {
         while !client.is_served() {
             ensure!(
                 healed.elapsed() < LIVENESS,
                 "node {} is not served {LIVENESS:?} after all healed",
-                client.node(cluster.len())
+                client.node(nodes)
             );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
     let alive = healed.elapsed();
     std::thread::scope(|scope| {
-        for client in clients.iter_mut().take(cluster.len()) {
+        for client in clients.iter_mut().take(nodes) {
             scope.spawn(|| client.read_all(&keys));
         }
     });
