@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nexus_kernel::content::ContentSync;
 use nexus_kernel::model::Inode;
 use nexus_kernel::{Command, Error, Ino, Outcome, Result};
@@ -82,10 +83,7 @@ impl Desk {
 
     /// As [`Desk::propose`]; `paused` says that the command has waited for a pause already.
     fn propose_after(&self, command: &Command, paused: bool) -> Result<Outcome> {
-        if command.version() > self.replica.commands() {
-            log::debug!("a command of version {} has to wait until all members know it", command.version());
-            return Err(Error::NotSupported);
-        }
+        self.check_version(command)?;
         let mut waited = paused;
         loop {
             if !command.passes_pause() && self.replica.paused()?.is_some() {
@@ -99,11 +97,19 @@ impl Desk {
                 // Its directory has become a zone meanwhile: whoever came by a path finds that there.
                 return Err(Error::Stale);
             }
-            match self.hand_in(command).and_then(|handed| self.answer_of(&handed)) {
+            match self.hand_in([command]).and_then(|[handed]| self.answer_of(&handed)) {
                 Err(Error::Paused) => waited = true,
                 other => return other,
             }
         }
+    }
+
+    fn check_version(&self, command: &Command) -> Result<()> {
+        if command.version() > self.replica.commands() {
+            log::debug!("a command of version {} has to wait until all members know it", command.version());
+            return Err(Error::NotSupported);
+        }
+        Ok(())
     }
 
     /// Waits until the zone is not paused any more, or nobody seems to look after the pause.
@@ -134,13 +140,19 @@ impl Desk {
         }
     }
 
-    fn hand_in(&self, command: &Command) -> Result<Handed> {
+    /// Hands commands in that are applied together, in this order.
+    fn hand_in<const N: usize>(&self, commands: [&Command; N]) -> Result<[Handed; N]> {
         self.check()?;
-        let payload = command.encode()?.into();
+        let payloads: Vec<Bytes> =
+            commands.iter().map(|command| Ok(command.encode()?.into())).collect::<Result<_>>()?;
         let until = Instant::now() + self.patience.get();
-        let (seq, answer) = self.replica.pending.add();
-        self.proposer.send(Queued { seq, payload, until })?;
-        Ok(Handed { seq, answer, until })
+        let handed = commands.map(|_| {
+            let (seq, answer) = self.replica.pending.add();
+            Handed { seq, answer, until }
+        });
+        let commands = handed.iter().map(|handed| handed.seq).zip(payloads).collect();
+        self.proposer.send(Queued { commands, until })?;
+        Ok(handed)
     }
 
     fn answer_of(&self, handed: &Handed) -> Result<Outcome> {
@@ -162,13 +174,38 @@ impl Sink for Desk {
             return commands.iter().map(|_| Err(error.clone())).collect();
         }
         // Handed in together, so that they share an entry.
-        let handed: Vec<_> = commands.iter().map(|command| self.hand_in(command)).collect();
-        let answers = handed.into_iter().map(|handed| handed.and_then(|handed| self.answer_of(&handed)));
+        let handed: Vec<_> = commands.iter().map(|command| self.hand_in([command])).collect();
+        let answers = handed.into_iter().map(|handed| handed.and_then(|[handed]| self.answer_of(&handed)));
         let answers = commands.iter().zip(answers).map(|(command, answer)| match answer {
             Err(Error::Paused) => self.propose_after(command, true),
             other => other,
         });
         answers.collect()
+    }
+
+    fn propose_in_order(&self, first: &Command, then: &Command) -> [Result<Outcome>; 2] {
+        if let Err(error) = self.keep_content([first, then].into_iter()) {
+            return [Err(error), self.propose(then)];
+        }
+        let ready = || {
+            self.check_version(then)?;
+            self.replica.paused()
+        };
+        if !matches!(ready(), Ok(None)) {
+            return [self.propose(first), self.propose(then)];
+        }
+        match self.hand_in([first, then]) {
+            Ok(handed) => {
+                let answers = handed.map(|handed| self.answer_of(&handed));
+                let again = |(command, answer)| match answer {
+                    Err(Error::Paused) => self.propose_after(command, true),
+                    other => other,
+                };
+                let [first_answer, then_answer] = answers;
+                [again((first, first_answer)), again((then, then_answer))]
+            }
+            Err(error) => [Err(error.clone()), Err(error)],
+        }
     }
 
     fn version(&self) -> u8 {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nexus_kernel::{Error, Result};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -36,14 +37,18 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How long to wait for word of another leader before the last one is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A proposal that has its number.
+/// Proposals that have their numbers, and go into one entry.
 pub struct Queued {
-    /// Its number.
-    pub seq: u64,
-    /// The encoded command.
-    pub payload: Bytes,
+    /// The number of each, and the encoded command, in the order in which they are to be applied.
+    pub commands: SmallVec<[(u64, Bytes); 2]>,
     /// When to give up.
     pub until: Instant,
+}
+
+impl Queued {
+    fn bytes(&self) -> usize {
+        self.commands.iter().map(|(_, payload)| payload.len()).sum()
+    }
 }
 
 /// Takes proposals.
@@ -84,7 +89,7 @@ impl Proposer {
         &self.runtime
     }
 
-    /// Queues a proposal. Waits for room; not to be called by a task.
+    /// Queues proposals. Waits for room; not to be called by a task.
     pub fn send(&self, queued: Queued) -> Result<()> {
         self.sender.blocking_send(queued).map_err(|_| Error::Unavailable("the zone is closed".into()))
     }
@@ -121,16 +126,16 @@ async fn run(courier: Arc<Courier>, mut queue: mpsc::Receiver<Queued>) {
         // While it waits for its turn to be sent, others join it.
         let turn = tokio::time::timeout(GATHERING, courier.turn.clone().acquire_owned()).await;
         let Ok(place) = courier.places.clone().acquire_owned().await else { return };
-        let mut bytes = first.payload.len();
+        let mut bytes = first.bytes();
         let mut batch = vec![first];
         while batch.len() < BATCH_COMMANDS {
             match queue.try_recv() {
-                Ok(more) if bytes + more.payload.len() > BATCH_BYTES => {
+                Ok(more) if bytes + more.bytes() > BATCH_BYTES => {
                     next = Some(more);
                     break;
                 }
                 Ok(more) => {
-                    bytes += more.payload.len();
+                    bytes += more.bytes();
                     batch.push(more);
                 }
                 Err(_) => break,
@@ -147,14 +152,11 @@ impl Courier {
     /// Has a batch applied, or fails those who wait for it.
     async fn deliver<P>(&self, queued: Vec<Queued>, place: P) {
         let pending = &self.replica.pending;
-        let until = queued.iter().map(|one| one.until).max().unwrap_or_else(Instant::now);
-        let seqs: Vec<u64> = queued.iter().map(|one| one.seq).collect();
-        let batch = Batch {
-            member: self.replica.me(),
-            session: self.replica.session(),
-            floor: pending.floor(),
-            commands: queued.into_iter().map(|one| (one.seq, one.payload)).collect(),
-        };
+        let until = queued.iter().map(|some| some.until).max().unwrap_or_else(Instant::now);
+        let commands: Vec<(u64, Bytes)> = queued.into_iter().flat_map(|some| some.commands).collect();
+        let seqs: Vec<u64> = commands.iter().map(|(seq, _)| *seq).collect();
+        let batch =
+            Batch { member: self.replica.me(), session: self.replica.session(), floor: pending.floor(), commands };
         let fail = |error: &Error| seqs.iter().for_each(|seq| pending.answer(*seq, Err(error.clone())));
         let encoded = match batch.encode() {
             Ok(encoded) => encoded,

@@ -10,10 +10,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use nexus_drivers::metastore::MemoryMetastore;
-use nexus_kernel::command::{NewKind, SmallBytes};
+use nexus_kernel::behind::FileWrite;
+use nexus_kernel::command::{AttrChange, NewKind, SmallBytes};
 use nexus_kernel::content::NoContent;
 use nexus_kernel::metastore::MetaSnapshot;
-use nexus_kernel::{Command, Error, Ino, Interest, Metastore, Result, SystemClock, Zone};
+use nexus_kernel::model::Piece;
+use nexus_kernel::{BlobId, Command, Error, Ino, Interest, Metastore, Result, StoreId, SystemClock, Timestamp, Zone};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 
@@ -333,6 +335,39 @@ fn many_threads_share_entries() {
     assert!(entries < 1600);
     agree(&[&a, &b]);
     assert_eq!(a.usage().unwrap().inodes, 1601);
+    [a, b].iter().for_each(|zone| zone.close().unwrap());
+}
+
+#[test]
+fn a_change_of_attributes_shares_an_entry_with_the_writes_before_it() {
+    let cluster = Cluster::new();
+    let a = cluster.found(1);
+    let b = cluster.join(&a, 2);
+    for zone in [&a, &b] {
+        let ino = create(zone, &format!("at {:?}", zone.replica().me())).unwrap();
+        let piece = Piece { len: 10, blob: BlobId(9), blob_offset: 100, crc: 1 };
+        let now = zone.now();
+        let write = FileWrite {
+            ino,
+            handle: 1,
+            offset: 0,
+            pieces: [piece].into_iter().collect(),
+            store: StoreId(0),
+            kill_privileges: false,
+            now,
+            pin: Box::new(()),
+        };
+        let before = a.group().status().last.unwrap();
+        zone.behind().unwrap().write(write).unwrap();
+        let mtime = Timestamp { sec: 77, nsec: 7 };
+        let change = AttrChange { mtime: Some(mtime), ..AttrChange::default() };
+        let outcome = zone.propose(&Command::SetAttr { ino, change, now }).unwrap();
+        let told = outcome.inode.unwrap().1;
+        assert_eq!((told.size, told.mtime), (10, mtime), "the writes come first");
+        assert_eq!(zone.inode(ino).unwrap().unwrap().mtime, mtime);
+        assert_eq!(a.group().status().last.unwrap(), before + 1);
+    }
+    agree(&[&a, &b]);
     [a, b].iter().for_each(|zone| zone.close().unwrap());
 }
 

@@ -242,11 +242,20 @@ impl Shared {
 impl Zone for RaftZone {
     fn propose(&self, command: &Command) -> Result<Outcome> {
         // Writes of a file come before whatever is done to it then. If they are lost, their writers are told.
-        if !command.is_upkeep() {
-            command.inodes().into_iter().for_each(|ino| drop(self.behind.settle(ino)));
-        }
-        self.desk.keep_content(std::iter::once(command))?;
-        let mut outcome = self.desk.propose(command)?;
+        let together = match command {
+            Command::SetAttr { ino, change, .. } if change.size.is_none() => self.behind.settle_with(*ino, command),
+            _ => None,
+        };
+        let mut outcome = match together {
+            Some(answer) => answer?,
+            None => {
+                if !command.is_upkeep() {
+                    command.inodes().into_iter().for_each(|ino| drop(self.behind.settle(ino)));
+                }
+                self.desk.keep_content(std::iter::once(command))?;
+                self.desk.propose(command)?
+            }
+        };
         if let Some((ino, inode)) = outcome.inode {
             outcome.inode = self.behind.inode(ino, || Ok(Some(inode)))?.map(|inode| (ino, inode));
         }

@@ -47,6 +47,9 @@ pub trait Sink: Send + Sync {
     /// Makes the content of these commands safe, proposes all, and waits until each is answered.
     fn propose_all(&self, commands: &[Command]) -> Vec<Result<Outcome>>;
 
+    /// The same of two, which are applied in this order, as a rule with nothing between them.
+    fn propose_in_order(&self, first: &Command, then: &Command) -> [Result<Outcome>; 2];
+
     /// The newest version of commands that all members know.
     fn version(&self) -> u8;
 
@@ -209,6 +212,12 @@ impl Behind {
     /// Proposes what was put off of a file, and waits for it; how that went.
     pub fn settle(&self, ino: Ino) -> Result<()> {
         if self.shared.is_clean() { Ok(()) } else { self.shared.settle(ino) }
+    }
+
+    /// Proposes what was put off of a file together with a command that follows it, and waits for both: the answer
+    /// to that; `None` where they can't go together, and the command has yet to be proposed.
+    pub fn settle_with(&self, ino: Ino, then: &Command) -> Option<Result<Outcome>> {
+        if self.shared.is_clean() { None } else { self.shared.settle_with(ino, then) }
     }
 
     /// Proposes all that was put off, and waits at most so long.
@@ -384,6 +393,18 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn settle_with(&self, ino: Ino, then: &Command) -> Option<Result<Outcome>> {
+        let round = self.state.lock().take(ino)?;
+        let commands = round.layer.commands(ino, self.sink.version());
+        let [write] = commands.as_slice() else {
+            self.run(vec![round]);
+            return None;
+        };
+        let [written, answer] = self.sink.propose_in_order(write, then);
+        self.end(round, written.map(drop));
+        Some(answer)
     }
 
     fn run(&self, rounds: Vec<Round>) {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use nexus_drivers::metastore::MemoryMetastore;
-use nexus_kernel::command::{COMMAND_VERSION, NewKind, RangeOp, SmallBytes};
+use nexus_kernel::command::{AttrChange, COMMAND_VERSION, NewKind, RangeOp, SmallBytes};
 use nexus_kernel::content::NoContent;
 use nexus_kernel::direct_zone::DirectZone;
 use nexus_kernel::machine::extents;
@@ -115,6 +115,10 @@ impl Sink for Lab {
             Some(error) => commands.iter().map(|_| Err(error.clone())).collect(),
             None => commands.iter().map(|command| self.zone.propose(command)).collect(),
         }
+    }
+
+    fn propose_in_order(&self, first: &Command, then: &Command) -> [Result<Outcome>; 2] {
+        self.propose_all(&[first.clone(), then.clone()]).try_into().unwrap()
     }
 
     fn version(&self) -> u8 {
@@ -304,6 +308,31 @@ fn a_flush_waits_for_what_is_on_its_way_and_what_came_meanwhile() {
     let offsets: Vec<_> = lab.seen.lock().iter().map(|command| command.pieces().next().unwrap().blob_offset).collect();
     assert_eq!(offsets, [100, 200], "in their order");
     assert!(behind.shared.is_clean());
+}
+
+#[test]
+fn what_follows_writes_goes_with_them_where_it_can() {
+    let (lab, behind, ino) = begin(NEVER);
+    let then = Timestamp { sec: 5, nsec: 5 };
+    let change = AttrChange { mtime: Some(then), ..AttrChange::default() };
+    let touch = Command::SetAttr { ino, change, now: Timestamp { sec: 200, nsec: 0 } };
+    assert!(behind.settle_with(ino, &touch).is_none(), "there is nothing to go with");
+    behind.write(write(ino, 0, 10, 100, 1)).unwrap();
+    let inode = behind.settle_with(ino, &touch).unwrap().unwrap().inode.unwrap().1;
+    assert_eq!((inode.size, inode.mtime), (10, then), "in their order");
+    assert!(behind.shared.is_clean() && lab.seen.lock().len() == 2);
+    // Where it takes several commands, they go first.
+    lab.version.store(6, Ordering::SeqCst);
+    behind.write(write(ino, 20, 10, 300, 2)).unwrap();
+    behind.write(write(ino, 40, 10, 500, 3)).unwrap();
+    assert!(behind.settle_with(ino, &touch).is_none());
+    assert!(behind.shared.is_clean() && lab.seen.lock().len() == 4 && lab.size(ino) == 50);
+    // Each has its own fate.
+    *lab.fails.lock() = Some(Error::Io("no majority".into()));
+    behind.write(write(ino, 60, 10, 700, 4)).unwrap();
+    assert!(behind.settle_with(ino, &touch).unwrap().is_err());
+    *lab.fails.lock() = None;
+    assert!(behind.sync(ino, HANDLE).is_err() && lab.size(ino) == 50, "writers are told");
 }
 
 #[test]
